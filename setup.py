@@ -1,0 +1,156 @@
+"""Builds mmpoolformer; everything static about tools is in ``pyproject.toml``."""
+
+import os
+import re
+import shutil
+import sysconfig
+from importlib.metadata import distributions
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+CARRIED = ('configs', 'tools', 'model-index.yml')
+
+# OpenMMLab exists twice. The originals (`mmengine`, `mmcv`, ...) and the
+# maintained forks (`onedl-mmengine`, ...) unpack into the SAME folders, so
+# installing one over the other breaks both. A requirement cannot say "this or
+# that" (PEP 508 has no "or"), so the family is chosen here, when the metadata is
+# made, as mmcv itself chooses its OpenCV: what the environment has already stays,
+# and an empty environment gets the forks, which run on a current torch.
+FAMILIES = {
+    'forks': {
+        'engine': ['onedl-mmengine>=0.10.8'],
+        'det': ['onedl-mmcv>=2.3', 'onedl-mmdetection>=3.4', 'pycocotools>=2.0.11'],
+        'seg': ['onedl-mmcv>=2.3', 'onedl-mmsegmentation>=1.3', 'ftfy', 'regex'],
+    },
+    'originals': {
+        'engine': ['mmengine>=0.10.0'],
+        'det': ['mmcv>=2.1,<2.2', 'mmdet>=3.3,<4', 'pycocotools>=2.0.11'],
+        'seg': ['mmcv>=2.1,<2.2', 'mmsegmentation>=1.2.2,<2', 'ftfy', 'regex'],
+    },
+}
+FAMILY_VARIABLE = 'MMPOOLFORMER_STACK'
+
+# Ranges, not pins: an existing environment stays as it is. 2.1 is the oldest torch
+# that the tests run on (the originals stop at 2.1 for want of newer mmcv wheels and
+# at 2.5 altogether). The exact, tested versions are in requirements/*.txt.
+BACKBONE = ['torch>=2.1', 'timm>=1.0', 'numpy']
+DEV = [
+    'fvcore',
+    'matplotlib',
+    'pytest>=7.0',
+    'ruff',
+    'safetensors',
+    'tensorboard',
+    'tqdm',
+]
+
+
+def read_version() -> str:
+    """Read the version without importing the package, which needs torch."""
+    text = (ROOT / 'mmpoolformer' / 'version.py').read_text(encoding='utf-8')
+    return re.search(r"__version__ = '([^']+)'", text).group(1)
+
+
+def installed_names() -> set:
+    """Names of the distributions in the environment that is installed into.
+
+    pip builds in a scratch environment that hides the real one from ``sys.path``
+    but runs the same interpreter, so the real one is looked up by its folders.
+    """
+    folders = {sysconfig.get_path('purelib'), sysconfig.get_path('platlib')}
+    names = (d.metadata['Name'] for d in distributions(path=sorted(folders)))
+    return {name.lower().replace('_', '-') for name in names if name}
+
+
+def choose_family() -> str:
+    """Pick the OpenMMLab family that the requirements name.
+
+    Returns:
+        The variable ``MMPOOLFORMER_STACK`` if set (for build front ends that hide
+        the target environment entirely), else the family found installed, else
+        ``'forks'``.
+
+    Raises:
+        ValueError: if the variable names no family.
+    """
+    asked = os.environ.get(FAMILY_VARIABLE)
+    if asked and asked not in FAMILIES:
+        raise ValueError(
+            f'{FAMILY_VARIABLE}={asked!r} names no family; set it to one of '
+            f'{sorted(FAMILIES)} or unset it'
+        )
+    if asked:
+        return asked
+    return 'originals' if 'mmengine' in installed_names() else 'forks'
+
+
+def requirements() -> tuple:
+    """Return what the backbone requires and the extras, for the chosen family."""
+    family = FAMILIES[choose_family()]
+    both = sorted({*family['det'], *family['seg']})
+    extras = {'det': family['det'], 'seg': family['seg'], 'all': both, 'dev': DEV}
+    return BACKBONE + family['engine'], extras
+
+
+class BuildWithMim(build_py):
+    """Carry configs and tools inside the package, as OpenMMLab packages do.
+
+    They go to ``mmpoolformer/.mim/``. An editable install uses the repository's
+    own folders instead (see ``mmpoolformer.paths``).
+    """
+
+    def run(self) -> None:
+        """Build the modules, then copy the folders beside them."""
+        super().run()
+        if not self.editable_mode:
+            self.carry(Path(self.build_lib) / 'mmpoolformer' / '.mim')
+
+    def carry(self, target: Path) -> None:
+        """Copy the carried files and folders to ``target``, replacing old ones."""
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        skip = shutil.ignore_patterns('__pycache__', '*.pyc')
+        for source in (ROOT / name for name in CARRIED):
+            if source.is_dir():
+                shutil.copytree(source, target / source.name, ignore=skip)
+            else:
+                shutil.copy2(source, target / source.name)
+
+
+def long_description() -> str:
+    """Return the README, or nothing in a source tree without it."""
+    readme = ROOT / 'README.md'
+    return readme.read_text(encoding='utf-8') if readme.is_file() else ''
+
+
+INSTALL_REQUIRES, EXTRAS = requirements()
+
+setup(
+    name='mmpoolformer',
+    version=read_version(),
+    description='PoolFormer and MetaFormer backbones for OpenMMLab',
+    long_description=long_description(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    keywords='computer vision, backbone, poolformer, detection, segmentation',
+    classifiers=[
+        'Intended Audience :: Science/Research',
+        'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
+    packages=find_packages(include=['mmpoolformer', 'mmpoolformer.*']),
+    # csrc: sources of the fused operators, compiled on the user's machine.
+    package_data={'mmpoolformer': ['**/*.json', '**/*.cpp', '**/*.cu', '**/*.h']},
+    python_requires='>=3.10',
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS,
+    cmdclass={'build_py': BuildWithMim},
+    zip_safe=False,
+)
