@@ -1,0 +1,28 @@
+"""PoolFormer and the MetaFormer family for dense prediction on OpenMMLab.
+
+The names below are imported when first used, so that `import mmpoolformer`
+costs nothing and `python -m mmpoolformer.doctor` runs without torch.
+"""
+
+from importlib import import_module
+
+from mmpoolformer.version import __version__
+
+_HOMES = {
+    'PoolFormer': 'mmpoolformer.models',
+    'create_model': 'mmpoolformer.models',
+    'list_models': 'mmpoolformer.models',
+    'config_path': 'mmpoolformer.paths',
+}
+
+__all__ = ['PoolFormer', '__version__', 'config_path', 'create_model', 'list_models']
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,69 @@
+"""Image classifiers over the MetaFormer trunk."""
+
+from torch import Tensor, nn
+
+from mmpoolformer.models.layers import GroupNorm1
+from mmpoolformer.models.metaformer import MetaFormerTrunk
+from mmpoolformer.models.variants import Variant
+
+
+class PoolFormerHead(nn.Module):
+    """Norm over C, H and W, then the mean over H and W, then a linear layer.
+
+    This is the original's order; timm's PoolFormer v1 averages first and so gives
+    other logits.
+
+    Args:
+        channels: Channels of the last map.
+        num_classes: Classes.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.norm = GroupNorm1(channels)
+        self.fc = nn.Linear(channels, num_classes)
+        nn.init.trunc_normal_(self.fc.weight, std=0.02)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to logits (B, num_classes)."""
+        return self.fc(self.norm(x).mean((2, 3)))  # (B, C, H, W) -> (B, C)
+
+
+class MetaFormerClassifier(MetaFormerTrunk):
+    """Images to logits.
+
+    Args:
+        variant: The architecture's row of the table.
+        num_classes: Classes, from 1.
+        in_channels: Channels of the image.
+        drop_path_rate: Drop-path rate of the last block, in [0, 1).
+        with_cp: Whether blocks recompute their activations in the backward pass.
+        init_cfg: See `MetaFormerTrunk.init_weights`.
+
+    Raises:
+        ValueError: If an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        drop_path_rate: float = 0.0,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        super().__init__(variant, in_channels, drop_path_rate, with_cp, init_cfg)
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f'num_classes={num_classes!r}: give a whole number from 1')
+        self.num_classes = num_classes
+        self.head = PoolFormerHead(variant.dims[-1], num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, in_channels, H, W) to logits (B, num_classes)."""
+        self.check_input(x)
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return self.head(x)
