@@ -1,0 +1,9 @@
+# RetinaNet with a PoolFormer-S24 on COCO, 12 epochs.
+#   tools/dist_train.sh configs/detection/retinanet_poolformer_s24_fpn_1x_coco.py 8
+# 8 GPUs x 2 images; 31.1 M parameters.
+# Published: box AP 38.9 (arXiv 2111.11418, table 3).
+_base_ = 'retinanet_poolformer_s12_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(arch='s24', init_cfg=dict(checkpoint='zoo://poolformer_s24'))
+)
