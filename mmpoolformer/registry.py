@@ -8,6 +8,7 @@ name. So any OpenMMLab config can use the package without `custom_imports`.
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -20,7 +21,13 @@ DATASETS = Registry(
     'dataset',
     parent=MMENGINE_DATASETS,
     scope='mmpoolformer',
-    locations=['mmpoolformer.datasets'],
+    locations=['mmpoolformer.datasets.folders'],
+)
+TRANSFORMS = Registry(
+    'transform',
+    parent=MMENGINE_TRANSFORMS,
+    scope='mmpoolformer',
+    locations=['mmpoolformer.datasets.folders'],
 )
 HOOKS = Registry(
     'hook',

@@ -1,0 +1,1 @@
+"""Data: the generated demonstration set, and folders of one's own."""

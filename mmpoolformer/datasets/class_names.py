@@ -1,0 +1,119 @@
+"""Reads class names from the files that lie beside one's own data."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+
+def read_json(file: str | Path) -> object:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: If the file is missing or is not JSON; names the file.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f'{path}: no such file')
+    try:
+        return json.loads(path.read_text(encoding='utf-8'))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path}: not a JSON file ({error})') from error
+
+
+def coco_classes(*ann_files: str | Path) -> tuple[str, ...]:
+    """Return the class names of COCO annotation files, in the files' order.
+
+    Args:
+        ann_files: One or more annotation files, such as those of the training and
+            the validation part. They must name the same classes in the same order.
+
+    Raises:
+        ValueError: If a file is missing, is not COCO's format, has no class or one
+            name twice, or two files differ.
+    """
+    names = {str(file): _categories(file) for file in ann_files}
+    first, *others = names
+    for other in others:
+        if names[other] != names[first]:
+            raise ValueError(
+                f'{first} and {other} name different classes: {names[first]} and '
+                f'{names[other]}; write the same "categories" into both'
+            )
+    return names[first]
+
+
+def _categories(file: str | Path) -> tuple[str, ...]:
+    content = read_json(file)
+    categories = content.get('categories') if isinstance(content, dict) else None
+    if not isinstance(categories, list) or not categories:
+        raise ValueError(f'{file}: has no "categories", so it is not COCO\'s format')
+    names = tuple(str(category['name']) for category in categories)
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise ValueError(f'{file}: class names {twice} stand there more than once')
+    return names
+
+
+@dataclass(frozen=True)
+class SegClasses:
+    """The classes of a segmentation folder.
+
+    Attributes:
+        names: Class names; the index is the label that the model learns.
+        ids: The value that stands for each class in the annotation pictures.
+        ignored: Values that stand for no class.
+        palette: A colour (red, green, blue) from 0 to 255 for each class, or empty.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    ignored: tuple[int, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+
+def seg_classes(data_root: str | Path) -> SegClasses:
+    """Read the classes of an ADE20K-layout folder.
+
+    `classes.txt`: one name a line; line k (from 1) stands for the value k in the
+    annotation pictures and 0 is not labelled, as in ADE20K. `classes.json`: a list
+    under "classes" with "id" (the value), "name", and if wanted "color" and
+    "ignore", for values with gaps. The value 255 is never a class.
+
+    Raises:
+        ValueError: If neither file is there or its content can't be used.
+    """
+    root = Path(data_root)
+    if (root / 'classes.json').is_file():
+        return _from_json(root / 'classes.json')
+    if (root / 'classes.txt').is_file():
+        lines = (root / 'classes.txt').read_text(encoding='utf-8').splitlines()
+        entries = [{'id': i, 'name': line} for i, line in enumerate(lines, start=1)]
+        return _from_entries(entries, root / 'classes.txt')
+    raise ValueError(
+        f'{root}: neither classes.txt (one class name a line) nor classes.json there'
+    )
+
+
+def _from_json(file: Path) -> SegClasses:
+    content = read_json(file)
+    entries = content.get('classes') if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError(f'{file}: has no list named "classes"')
+    return _from_entries(entries, file)
+
+
+def _from_entries(entries: list[dict], file: Path) -> SegClasses:
+    used = [entry for entry in entries if not entry.get('ignore', False)]
+    ids = tuple(int(entry['id']) for entry in used)
+    names = tuple(str(entry['name']).strip() for entry in used)
+    if not names or '' in names or len(set(names)) < len(names):
+        raise ValueError(
+            f'{file}: give at least one class, each with a name of its own'
+        )
+    if len(set(ids)) < len(ids) or not set(ids) <= set(range(255)):
+        raise ValueError(f'{file}: ids must differ and lie in 0..254, found {ids}')
+    colours = [entry.get('color') for entry in used]
+    palette = tuple(tuple(c) for c in colours) if all(colours) else ()
+    ignored = {int(entry['id']) for entry in entries} - set(ids)
+    return SegClasses(names, ids, tuple(sorted(ignored | {0, 255} - set(ids))), palette)
