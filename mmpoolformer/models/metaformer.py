@@ -120,7 +120,8 @@ class MetaFormerTrunk(BaseModule):
         self.variant = variant
         self.in_channels = in_channels
         dims, depths = variant.dims, variant.depths
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        last = max(sum(depths) - 1, 1)
+        rates = (drop_path_rate * i / last for i in range(sum(depths)))
         self.stem = Downsample(in_channels, dims[0], kernel_size=7, stride=4, padding=2)
         self.stages = nn.ModuleList(
             MetaFormerStage(
