@@ -1,4 +1,4 @@
-"""PoolFormer against the original's numbers, timm, the published counts, its contract."""
+"""PoolFormer against the original, timm, the published counts and its contract."""
 
 import copy
 import itertools
