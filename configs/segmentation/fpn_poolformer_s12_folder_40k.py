@@ -17,7 +17,7 @@ img_suffix = '{{$IMG_SUFFIX:.jpg}}'
 _classes = seg_classes(data_root)
 metainfo = dict(classes=_classes.names, palette=_classes.palette)
 load_labels = [
-    dict(type='LoadAnnotations', reduce_zero_label=False),
+    dict(type='LoadAnnotations'),
     dict(type='mmpoolformer.MapLabels', ids=_classes.ids, ignored=_classes.ignored),
 ]
 del _classes
