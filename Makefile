@@ -1,0 +1,54 @@
+# Two commands matter: `make quickstart` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+STACK ?= forks
+ifeq ($(STACK),forks)
+VENV ?= .venv
+else
+VENV ?= .venv-$(STACK)
+endif
+ARGS ?=
+
+ENV_PYTHON = "$(VENV)/bin/python"
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint doctor setup clean
+
+help:
+	@echo 'make quickstart  set up, train and evaluate a small detector, draw pictures'
+	@echo 'make test        set up, check the style, run the tests'
+	@echo 'make setup       create or complete the environment, nothing else'
+	@echo 'make lint        check the style only'
+	@echo 'make doctor      versions, what is wrong with them, and the cure'
+	@echo 'make clean       remove what building and testing left (not environments)'
+	@echo
+	@echo 'PYTHON=python3.11      interpreter that the environment is made from'
+	@echo 'VENV=.venv             where the environment is or goes'
+	@echo 'STACK=forks|originals  the maintained forks of OpenMMLab, or the originals'
+	@echo "ARGS='-k backbone'     passed on to pytest (test) or to the tool (quickstart)"
+
+setup:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo 'error: no $(PYTHON) found; name a Python >= 3.10: PYTHON=python3.11' >&2; \
+	  exit 1; }
+	@"$(PYTHON)" tools/setup_env.py --stack "$(STACK)" --venv "$(VENV)"
+
+quickstart: setup
+	@$(ENV_PYTHON) tools/quickstart.py $(ARGS)
+
+lint: setup
+	@$(ENV_PYTHON) -m ruff check .
+	@$(ENV_PYTHON) -m ruff format --check .
+
+test: lint
+	@$(ENV_PYTHON) -m pytest $(ARGS)
+
+# Works in any Python, also where nothing is installed: that is when it is needed.
+doctor:
+	@python=$(ENV_PYTHON); test -x "$$python" || python="$(PYTHON)"; \
+	  "$$python" -m mmpoolformer.doctor $(ARGS)
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache *.egg-info
+	find mmpoolformer configs tools tests -name __pycache__ -type d -prune \
+	  -exec rm -rf {} +

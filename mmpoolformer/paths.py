@@ -1,0 +1,58 @@
+"""Where the package's configs lie, installed or in a clone of the repository."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def config_root() -> Path:
+    """Return the folder ``configs``.
+
+    An installed package carries it in ``mmpoolformer/.mim``, as OpenMMLab's own
+    packages do; an editable install uses the repository's.
+
+    Raises:
+        FileNotFoundError: if the package came without its configs.
+    """
+    for root in (_PACKAGE / '.mim' / 'configs', _PACKAGE.parent / 'configs'):
+        if root.is_dir():
+            return root
+    raise FileNotFoundError(
+        f'no configs beside {_PACKAGE}: install the package anew with '
+        '`pip install .` from a clone of the repository'
+    )
+
+
+def list_configs() -> list[str]:
+    """Return all configs that can be run, relative to ``configs``, sorted.
+
+    Files below a folder ``_base_`` are parts of others and left out.
+    """
+    root = config_root()
+    names = (path.relative_to(root) for path in root.rglob('*.py'))
+    return sorted(name.as_posix() for name in names if '_base_' not in name.parts)
+
+
+def config_path(name: str) -> Path:
+    """Return the file of a config by its name.
+
+    Args:
+        name: path relative to ``configs``, with or without the ending, such as
+            ``'detection/retinanet_poolformer_s12_fpn_1x_coco.py'``.
+
+    Returns:
+        The absolute path, for ``mmengine.Config.fromfile``.
+
+    Raises:
+        ValueError: if there is no such config; names the closest ones.
+        FileNotFoundError: if the package came without its configs.
+    """
+    root = config_root()
+    relative = name.removeprefix('configs/').removesuffix('.py') + '.py'
+    path = root / relative
+    if path.is_file() and path.resolve().is_relative_to(root.resolve()):
+        return path
+    known = list_configs()
+    close = get_close_matches(relative, known, n=3, cutoff=0.5) or known
+    raise ValueError(f'no config {name!r}; choose for example one of {close}')
