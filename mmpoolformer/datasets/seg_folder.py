@@ -60,10 +60,10 @@ class MapLabels(BaseTransform):
     def transform(self, results: dict) -> dict:
         """Replace `gt_seg_map` (H, W) of results."""
         values = results['gt_seg_map']
-        if values.ndim != 2 or values.max(initial=0) > 255:
+        if values.ndim != 2:
             raise ValueError(
-                f'{results["seg_map_path"]}: shape {values.shape}, values up to '
-                f'{values.max(initial=0)}; expected (H, W) with values 0..255'
+                f'{results["seg_map_path"]}: shape {values.shape}, expected (H, W): one '
+                'value a pixel, not a coloured picture'
             )
         labels = self.table[values]
         if (labels == self.unknown).any():
