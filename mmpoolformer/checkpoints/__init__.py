@@ -1,0 +1,39 @@
+"""Weights: finding, fetching, safe reading, renaming and loading them."""
+
+from mmpoolformer.checkpoints.download import fetch
+from mmpoolformer.checkpoints.errors import (
+    CheckpointError,
+    DownloadError,
+    UntrustedCheckpointError,
+)
+from mmpoolformer.checkpoints.keymaps import (
+    FORMATS,
+    convert_state_dict,
+    detect_format,
+    find_prefix,
+    native_keys,
+)
+from mmpoolformer.checkpoints.loaders import register_safe_loaders
+from mmpoolformer.checkpoints.loading import LoadReport, load_weights, unwrap
+from mmpoolformer.checkpoints.reading import read_checkpoint
+from mmpoolformer.checkpoints.zoo import ZOO, ZooEntry, resolve_source
+
+__all__ = [
+    'FORMATS',
+    'ZOO',
+    'CheckpointError',
+    'DownloadError',
+    'LoadReport',
+    'UntrustedCheckpointError',
+    'ZooEntry',
+    'convert_state_dict',
+    'detect_format',
+    'fetch',
+    'find_prefix',
+    'load_weights',
+    'native_keys',
+    'read_checkpoint',
+    'register_safe_loaders',
+    'resolve_source',
+    'unwrap',
+]

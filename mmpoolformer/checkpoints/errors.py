@@ -1,0 +1,13 @@
+"""What can be wrong with a checkpoint."""
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, is damaged, or does not fit."""
+
+
+class UntrustedCheckpointError(CheckpointError):
+    """A file that asks for more than data, which could run code."""
+
+
+class DownloadError(CheckpointError):
+    """A download that failed; nothing is left under the file's final name."""

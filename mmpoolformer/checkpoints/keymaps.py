@@ -1,0 +1,412 @@
+"""The names that the same parameters have in different codebases.
+
+Every format is one table of rules `(their name, native name)`. In a rule `{n}` stands
+for a number and a final `*` for the rest of the name; both sides hold the same marks in
+the same order, so each table reads in both directions. Native names are timm's, plus
+`norm0` to `norm3`, the output norms of a dense backbone, which timm doesn't have.
+
+| format | who writes it |
+|---|---|
+| `native` | this package |
+| `timm` | timm's `metaformer.py`; the same names, no output norms |
+| `sail` | the authors' code: PoolFormer and its ablations, and the baselines |
+| `mmpretrain` | mmpretrain's classifiers, a `backbone.` and a `head.` |
+| `huggingface` | transformers' `PoolFormerForImageClassification` |
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+FORMATS = ('native', 'timm', 'sail', 'mmpretrain', 'huggingface')
+
+# What the entries of `network` hold in the authors' PoolFormer: a row of blocks, the
+# downsampling before a stage, or the position embedding that the hybrids with attention
+# add before their first attention stage. Output norms carry the entry's number.
+NETWORK = 'blocks0 down1 blocks1 down2 blocks2 down3 blocks3'
+NETWORK_PPPA = 'blocks0 down1 blocks1 down2 blocks2 down3 embed3 blocks3'
+NETWORK_PPAA = 'blocks0 down1 blocks1 down2 embed2 blocks2 down3 blocks3'
+
+NETWORK_RULES = {
+    'blocks': (
+        ('network.{i}.{n}.layer_scale_1', 'stages.{s}.blocks.{n}.layer_scale1.scale'),
+        ('network.{i}.{n}.layer_scale_2', 'stages.{s}.blocks.{n}.layer_scale2.scale'),
+        ('network.{i}.{n}.*', 'stages.{s}.blocks.{n}.*'),
+        ('norm{i}.*', 'norm{s}.*'),
+    ),
+    'down': (('network.{i}.proj.*', 'stages.{s}.downsample.conv.*'),),
+    'embed': (('network.{i}.pos_embed', 'stages.{s}.pos_embed'),),
+}
+
+SAIL_ENDS = (
+    ('patch_embed.proj.*', 'stem.conv.*'),
+    ('norm.*', 'head.norm.*'),
+    ('head.*', 'head.fc.*'),
+)
+
+SAIL_BASELINES = (
+    ('downsample_layers.0.conv.*', 'stem.conv.*'),
+    ('downsample_layers.0.post_norm.*', 'stem.norm.*'),
+    ('downsample_layers.{n}.pre_norm.*', 'stages.{n}.downsample.norm.*'),
+    ('downsample_layers.{n}.conv.*', 'stages.{n}.downsample.conv.*'),
+    ('stages.{n}.{n}.*', 'stages.{n}.blocks.{n}.*'),
+    ('norm{n}.*', 'norm{n}.*'),
+    *SAIL_ENDS[1:],
+)
+
+HUGGINGFACE_BLOCK = (
+    ('before_norm.*', 'norm1.*'),
+    ('after_norm.*', 'norm2.*'),
+    ('output.conv1.*', 'mlp.fc1.*'),
+    ('output.conv2.*', 'mlp.fc2.*'),
+    ('layer_scale_1', 'layer_scale1.scale'),
+    ('layer_scale_2', 'layer_scale2.scale'),
+)
+
+HUGGINGFACE = (
+    ('poolformer.encoder.patch_embeddings.0.projection.*', 'stem.conv.*'),
+    (
+        'poolformer.encoder.patch_embeddings.{n}.projection.*',
+        'stages.{n}.downsample.conv.*',
+    ),
+    *(
+        (f'poolformer.encoder.block.{{n}}.{{n}}.{a}', f'stages.{{n}}.blocks.{{n}}.{b}')
+        for a, b in HUGGINGFACE_BLOCK
+    ),
+    ('norm.*', 'head.norm.*'),
+    ('classifier.*', 'head.fc.*'),
+)
+
+NATIVE = tuple((f'{x}.*', f'{x}.*') for x in ('stem', 'stages', 'norm{n}', 'head'))
+
+# Weights of linear layers: 2-D where the authors' baselines hold them (channels last),
+# 1x1 convolutions in native models, but for the stages with attention.
+LINEAR = re.compile(
+    r'stages\.(\d+)\.blocks\.\d+\.(mlp\.fc[12]|token_mixer\.pwconv[12])\.weight'
+)
+ATTENTION = re.compile(r'stages\.(\d+)\.blocks\.\d+\.token_mixer\.qkv\.weight')
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """One table of names.
+
+    Attributes:
+        format: The format it belongs to, one of `FORMATS`.
+        marks: How to know it. The first is a whole name, the others are starts of
+            names; all must be there.
+        rules: Pairs (their name, native name); the first that fits is taken.
+        linear: Whether linear weights are 2-D throughout.
+    """
+
+    format: str
+    marks: tuple[str, ...]
+    rules: tuple[tuple[str, str], ...]
+    linear: bool = False
+
+    def fits(self, keys: Iterable[str]) -> bool:
+        """Tell whether the names are of this table."""
+        keys = set(keys)
+        return self.marks[0] in keys and all(
+            any(key.startswith(mark) for key in keys) for mark in self.marks[1:]
+        )
+
+    def to_native(self, key: str) -> str | None:
+        """Return the native name, or None if there is none that leads back."""
+        native = _apply(self.rules, key)
+        leads_back = native and _apply(_turned(self.rules), native) == key
+        return native if leads_back else None
+
+    def from_native(self, key: str) -> str | None:
+        """Return the name here of a native one, or None if none leads back."""
+        theirs = _apply(_turned(self.rules), key)
+        return theirs if theirs and _apply(self.rules, theirs) == key else None
+
+
+def _apply(rules: Sequence[tuple[str, str]], key: str) -> str | None:
+    for pattern, replacement in rules:
+        match = _compiled(pattern).fullmatch(key)
+        if match:
+            marks = iter(match.groups())
+            return re.sub(r'\{n\}|\*$', lambda _, m=marks: next(m), replacement)
+    return None
+
+
+def _compiled(pattern: str) -> re.Pattern:
+    # `re` keeps what it compiled, so this costs little.
+    text = re.escape(pattern).replace(r'\{n\}', r'(\d+)')
+    return re.compile(re.sub(r'\\\*$', '(.+)', text))
+
+
+def _turned(rules: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(native, theirs) for theirs, native in rules]
+
+
+def _network_rules(layout: str) -> tuple[tuple[str, str], ...]:
+    """Write out the rules of one order of the entries of `network`."""
+    rules = []
+    for i, entry in enumerate(layout.split()):
+        for theirs, native in NETWORK_RULES[entry[:-1]]:
+            numbered = theirs.replace('{i}', str(i)), native.replace('{s}', entry[-1])
+            rules.append(numbered)
+    return tuple(rules)
+
+
+def _sail(layout: str, *marks: str) -> KeyMap:
+    marks = ('patch_embed.proj.weight', 'network.0.0.', *marks)
+    return KeyMap('sail', marks, _network_rules(layout) + SAIL_ENDS)
+
+
+def _mmpretrain() -> KeyMap:
+    # mmpretrain's backbone ends in `norm6`, which is the classifier's norm.
+    sail = [
+        (f'backbone.{theirs}', native)
+        for theirs, native in (*_network_rules(NETWORK), SAIL_ENDS[0])
+        if theirs != 'norm6.*'
+    ]
+    rules = (*sail, ('backbone.norm6.*', 'head.norm.*'), ('head.fc.*', 'head.fc.*'))
+    marks = ('backbone.patch_embed.proj.weight', 'backbone.network.0.0.', 'head.fc.')
+    return KeyMap('mmpretrain', marks, rules)
+
+
+# In the order in which they are tried: what asks for more comes first.
+MAPS = (
+    _mmpretrain(),
+    _sail(NETWORK_PPPA, 'network.6.pos_embed'),
+    _sail(NETWORK_PPAA, 'network.4.pos_embed'),
+    _sail(NETWORK),
+    KeyMap(
+        'sail',
+        ('downsample_layers.0.conv.weight', 'stages.0.0.'),
+        SAIL_BASELINES,
+        linear=True,
+    ),
+    KeyMap(
+        'huggingface',
+        ('poolformer.encoder.patch_embeddings.0.projection.weight',),
+        HUGGINGFACE,
+    ),
+    KeyMap('native', ('stem.conv.weight', 'stages.0.blocks.', 'norm'), NATIVE),
+    KeyMap('timm', ('stem.conv.weight', 'stages.0.blocks.'), NATIVE),
+)
+
+
+def detect_format(keys: Iterable[str]) -> str:
+    """Tell which codebase parameter names come from.
+
+    The same name can mean different parameters (`norm2` is the second stage's output
+    norm in the authors' files and the third's here), so all names are looked at.
+
+    Args:
+        keys: Parameter names, without what wrappers put before them (`module.`).
+
+    Returns:
+        One of `FORMATS`.
+
+    Raises:
+        ValueError: If the names are of no known format.
+    """
+    return _map_of(list(keys)).format
+
+
+def _map_of(keys: Sequence[str]) -> KeyMap:
+    found = _find_map(keys)
+    if found is None:
+        raise ValueError(_unknown(keys))
+    return found
+
+
+def _unknown(keys: Sequence[str]) -> str:
+    return (
+        f'parameter names of no known format ({some(keys)}): known are '
+        f'{", ".join(FORMATS)}'
+    )
+
+
+def _find_map(keys: Sequence[str]) -> KeyMap | None:
+    return next((m for m in MAPS if m.fits(keys)), None)
+
+
+def find_prefix(keys: Iterable[str]) -> str:
+    """Find what stands before the names of the backbone, such as `module.backbone.`.
+
+    Args:
+        keys: Parameter names of a backbone, a classifier, or a whole detector.
+
+    Returns:
+        The prefix; empty if there is none.
+
+    Raises:
+        ValueError: If no backbone of a known format is there, or several are.
+    """
+    keys = list(keys)
+    found = {}
+    for key_map in MAPS:
+        for prefix in _prefixes(keys, key_map.marks[0]):
+            if key_map.fits(_under(keys, prefix)):
+                found.setdefault(prefix, key_map.format)
+    for prefix in [p for p, name in found.items() if name == 'mmpretrain']:
+        found.pop(f'{prefix}backbone.')  # belongs to mmpretrain's own names
+    if len(found) > 1:
+        raise ValueError(
+            f'several backbones, under {some(sorted(found))}: choose one by its prefix'
+        )
+    if not found:
+        raise ValueError(_unknown(keys))
+    return next(iter(found))
+
+
+def _prefixes(keys: Iterable[str], name: str) -> set[str]:
+    ends = (key.removesuffix(name) for key in keys if key.endswith(name))
+    return {prefix for prefix in ends if not prefix or prefix.endswith('.')}
+
+
+def _under(keys: Iterable[str], prefix: str) -> list[str]:
+    return [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+
+
+def convert_state_dict(
+    state_dict: Mapping[str, Tensor],
+    target: str,
+    source: str | None = None,
+    prefix: str = '',
+) -> dict[str, Tensor]:
+    """Rename parameters from one format to another, losing nothing.
+
+    Weights of linear layers change between 2-D and 1x1 convolutions where the formats
+    differ in that; no value changes, and the way back gives the same dict.
+
+    Args:
+        state_dict: Parameters by name.
+        target: The format to make, one of `FORMATS`.
+        source: The format they are in; found out if not given.
+        prefix: What stands before the names to convert, such as `backbone.`; it is
+            kept, and names that don't start with it stay as they are.
+
+    Returns:
+        The parameters under their new names, in the same order.
+
+    Raises:
+        ValueError: If a format is unknown or has no name for a parameter.
+    """
+    for name in (target, source or target):
+        if name not in FORMATS:
+            raise ValueError(f'no format {name!r}: choose from {", ".join(FORMATS)}')
+    part = _part(state_dict, prefix)
+    native = _to_native(part, _source_map(list(part), source))
+    converted = _from_native(native, target)
+    renamed = dict(zip(part, converted.items(), strict=True))
+    return _merged(state_dict, prefix, renamed)
+
+
+def native_keys(state_dict: dict[str, Tensor], prefix: str = '') -> None:
+    """Bring the names under a prefix to native ones, in place.
+
+    For hooks that run before a state dict is loaded: what is native already, of no
+    known format, or without a native name is left alone for the loading to judge.
+
+    Args:
+        state_dict: Parameters by name, perhaps of a whole detector.
+        prefix: The module's place in it, such as `backbone.`; empty at the top.
+
+    Raises:
+        ValueError: If two parameters would get the same name.
+    """
+    part = _part(state_dict, prefix)
+    key_map = _find_map(list(part))
+    if key_map is None or key_map.rules == NATIVE:
+        return
+    known = {key: value for key, value in part.items() if key_map.to_native(key)}
+    native = _to_native(known, key_map)
+    renamed = dict(zip(known, native.items(), strict=True))
+    merged = _merged(state_dict, prefix, renamed)
+    state_dict.clear()
+    state_dict.update(merged)
+
+
+def _part(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    cut = len(prefix)
+    return {k[cut:]: v for k, v in state_dict.items() if k.startswith(prefix)}
+
+
+def _merged(
+    state_dict: Mapping[str, Tensor],
+    prefix: str,
+    renamed: Mapping[str, tuple[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Put renamed parameters back in their places among the others."""
+    merged = {}
+    for key, value in state_dict.items():
+        known = key.startswith(prefix) and key[len(prefix) :] in renamed
+        if known:
+            new, value = renamed[key[len(prefix) :]]
+            key = prefix + new
+        if key in merged:
+            raise ValueError(f'two parameters would be called {key!r}')
+        merged[key] = value
+    return merged
+
+
+def _source_map(keys: Sequence[str], source: str | None) -> KeyMap:
+    key_map = _map_of(keys)
+    # The two formats with the same names may stand for each other.
+    same = key_map.rules == NATIVE and source in ('native', 'timm')
+    if source not in (None, key_map.format) and not same:
+        raise ValueError(
+            f'the names are of the format {key_map.format!r}, not {source!r} '
+            f'({some(keys)})'
+        )
+    return key_map
+
+
+def _to_native(part: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]:
+    names = {key: key_map.to_native(key) for key in part}
+    unknown = [key for key, native in names.items() if native is None]
+    if unknown:
+        raise ValueError(
+            f'{len(unknown)} names that {key_map.format} files do not have: '
+            f'{some(unknown)}'
+        )
+    native = {names[key]: value for key, value in part.items()}
+    return _as_convolutions(native) if key_map.linear else native
+
+
+def _from_native(native: Mapping[str, Tensor], target: str) -> dict[str, Tensor]:
+    """Rename by the first table of the format that has every name."""
+    unnamed = {}
+    for key_map in (m for m in MAPS if m.format == target):
+        names = {key: key_map.from_native(key) for key in native}
+        unnamed[key_map] = [key for key, theirs in names.items() if theirs is None]
+        if not unnamed[key_map]:
+            values = _as_linear(native) if key_map.linear else native
+            return {names[key]: value for key, value in values.items()}
+    fewest = min(unnamed.values(), key=len)
+    raise ValueError(
+        f'{target} has no name for {len(fewest)} parameters: {some(fewest)}'
+    )
+
+
+def _as_convolutions(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    attention = {m.group(1) for m in map(ATTENTION.fullmatch, native) if m}
+    shaped = {}
+    for key, value in native.items():
+        match = LINEAR.fullmatch(key)
+        if match and match.group(1) not in attention and value.ndim == 2:
+            value = value[:, :, None, None]  # (O, I) -> (O, I, 1, 1)
+        shaped[key] = value
+    return shaped
+
+
+def _as_linear(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def shaped(key: str, value: Tensor) -> Tensor:
+        is_1x1 = LINEAR.fullmatch(key) and tuple(value.shape[2:]) == (1, 1)
+        return value.flatten(1) if is_1x1 else value  # (O, I, 1, 1) -> (O, I)
+
+    return {key: shaped(key, value) for key, value in native.items()}
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """Name a few of many, for messages."""
+    return ', '.join([*map(str, names[:most]), *(['...'] if len(names) > most else [])])

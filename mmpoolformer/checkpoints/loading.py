@@ -1,0 +1,223 @@
+"""Loading weights into a model, with a report of what came from where."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mmpoolformer.checkpoints.errors import CheckpointError
+from mmpoolformer.checkpoints.keymaps import (
+    convert_state_dict,
+    detect_format,
+    find_prefix,
+    some,
+)
+from mmpoolformer.checkpoints.reading import read_checkpoint
+from mmpoolformer.checkpoints.zoo import resolve_source
+
+# The entries under which files keep weights; averaged ones (EMA) are preferred. Not
+# `ema_state_dict`: mmengine swaps, and keeps the plain weights there.
+WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+OUTPUT_NORMS = ('norm0', 'norm1', 'norm2', 'norm3')
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did.
+
+    Attributes:
+        source: Where the weights came from.
+        format: The format of their names, see `keymaps`.
+        wrapper: The entry of the file that held them; empty if the file is the dict.
+        prefix: What stood before their names.
+        loaded: Names (the model's) that came from the file.
+        new: Names of the model that the file doesn't have; they keep their values.
+        left: Names of the file, in native form, that the model doesn't have.
+    """
+
+    source: str
+    format: str
+    wrapper: str
+    prefix: str
+    loaded: tuple[str, ...]
+    new: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        place = [f'{self.format} names']
+        if self.wrapper:
+            averaged = ' (averaged weights)' if 'ema' in self.wrapper else ''
+            place.append(f'entry {self.wrapper!r}{averaged}')
+        if self.prefix:
+            place.append(f'prefix {self.prefix!r}')
+        return (
+            f'{len(self.loaded)} tensors from {self.source} ({", ".join(place)}), '
+            f'{_counted(self.new)} new, {_counted(self.left)} left'
+        )
+
+
+def load_weights(
+    module: nn.Module,
+    source: str | os.PathLike | Mapping,
+    *,
+    fresh: Sequence[str] = OUTPUT_NORMS,
+    trust: bool = False,
+    prefix: str | None = None,
+) -> LoadReport:
+    """Load weights of any known format into a model with native names.
+
+    The file may be an ImageNet checkpoint or a whole detector or segmentor. Its
+    classifier, output norms and last stages are left where the model has none.
+    Nothing is copied unless everything fits.
+
+    Args:
+        module: A backbone or classifier of this package, or timm's of the same name.
+        source: What `resolve_source` takes (a path, a URL, `zoo://NAME`,
+            `timm://NAME`), or a state dict.
+        fresh: Names, or starts of names, that may be missing or of another shape and
+            then keep the model's values: by default the output norms, which ImageNet
+            files don't hold; add `'head.fc'` for another number of classes.
+        trust: See `read_checkpoint`.
+        prefix: What stands before the names of the backbone, such as `'backbone.'`;
+            found out if not given.
+
+    Returns:
+        What was loaded, what is new, what was left.
+
+    Raises:
+        ValueError: If a parameter is missing, has another shape, or is too many.
+    """
+    name = 'a dict' if isinstance(source, Mapping) else str(source)
+    if isinstance(source, Mapping):
+        content = source
+    else:
+        content = read_checkpoint(resolve_source(source), trust=trust)
+    wrapper, weights = unwrap(content, name)
+    found = _found_prefix(weights, prefix, name)
+    part = {k[len(found) :]: v for k, v in weights.items() if k.startswith(found)}
+    native = convert_state_dict(part, 'native')
+    chosen = _checked(module, native, tuple(fresh), name)
+    module.load_state_dict(chosen, strict=False)
+    own = module.state_dict()
+    return LoadReport(
+        source=name,
+        format=detect_format(part),
+        wrapper=wrapper,
+        prefix=found,
+        loaded=tuple(chosen),
+        new=tuple(key for key in own if key not in chosen),
+        left=tuple(key for key in native if key not in chosen),
+    )
+
+
+def unwrap(content: Mapping, name: str = 'the dict') -> tuple[str, dict[str, Tensor]]:
+    """Find the weights in what a file holds.
+
+    Args:
+        content: What the file holds: the weights, or a dict with them in an entry.
+        name: How messages call the file.
+
+    Returns:
+        The entry's name, empty if there is none, and the weights.
+
+    Raises:
+        CheckpointError: If there are no weights.
+    """
+    for wrapper in WRAPPERS:
+        entry = content.get(wrapper)
+        if isinstance(entry, Mapping) and entry:
+            return wrapper, _tensors(entry, f'{name}, entry {wrapper!r},')
+    return '', _tensors(content, name)
+
+
+def _tensors(entries: Mapping, name: str) -> dict[str, Tensor]:
+    tensors = {k: v for k, v in entries.items() if isinstance(v, Tensor)}
+    if not tensors:
+        raise CheckpointError(f'{name} holds no weights, only {some(list(entries))}')
+    return tensors
+
+
+def _found_prefix(weights: Mapping[str, Tensor], prefix: str | None, name: str) -> str:
+    if prefix is None:
+        return find_prefix(weights)
+    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+    if not any(key.startswith(prefix) for key in weights):
+        starts = sorted({key.split('.')[0] for key in weights})
+        raise CheckpointError(
+            f'{name} has nothing under the prefix {prefix!r}, only under {some(starts)}'
+        )
+    return prefix
+
+
+def _checked(
+    module: nn.Module, native: Mapping[str, Tensor], fresh: Sequence[str], name: str
+) -> dict[str, Tensor]:
+    """Choose what to copy, or say all that doesn't fit."""
+    own = module.state_dict()
+    needed = [key for key in own if not _starts_with(key, fresh)]
+    missing = [key for key in needed if key not in native]
+    reshaped = [
+        key for key in needed if key in native and native[key].shape != own[key].shape
+    ]
+    surplus = [key for key in native if key not in own and not _may_stay(key, own)]
+    if missing or reshaped or surplus:
+        shapes = [
+            f'{key} {tuple(native[key].shape)}, not {tuple(own[key].shape)}'
+            for key in reshaped
+        ]
+        problems = (
+            _listed('missing', missing),
+            _listed('of another shape', shapes),
+            _listed('unknown to the model', surplus),
+        )
+        raise CheckpointError(
+            f'{name} does not fit {type(module).__name__}: '
+            f'{"; ".join(p for p in problems if p)}. {_cure(missing, reshaped)}'
+        )
+    return {
+        key: native[key]
+        for key in own
+        if key in native and native[key].shape == own[key].shape
+    }
+
+
+def _starts_with(key: str, starts: Sequence[str]) -> bool:
+    return any(key == start or key.startswith(f'{start}.') for start in starts)
+
+
+def _may_stay(key: str, own: Mapping[str, Tensor]) -> bool:
+    """Tell whether a model may do without a parameter of the file.
+
+    Classifiers and output norms are optional, and a dense backbone is built up to the
+    last stage that it gives out. Other blocks mean another architecture.
+    """
+    if re.match(r'(head|norm\d)\.', key):
+        return True
+    stage = re.match(r'stages\.\d+\.', key)
+    return bool(stage) and not any(k.startswith(stage.group()) for k in own)
+
+
+def _cure(missing: Sequence[str], reshaped: Sequence[str]) -> str:
+    wrong = {*missing, *reshaped}
+    if 'stem.conv.weight' in reshaped and len(wrong) == 1:
+        return (
+            'The number of image channels differs: train from scratch '
+            '(init_cfg=None), or change stem.conv.weight in the file'
+        )
+    if wrong and all(key.startswith('head.fc.') for key in wrong):
+        return (
+            'The number of classes differs: load_weights(..., fresh=("head.fc",)) '
+            'starts that layer anew'
+        )
+    return 'Check that the file is of the same architecture and size'
+
+
+def _listed(problem: str, names: Sequence[str]) -> str:
+    return f'{len(names)} {problem} ({some(names)})' if names else ''
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f'{len(names)} ({some(names)})' if names else '0'
