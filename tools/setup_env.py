@@ -202,7 +202,9 @@ class Runner:
                 self.stream.write(self.tick(now - begin))
             elif now - said >= self.every:
                 said = now
-                self.stream.write(f'      {span(now - begin)}: {self.last_line()}\n')
+                self.stream.write(
+                    f'      {span(now - begin)}: {self.last_line()[:80]}\n'
+                )
             self.stream.flush()
         if ticks:
             self.stream.write('\r\033[K')
@@ -215,18 +217,20 @@ class Runner:
         return f'\r\033[K{line[: width - 1]}'
 
     def last_line(self) -> str:
-        """Return the last line in the log that says something."""
-        lines = [line.strip() for line in tail(self.log, 4000).splitlines()]
-        lines = [line for line in lines if line and not line.startswith('WARNING')]
-        return lines[-1][:100] if lines else ''
+        """Return what the command said last, the compiler's progress in words."""
+        lines = readable(tail(self.log, 20000))
+        last = lines[-1].strip() if lines else ''
+        compiled = re.match(r'\[(\d+)/(\d+)\]', last)
+        return (
+            'compiled {} of {} files'.format(*compiled.groups()) if compiled else last
+        )
 
     def explain(self, command: list[str], code: int, begin: int) -> str:
         """Print the end of the log, and return what failed and what helps."""
         with self.log.open('rb') as source:
             source.seek(begin)
             text = source.read().decode(errors='replace')
-        lines = [line for line in text.splitlines() if not line.startswith('WARNING')]
-        self.stream.write('\n'.join(['', *lines[-15:], '']))
+        self.stream.write('\n'.join(['', *readable(text)[-15:], '']))
         self.stream.flush()
         cure = find_cure(text)
         what = f'{Path(command[0]).name} {" ".join(command[1:4])}'.split('\n')[0]
@@ -269,6 +273,12 @@ def tail(path: Path, size: int) -> str:
     with path.open('rb') as source:
         source.seek(max(0, path.stat().st_size - size))
         return source.read().decode(errors='replace')
+
+
+def readable(text: str) -> list[str]:
+    """Return the lines that tell something, cut to a bearable length."""
+    lines = (line.rstrip()[:160] for line in text.splitlines())
+    return [line for line in lines if line and not line.startswith('WARNING')]
 
 
 def find_cure(text: str) -> str:
@@ -329,7 +339,7 @@ def check_compiler(version: tuple[int, int], include: str) -> None:
     Raises:
         SetupError: with what is missing and how to get it.
     """
-    compiler = os.environ.get('CXX', 'c++')
+    compiler = os.environ.get('CXX') or 'c++'
     if shutil.which(compiler.split()[0]) is None:
         raise SetupError(
             f'no C++ compiler ({compiler}) found; on Debian and Ubuntu: '
@@ -429,10 +439,16 @@ def check_folder(venv: Path) -> None:
     """
     if venv.exists() and not venv.is_dir():
         raise SetupError(f'{venv} is a file; choose another place with VENV=')
-    ours = (venv / NOTES).is_dir() or (venv / 'pyvenv.cfg').is_file()
-    if venv.is_dir() and not ours and any(venv.iterdir()):
+    if not venv.is_dir() or (venv / NOTES).is_dir() or not any(venv.iterdir()):
+        return
+    if not (venv / 'pyvenv.cfg').is_file():
         raise SetupError(
             f'{venv} holds something that is not a virtual environment; '
+            'choose another place with VENV='
+        )
+    if not works(venv / 'bin' / 'python'):
+        raise SetupError(
+            f'{venv} is an environment whose Python or pip does not run; remove it or '
             'choose another place with VENV='
         )
 
@@ -489,7 +505,7 @@ def pip_install(place: Place, run: Callable, *what: str, **extra: str) -> None:
 
 def make_venv(place: Place, run: Callable) -> None:
     """Create the environment, or take the one there is, and add build tools."""
-    if not works(place):
+    if not works(place.python):
         if place.venv.is_dir():
             shutil.rmtree(place.venv)
         place.notes.mkdir(parents=True)
@@ -500,11 +516,11 @@ def make_venv(place: Place, run: Callable) -> None:
     pip_install(place, run, *tools)
 
 
-def works(place: Place) -> bool:
-    """Tell whether the environment has an interpreter with a pip that runs."""
-    if not place.python.exists():
+def works(python: Path) -> bool:
+    """Tell whether there is such an interpreter and it has a pip that runs."""
+    if not python.exists():
         return False
-    command = [str(place.python), '-m', 'pip', '--version']
+    command = [str(python), '-m', 'pip', '--version']
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -776,8 +792,9 @@ def interrupt(number: int, frame: object) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = parse_arguments(arguments)
-    default = '.venv' if options.stack == 'forks' else f'.venv-{options.stack}'
-    place = Place(STACKS[options.stack], options.venv or Path(default))
+    name = '.venv' if options.stack == 'forks' else f'.venv-{options.stack}'
+    default = Path(os.path.relpath(ROOT / name))
+    place = Place(STACKS[options.stack], options.venv or default)
     signal.signal(signal.SIGTERM, interrupt)
     try:
         check_only(place) if options.check_only else set_up(place)
