@@ -28,7 +28,7 @@ from mmengine.config import Config
 import mmpoolformer
 from mmpoolformer.paths import config_path, list_configs
 files = {name: config_path(name) for name in list_configs()}
-texts = {name: Config.fromfile(file).pretty_text for name, file in files.items()}
+texts = {name: repr(Config.fromfile(file).to_dict()) for name, file in files.items()}
 print('@' + json.dumps(dict(package=mmpoolformer.__file__, configs=texts)))
 """
 
@@ -127,7 +127,7 @@ def test_installed_package_finds_and_loads_its_configs_from_anywhere(
     runnable = {name: p for name, p in here.items() if '_base_' not in name}
     assert set(told['configs']) == set(runnable)
     for name, path in runnable.items():
-        assert told['configs'][name] == Config.fromfile(path).pretty_text
+        assert told['configs'][name] == repr(Config.fromfile(path).to_dict())
 
 
 def test_sdist_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
