@@ -1,0 +1,151 @@
+"""The command lines of tools/train.py and tools/test.py."""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+TRAIN_EXAMPLES = """examples:
+  train on one GPU, or on the CPU where there is none:
+    python tools/train.py configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py
+  go on where the last run in the work dir stopped:
+    python tools/train.py CONFIG --resume
+  from scratch, with two images a step and the learning rate fitted to that:
+    python tools/train.py CONFIG --auto-scale-lr \\
+        --cfg-options model.backbone.init_cfg=None train_dataloader.batch_size=2
+  on 8 GPUs (or 2 processes on the CPU):
+    tools/dist_train.sh CONFIG 8
+"""
+TEST_EXAMPLES = """examples:
+  measure a checkpoint on the config's test data:
+    python tools/test.py CONFIG work_dirs/NAME/epoch_12.pth
+  keep the predictions, and pictures of them beside the truth:
+    python tools/test.py CONFIG CHECKPOINT --out predictions.pkl --show-dir pictures
+  with test-time augmentation:
+    python tools/test.py CONFIG CHECKPOINT --tta
+  on 8 GPUs (or 2 processes on the CPU):
+    tools/dist_test.sh CONFIG CHECKPOINT 8
+"""
+
+
+def parse_train(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line of tools/train.py."""
+    parser = _parser(
+        'train.py',
+        'Train the model of a config: detection, segmentation or classification.',
+        TRAIN_EXAMPLES,
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='FILE',
+        help='go on from a checkpoint with everything it holds; without FILE from '
+        'the latest one in the work dir, or from the start if there is none',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='multiply the learning rate by (images a step) / '
+        '(auto_scale_lr.base_batch_size of the config)',
+    )
+    return _parse(parser, argv)
+
+
+def parse_test(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line of tools/test.py."""
+    parser = _parser(
+        'test.py', 'Evaluate a checkpoint on the test data of a config.', TEST_EXAMPLES
+    )
+    parser.add_argument(
+        'checkpoint', help='path, URL or zoo://NAME of the weights of the whole model'
+    )
+    parser.add_argument(
+        '--out', metavar='FILE.pkl', help='write the predictions to a pickle file'
+    )
+    parser.add_argument(
+        '--show-dir',
+        metavar='DIR',
+        help='draw truth beside prediction of every image into this folder',
+    )
+    parser.add_argument(
+        '--show', action='store_true', help='show the drawings in a window'
+    )
+    parser.add_argument(
+        '--wait-time',
+        type=float,
+        default=2,
+        metavar='SECONDS',
+        help='how long --show shows each (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="test-time augmentation, the config's tta_model and tta_pipeline or "
+        'else horizontal flips',
+    )
+    return _parse(parser, argv)
+
+
+def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument('config', help='config file')
+    return parser
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    _add_common_options(parser)
+    args = parser.parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='where logs, checkpoints and results go '
+        '(default: work_dir of the config, else work_dirs/NAME_OF_THE_CONFIG)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help='change settings of the config, such as model.backbone.arch=s24, '
+        'model.backbone.init_cfg=None or train_cfg.max_epochs=3; lists as '
+        'key="[a,b]", quoted for the shell',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started the processes of a distributed job (default: none)',
+    )
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        '--trust',
+        action='store_true',
+        help='load checkpoints that hold more than weights and plain data; such a '
+        'file can run any program, so only for files of your own',
+    )
+    parser.add_argument(
+        '--traceback',
+        '--debug',
+        action='store_true',
+        help='show where an error comes from, not just its line',
+    )

@@ -1,0 +1,223 @@
+"""Reading a config and changing it by the command line, with mistakes found early."""
+
+import ast
+import difflib
+import inspect
+import logging
+import re
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmpoolformer.engine.errors import SETTING_ERRORS, UsageError, UserError, blame
+
+KEY = re.compile(r'[A-Za-z_]\w*(\.\w+)*')
+
+# A config is a program of the user's: whatever it raises is to be mended there.
+CONFIG_ERRORS = (*SETTING_ERRORS, SyntaxError, NameError, AttributeError, RuntimeError)
+
+# Settings that mmengine's Runner and these tools read besides Runner's arguments.
+READ_BESIDE = {
+    'activation_checkpointing',
+    'compile',
+    'custom_imports',
+    'efficient_conv_bn_eval',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'sync_bn',
+    'tta_model',
+    'tta_pipeline',
+}
+EXTRAS = {'mmdet': 'det', 'mmseg': 'seg'}
+
+
+def load_config(args: Namespace, needed: Sequence[str]) -> Config:
+    """Read the config that a command line names and apply its common options.
+
+    Args:
+        args: What `mmpoolformer.engine.arguments` has parsed.
+        needed: Settings that the config must have.
+
+    Returns:
+        The config, with `work_dir` and `launcher` set.
+
+    Raises:
+        UserError: If the config can't be read, lacks a setting or needs a package
+            that is not installed, or if an option does not fit it.
+    """
+    path = Path(args.config)
+    if not path.is_file():
+        raise UsageError(f'{path}: no such config file')
+    with blame(str(path), CONFIG_ERRORS):
+        config = Config.fromfile(str(path))
+    merge_options(config, args.cfg_options)
+    missing = [key for key in needed if config.get(key) is None]
+    if missing:
+        raise UserError(f'{path}: has no {", ".join(missing)}')
+    _check_packages(config)
+    config.launcher = args.launcher
+    stem = Path('work_dirs') / path.stem
+    config.work_dir = str(args.work_dir or config.get('work_dir') or stem)
+    return config
+
+
+def merge_options(config: Config, pairs: Sequence[str]) -> None:
+    """Change settings of a config in place.
+
+    Args:
+        config: The config.
+        pairs: `key=value` each, where the key is a path such as
+            `model.backbone.arch` or `param_scheduler.0.end`.
+
+    Raises:
+        UsageError: If a pair has another form or names what can't exist.
+    """
+    readable = {*inspect.signature(Runner.__init__).parameters, *READ_BESIDE}
+    for pair in pairs:
+        key, equals, text = pair.partition('=')
+        if not equals or not KEY.fullmatch(key):
+            raise UsageError(
+                f'--cfg-options {pair!r}: write key=value, such as '
+                'model.backbone.arch=s24'
+            )
+        _check_top(key, config, readable)
+        try:
+            config.merge_from_dict({key: parse_value(text)})
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(f'--cfg-options {pair!r}: {error}') from error
+
+
+def parse_value(text: str) -> object:
+    """Read the value of a `key=value` option.
+
+    As mmengine reads it (`1` a number, `None`, `true`, `[a,b]` and `a,b` lists, all
+    else a string), but what starts with a quote or a brace is a Python literal, so
+    that dicts can be given, and strings with blanks or commas stay whole.
+
+    Raises:
+        ValueError: If a literal or a bracket is not closed.
+    """
+    if text[:1] in ('"', "'", '{'):
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, ValueError) as error:
+            raise ValueError('not a Python literal') from error
+    if ',' in text or text[:1] in ('[', '('):
+        return DictAction._parse_iterable(text)
+    return DictAction._parse_int_float_bool(text)
+
+
+def _check_top(key: str, config: Config, readable: set[str]) -> None:
+    top = key.split('.')[0]
+    if top in readable:
+        return
+    if top not in config:
+        near = difflib.get_close_matches(top, [*config, *readable], n=1)
+        hint = f'; did you mean {near[0]}?' if near else ''
+        raise UsageError(f'--cfg-options {key}: the config has no {top!r}{hint}')
+    print_log(
+        f'--cfg-options {key}: {top} is a variable of the config file; what the file '
+        'has made of it already does not change',
+        logger='current',
+        level=logging.WARNING,
+    )
+
+
+def _check_packages(config: Config) -> None:
+    scope = config.get('default_scope', 'mmengine')
+    if find_spec(scope) is not None:
+        return
+    extra = EXTRAS.get(scope)
+    cure = f": python -m pip install 'mmpoolformer[{extra}]'" if extra else ''
+    raise UserError(f'the config needs {scope}, which is not installed{cure}')
+
+
+def check_weights(config: Config) -> None:
+    """Refuse weight files on this machine that the config names and that are missing.
+
+    Raises:
+        UserError: Naming the setting and the file.
+    """
+    for setting, file in _weight_files(config):
+        if '://' not in file and not Path(file).expanduser().is_file():
+            raise UserError(f'{setting}={file}: no such file')
+
+
+def _weight_files(config: Config) -> Iterator[tuple[str, str]]:
+    if config.get('load_from'):
+        yield 'load_from', config.load_from
+    yield from _pretrained_files(config.model, 'model')
+
+
+def _pretrained_files(node: object, path: str) -> Iterator[tuple[str, str]]:
+    """Find what `dict(type='Pretrained', checkpoint=...)` name, anywhere below."""
+    if isinstance(node, dict):
+        if node.get('type') == 'Pretrained' and isinstance(node.get('checkpoint'), str):
+            yield f'{path}.checkpoint', node['checkpoint']
+        children = node.items()
+    else:
+        children = enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, child in children:
+        yield from _pretrained_files(child, f'{path}.{key}')
+
+
+def use_resume(config: Config, resume: str | None) -> None:
+    """Set what training starts from.
+
+    Args:
+        config: The config, with `work_dir` set; `resume` and `load_from` change.
+        resume: A checkpoint, `'auto'` for the latest one in the work dir (none is
+            no mistake: the run then starts as it would have without), or None.
+
+    Raises:
+        UserError: If the checkpoint is missing.
+    """
+    auto = resume == 'auto' or (resume is None and _resumes_by_itself(config))
+    if auto:
+        resume = find_latest_checkpoint(config.work_dir)
+        config.resume = resume is not None
+    if resume is None:
+        return
+    if '://' not in resume and not Path(resume).is_file():
+        note = f' (named by {config.work_dir}/last_checkpoint)' if auto else ''
+        raise UserError(f'--resume {resume}: no such file{note}')
+    config.resume = True
+    config.load_from = resume
+
+
+def _resumes_by_itself(config: Config) -> bool:
+    return bool(config.get('resume')) and config.get('load_from') is None
+
+
+def use_auto_scale_lr(config: Config) -> None:
+    """Switch on scaling of the learning rate by the number of images in a step.
+
+    Raises:
+        UserError: If the config does not say for how many images its rate is.
+    """
+    if not (config.get('auto_scale_lr') or {}).get('base_batch_size'):
+        raise UserError(
+            '--auto-scale-lr: the config has no auto_scale_lr.base_batch_size (the '
+            'images in a step that its learning rate is for); add it by --cfg-options '
+            'auto_scale_lr.base_batch_size=16'
+        )
+    config.auto_scale_lr.enable = True
+
+
+def use_amp(config: Config) -> None:
+    """Switch on mixed precision.
+
+    Raises:
+        UserError: If the config has an optimizer wrapper of its own kind.
+    """
+    kind = config.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError(f'--amp: can not be added to optim_wrapper.type={kind}')
+    config.optim_wrapper.type = 'AmpOptimWrapper'
+    config.optim_wrapper.setdefault('loss_scale', 'dynamic')

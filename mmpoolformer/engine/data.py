@@ -1,0 +1,46 @@
+"""Checks of data sets before anything is computed."""
+
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from mmpoolformer.engine.errors import UserError
+
+SAMPLES = 100  # files looked for; more would be slow on a network disk
+FILE_KEYS = ('img_path', 'seg_map_path')
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Refuse a data set that is empty or whose files are not there.
+
+    At most `SAMPLES` entries, spread evenly, are looked for. Data sets of an
+    unknown kind, and files on other machines, are left alone.
+
+    Args:
+        dataset: A data set of mmengine's kind (`get_data_info`) or any other.
+
+    Raises:
+        UserError: Naming the data set, and the first missing file.
+    """
+    name = f'{type(dataset).__name__} {getattr(dataset, "ann_file", "") or ""}'.strip()
+    if len(dataset) == 0:
+        raise UserError(
+            f'{name}: no image to use; check the paths, and that the class names '
+            '(metainfo) are those of the annotations'
+        )
+    if not hasattr(dataset, 'get_data_info'):
+        return
+    step = max(1, len(dataset) // SAMPLES)
+    for index in range(0, len(dataset), step):
+        info = dataset.get_data_info(index)
+        for key in FILE_KEYS:
+            _check_file(info.get(key), name)
+
+
+def _check_file(file: object, name: str) -> None:
+    if not isinstance(file, str) or '://' in file or ':' in file.split('/')[0]:
+        return
+    if not Path(file).is_file():
+        raise UserError(
+            f'{name}: {file} is missing; check data_root and data_prefix of the config'
+        )

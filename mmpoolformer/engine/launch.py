@@ -1,0 +1,160 @@
+"""Training and testing, from a parsed command line to the results."""
+
+import os
+import sys
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from mmpoolformer.checkpoints import register_safe_loaders
+from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
+from mmpoolformer.engine import config as settings
+from mmpoolformer.engine.distributed import (
+    connect_processes,
+    disconnect_processes,
+    let_first_process_speak,
+)
+from mmpoolformer.engine.errors import UsageError, UserError, blame
+from mmpoolformer.engine.results import (
+    DrawPictures,
+    ValidationLog,
+    dump_metric,
+    write_json,
+)
+from mmpoolformer.engine.runner import ToolRunner
+from mmpoolformer.engine.tta import use_tta
+
+TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+TEST_NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
+
+# Warnings of mmdet and mmseg about what every config has or nobody asked for.
+NOISE = (
+    'faster_coco_eval is not installed',
+    'Default ``avg_non_ignore`` is False',
+    'The draw is False',
+    '`reduce_zero_label` will be deprecated',
+)
+
+
+def train(args: Namespace) -> None:
+    """Train as `mmpoolformer.engine.arguments.parse_train` has read it.
+
+    Raises:
+        UserError: If the config, its files or the options are wrong.
+    """
+    _run(_train, args, TRAIN_NEEDS)
+
+
+def test(args: Namespace) -> None:
+    """Test as `mmpoolformer.engine.arguments.parse_test` has read it.
+
+    Raises:
+        UserError: If the config, the checkpoint, files or the options are wrong.
+    """
+    _run(_test, args, TEST_NEEDS)
+
+
+def _run(
+    job: Callable[[Namespace, Config], None], args: Namespace, needs: Sequence[str]
+) -> None:
+    for message in NOISE:
+        warnings.filterwarnings('ignore', message)
+    try:
+        config = settings.load_config(args, needs)
+        register_safe_loaders()
+        if args.trust_checkpoint:
+            os.environ[TRUST_VARIABLE] = '1'
+        connect_processes(args.launcher, config.get('env_cfg', {}).get('dist_cfg'))
+        job(args, config)
+    except UserError:
+        let_first_process_speak()
+        raise
+    finally:
+        disconnect_processes()
+
+
+def _train(args: Namespace, config: Config) -> None:
+    if args.amp:
+        settings.use_amp(config)
+    if args.auto_scale_lr:
+        settings.use_auto_scale_lr(config)
+    settings.use_resume(config, args.resume)
+    settings.check_weights(config)
+    runner = ToolRunner.from_cfg(config)
+    runner.needs_all_weights = bool(config.get('resume'))
+    results = Path(config.work_dir) / 'val_results.json'
+    runner.register_hook(ValidationLog(results))
+    runner.prepare_training()
+    runner.train()
+    if is_main_process():
+        print(f'checkpoints and logs: {config.work_dir}')
+        if results.is_file():
+            print(f'results: {results}')
+
+
+def _test(args: Namespace, config: Config) -> None:
+    _check_outputs(args)
+    # Only the checkpoint of the command line counts, and all of it.
+    config.load_from, config.resume = args.checkpoint, False
+    _check_checkpoint(args.checkpoint)
+    if args.tta:
+        use_tta(config)
+    runner = ToolRunner.from_cfg(config)
+    runner.needs_all_weights = True
+    runner.prepare_test()
+    if args.out:
+        scope = config.get('default_scope', 'mmengine')
+        runner.test_evaluator.metrics.append(dump_metric(scope, args.out))
+    if args.show or args.show_dir:
+        runner.register_hook(_pictures(args, config))
+    metrics = runner.test()
+    if is_main_process():
+        _report(args, config, metrics)
+
+
+def _check_outputs(args: Namespace) -> None:
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise UsageError(f'--out {args.out}: must end on .pkl or .pickle')
+    has_screen = sys.platform in ('win32', 'darwin') or any(
+        os.environ.get(name) for name in ('DISPLAY', 'WAYLAND_DISPLAY')
+    )
+    if args.show and not has_screen:
+        raise UsageError('--show: there is no screen here; use --show-dir DIR')
+    for folder in (args.show_dir, args.out and Path(args.out).parent):
+        if folder:
+            with blame('', (OSError,)):
+                Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def _check_checkpoint(checkpoint: str) -> None:
+    if '://' not in checkpoint and not Path(checkpoint).is_file():
+        raise UsageError(f'{checkpoint}: no such checkpoint')
+
+
+def _pictures(args: Namespace, config: Config) -> DrawPictures:
+    hook = (config.get('default_hooks') or {}).get('visualization') or {}
+    threshold = hook.get('score_thr')
+    drawing = {} if threshold is None else {'pred_score_thr': threshold}
+    return DrawPictures(args.show_dir, args.show, args.wait_time, drawing)
+
+
+def _report(args: Namespace, config: Config, metrics: dict) -> None:
+    stem = Path(args.checkpoint).stem + ('_tta' if args.tta else '')
+    path = Path(config.work_dir) / f'results_{stem}.json'
+    record = {
+        'config': args.config,
+        'checkpoint': args.checkpoint,
+        'cfg_options': args.cfg_options,
+        'tta': args.tta,
+        'metrics': metrics,
+    }
+    write_json(path, record)
+    if args.out:
+        print(f'predictions: {args.out}')
+    if args.show_dir:
+        print(f'pictures: {args.show_dir}')
+    print(f'results: {path}')

@@ -1,0 +1,162 @@
+"""What a run has found: metrics as JSON, predictions as a pickle, pictures."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import mmcv
+import mmengine.fileio
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.evaluator import BaseMetric, DumpResults
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+
+def plain(value: object) -> object:
+    """Turn a metric into what JSON holds; numbers that are not finite become None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.floating):
+        value = float(str(value))  # the shortest number that a float32 stands for
+    if hasattr(value, 'tolist'):  # tensors and NumPy's arrays and numbers
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write a JSON file, whole or not at all.
+
+    Args:
+        path: The file; its folder is made if need be.
+        content: Dicts, lists, numbers, strings; also tensors and arrays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + '.part')
+    part.write_text(json.dumps(plain(content), indent=2) + '\n', encoding='utf-8')
+    os.replace(part, path)
+
+
+class ValidationLog(Hook):
+    """Keep the metrics of every validation of a training in a JSON file.
+
+    The file is a list of `{"epoch", "iter", "metrics"}`, written anew after each
+    validation; a resumed training goes on with the list up to where it resumes.
+
+    Args:
+        path: The JSON file.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.entries: list[dict] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Take over the entries from before a resumed training stopped."""
+        if runner.iter > 0 and self.path.is_file():
+            entries = json.loads(self.path.read_text(encoding='utf-8'))
+            self.entries = [e for e in entries if e['iter'] <= runner.iter]
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Add the metrics of this validation."""
+        entry = {'epoch': runner.epoch, 'iter': runner.iter, 'metrics': metrics or {}}
+        self.entries.append(entry)
+        if is_main_process():
+            write_json(self.path, self.entries)
+
+
+class DumpSegResults(DumpResults):
+    """Write predicted label maps to a pickle file.
+
+    Scores per class, which mmengine's DumpResults would keep, are left out: for
+    ADE20K's validation images they are some hundred gigabytes.
+    """
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep path, shape and label map (1, H, W) of each image."""
+        for sample in data_samples:
+            labels = sample['pred_sem_seg']['data'].cpu()
+            kind = torch.uint8 if labels.max() < 256 else torch.int32
+            kept = {key: sample.get(key) for key in ('img_path', 'ori_shape')}
+            kept['pred_sem_seg'] = {'data': labels.to(kind)}
+            self.results.append(kept)
+
+
+def dump_metric(scope: str, path: str) -> BaseMetric:
+    """Return the metric that writes a task's predictions to a pickle file.
+
+    Args:
+        scope: The config's `default_scope`; mmdet's writes masks run-length encoded.
+        path: The file, ending on .pkl or .pickle.
+    """
+    if scope == 'mmdet':
+        from mmdet.evaluation import DumpDetResults  # only there for detection
+
+        return DumpDetResults(out_file_path=path)
+    return DumpSegResults(path) if scope == 'mmseg' else DumpResults(path)
+
+
+class DrawPictures(Hook):
+    """Draw truth beside prediction of each tested image.
+
+    Args:
+        folder: Where the pictures go, as PNG under the image's name; None for none.
+        show: Whether to show them in a window.
+        wait_time: How long, in seconds.
+        drawing: Further options of the visualizer's `add_datasample`.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None,
+        show: bool = False,
+        wait_time: float = 2.0,
+        drawing: dict | None = None,
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.show = show
+        self.wait_time = wait_time
+        self.drawing = drawing or {}
+        self.names: dict[str, int] = {}
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Draw the images of a batch."""
+        for sample in outputs or ():
+            content = mmengine.fileio.get(sample.img_path)
+            runner.visualizer.add_datasample(
+                Path(sample.img_path).name,
+                mmcv.imfrombytes(content, channel_order='rgb'),
+                data_sample=sample,
+                show=self.show,
+                wait_time=self.wait_time,
+                out_file=self._file(sample.img_path),
+                step=batch_idx,
+                **self.drawing,
+            )
+
+    def _file(self, image: str) -> str | None:
+        """Name the picture of an image; equal names get a number."""
+        if self.folder is None:
+            return None
+        stem = Path(image).stem
+        self.names[stem] = self.names.get(stem, 0) + 1
+        number = f'_{self.names[stem]}' if self.names[stem] > 1 else ''
+        return str(self.folder / f'{stem}{number}.png')

@@ -1,0 +1,243 @@
+"""mmengine's Runner with what the tools need more: safeguards, and training on CPUs."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.model import (
+    BaseTTAModel,
+    MMDistributedDataParallel,
+    is_model_wrapper,
+    revert_sync_batchnorm,
+)
+from mmengine.optim import OptimWrapper
+from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mmpoolformer.checkpoints import unwrap
+from mmpoolformer.engine.data import check_dataset
+from mmpoolformer.engine.distributed import on_cpu
+from mmpoolformer.engine.errors import UserError, blame
+
+CHECKPOINT_ERRORS = (
+    OSError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    UnpicklingError,
+    ValueError,
+)
+RESUME_PARTS = ('meta', 'message_hub', 'optimizer')
+SHOWN = 4
+
+
+class CpuAmpOptimWrapper(OptimWrapper):
+    """Mixed precision on a CPU: bfloat16 autocast, which needs no loss scaling."""
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Run the forward pass of a training step in bfloat16 where that is safe."""
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
+class ToolRunner(Runner):
+    """mmengine's Runner as tools/train.py and tools/test.py use it.
+
+    It builds all parts before the first step, refuses data sets without files and
+    checkpoints that do not fill the model, and runs distributed jobs and mixed
+    precision on machines without a GPU.
+
+    Attributes:
+        needs_all_weights: Whether a checkpoint must hold every tensor of the model.
+    """
+
+    needs_all_weights = False
+
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> 'ToolRunner':
+        """Build the runner and its model.
+
+        Raises:
+            UserError: If an option is unknown, or out of its range, or if the config
+                asks for another kind of runner.
+        """
+        kind = cfg.get('runner_type', 'Runner')
+        if kind != 'Runner':
+            raise UserError(f"runner_type={kind}: these tools run mmengine's Runner")
+        with blame(str(cfg.filename or 'config')):
+            return super().from_cfg(cfg)
+
+    def prepare_training(self) -> None:
+        """Build data loaders, loops, evaluator and optimizer ahead of `train()`.
+
+        Raises:
+            UserError: If a setting of theirs is wrong or files are missing.
+        """
+        with blame(str(self.cfg.filename or 'config')):
+            self._train_loop = self.build_train_loop(self._train_loop)
+            if self._val_loop is not None:
+                self._val_loop = self.build_val_loop(self._val_loop)
+            self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+
+    def prepare_test(self) -> None:
+        """Build the data loader, loop and evaluator ahead of `test()`.
+
+        Raises:
+            UserError: If a setting of theirs is wrong or files are missing.
+        """
+        with blame(str(self.cfg.filename or 'config')):
+            self._test_loop = self.build_test_loop(self._test_loop)
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict,
+        seed: int | None = None,
+        diff_rank_seed: bool = False,
+    ) -> DataLoader:
+        """Build a data loader whose files are there (see `check_dataset`)."""
+        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        check_dataset(loader.dataset)
+        return loader
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wrap the model for a distributed job; on CPUs without device numbers.
+
+        torch's synchronised BatchNorm runs on GPUs alone, so on CPUs each process
+        normalises its own images.
+        """
+        if not (self.distributed and on_cpu()) or is_model_wrapper(model):
+            return super().wrap_model(model_wrapper_cfg, model)
+        if any(isinstance(m, nn.SyncBatchNorm) for m in model.modules()):
+            self.logger.warning(
+                'SyncBN needs GPUs: on these CPUs every process normalises the '
+                'images of its own (BatchNorm)'
+            )
+            model = revert_sync_batchnorm(model)
+        return MMDistributedDataParallel(
+            module=model,
+            broadcast_buffers=False,
+            find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+        )
+
+    def build_optim_wrapper(
+        self, optim_wrapper: torch.optim.Optimizer | OptimWrapper | dict
+    ) -> OptimWrapper:
+        """Build the optimizer; mixed precision on a CPU becomes bfloat16."""
+        wanted = isinstance(optim_wrapper, dict) and optim_wrapper.get('type')
+        if wanted == 'AmpOptimWrapper' and on_cpu():
+            if hasattr(unwrapped(self.model), 'rpn_head'):
+                raise UserError(
+                    '--amp: on a CPU not for detectors with an RPN, because the NMS '
+                    'of mmcv takes no bfloat16 there; train without it'
+                )
+            optim_wrapper = dict(optim_wrapper, type=CpuAmpOptimWrapper)
+            for gpu_only in ('loss_scale', 'dtype', 'use_fsdp'):
+                optim_wrapper.pop(gpu_only, None)
+            self.logger.info('Mixed precision on the CPU: bfloat16')
+        return super().build_optim_wrapper(optim_wrapper)
+
+    def _init_model_weights(self) -> None:
+        with blame(str(self.cfg.filename or 'config'), CHECKPOINT_ERRORS):
+            super()._init_model_weights()
+
+    def load_or_resume(self) -> None:
+        """Load the checkpoint that the config names, if any.
+
+        Raises:
+            UserError: If it is missing, damaged, not to be trusted, or does not fit.
+        """
+        with blame(str(self._load_from or self.work_dir), CHECKPOINT_ERRORS):
+            super().load_or_resume()
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: str | Callable = 'cpu',
+        strict: bool = False,
+        revise_keys: list = [(r'^module\.', '')],  # noqa: B006 (mmengine's signature)
+    ) -> dict:
+        """Load weights, and say what did not fit.
+
+        Where `needs_all_weights` is not set this is mmengine's way: what does not
+        fit is logged and left.
+
+        Args:
+            filename: Path or URL of the checkpoint.
+            map_location: Where its tensors go.
+            strict: As mmengine's; of no effect where all weights are needed.
+            revise_keys: As mmengine's; of no effect where all weights are needed.
+
+        Returns:
+            The whole checkpoint.
+
+        Raises:
+            UserError: If tensors that the model has are missing or differ in shape.
+        """
+        if not self.needs_all_weights:
+            return super().load_checkpoint(filename, map_location, strict, revise_keys)
+        checkpoint = CheckpointLoader.load_checkpoint(filename, map_location)
+        missing_parts = [part for part in RESUME_PARTS if part not in checkpoint]
+        if self._resume and missing_parts:
+            raise UserError(
+                f'{filename}: can not be resumed, it has no {", ".join(missing_parts)};'
+                f' to start from its weights use --cfg-options load_from={filename}'
+            )
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        fill_model(self.model, checkpoint, filename)
+        self._has_loaded = True
+        return checkpoint
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside wrappers (distributed, test-time augmentation)."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> None:
+    """Load a checkpoint that must hold all tensors of a model.
+
+    Args:
+        model: The model, perhaps wrapped.
+        checkpoint: What the file holds: the state dict, or a dict with it inside.
+        filename: Its name, for messages. Unexpected tensors are logged.
+
+    Raises:
+        UserError: If a tensor is missing or differs in shape.
+    """
+    model = unwrapped(model)
+    weights = checkpoint.get('state_dict') or unwrap(checkpoint, filename)[1]
+    if all(key.startswith('module.') for key in weights):
+        weights = {key.removeprefix('module.'): weights[key] for key in weights}
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        problems = [line.strip(' \t.') for line in str(error).splitlines()[1:]]
+        raise UserError(f'{filename}: {shorten(problems)}') from error
+    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
+    if missing:
+        raise UserError(
+            f"{filename}: lacks {len(missing)} of the model's "
+            f'{len(model.state_dict())} tensors: {shorten(missing)}; is it a '
+            'checkpoint of this config?'
+        )
+    if unexpected:
+        print_log(
+            f'{filename}: {len(unexpected)} tensors that the model has no place for: '
+            f'{shorten(unexpected)}',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def shorten(names: list[str]) -> str:
+    """Join the first few names, and say how many there are more."""
+    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
+    return ', '.join(names[:SHOWN]) + more

@@ -1,0 +1,76 @@
+"""Test-time augmentation: the config's own, or horizontal flips."""
+
+from copy import deepcopy
+
+from mmengine.config import Config, ConfigDict
+
+from mmpoolformer.engine.errors import UserError
+
+# The order of the two flips matters: the annotation of the first view is the one
+# that a segmentation is compared with, so the first view is the image as it is.
+FLIPS = [
+    dict(type='RandomFlip', prob=0.0, direction='horizontal'),
+    dict(type='RandomFlip', prob=1.0, direction='horizontal'),
+]
+DEFAULTS = {
+    'mmdet': dict(
+        model=dict(
+            type='DetTTAModel',
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+        ),
+        pack=dict(
+            type='PackDetInputs',
+            meta_keys=(
+                'img_id',
+                'img_path',
+                'ori_shape',
+                'img_shape',
+                'scale_factor',
+                'flip',
+                'flip_direction',
+            ),
+        ),
+    ),
+    'mmseg': dict(model=dict(type='SegTTAModel'), pack=dict(type='PackSegInputs')),
+}
+
+
+def use_tta(config: Config) -> None:
+    """Let a config test with augmentation: its own, or else horizontal flips.
+
+    Args:
+        config: The config; its model and test pipeline change.
+
+    Raises:
+        UserError: If there is no augmentation for the task.
+    """
+    scope = config.get('default_scope')
+    defaults = DEFAULTS.get(scope)
+    if defaults is None and not ('tta_model' in config and 'tta_pipeline' in config):
+        raise UserError(
+            f'--tta: give tta_model and tta_pipeline in the config, there is no '
+            f'default for {scope}; there is for {sorted(DEFAULTS)}'
+        )
+    if scope == 'mmdet' and _has_masks(config.model):
+        raise UserError(
+            "--tta: mmdet can't merge the masks of several views; test without it"
+        )
+    dataset = config.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_pipeline' not in config:
+        config.tta_pipeline = _with_flips(dataset.pipeline, defaults['pack'])
+    model = config.get('tta_model') or defaults['model']
+    config.model = ConfigDict(**model, module=config.model)
+    dataset.pipeline = config.tta_pipeline
+
+
+def _has_masks(model: dict) -> bool:
+    return bool(
+        model.get('mask_head') or (model.get('roi_head') or {}).get('mask_head')
+    )
+
+
+def _with_flips(pipeline: list[dict], pack: dict) -> list[dict]:
+    views = dict(type='TestTimeAug', transforms=[FLIPS, [pack]])
+    return [*deepcopy(pipeline[:-1]), deepcopy(views)]
