@@ -21,7 +21,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import distributions, packages_distributions
+from importlib.metadata import distributions, packages_distributions, requires
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -114,6 +114,7 @@ class Facts:
         system: operating system and machine.
         versions: version by distribution.
         providers: distributions by module that they install.
+        made_for: the torch that torchvision was built for; empty if it names none.
         probes: outcome by probe; modules that are not there have none.
         cpu: name of the processor.
         features: instruction sets that matter for speed.
@@ -126,6 +127,7 @@ class Facts:
     system: str = ''
     versions: dict[str, str] = field(default_factory=dict)
     providers: dict[str, list[str]] = field(default_factory=dict)
+    made_for: str = ''
     probes: dict[str, Probe] = field(default_factory=dict)
     cpu: str = ''
     features: tuple[str, ...] = ()
@@ -186,6 +188,7 @@ def gather() -> Facts:
     """Look at this environment. Takes some seconds: everything is imported once."""
     found = ((d.metadata['Name'], d.version) for d in distributions())
     versions = {canonical(name): version for name, version in found if name}
+    wants = requires('torchvision') if 'torchvision' in versions else None
     provided = packages_distributions()
     modules = {name: sorted(set(provided.get(name, []))) for name in (*FAMILIES, 'cv2')}
     cpu, features = read_cpu(Path('/proc/cpuinfo'))
@@ -195,6 +198,7 @@ def gather() -> Facts:
         system=f'{platform.system()} {platform.machine()}',
         versions=versions,
         providers={name: names for name, names in modules.items() if names},
+        made_for=pinned_torch(wants or []),
         probes=probe_all(),
         cpu=cpu,
         features=features,
@@ -202,6 +206,12 @@ def gather() -> Facts:
         driver=Path('/proc/driver/nvidia/version').exists()
         or shutil.which('nvidia-smi') is not None,
     )
+
+
+def pinned_torch(requirements: list[str]) -> str:
+    """Return the one torch that requirements name; empty for none or a range."""
+    found = (re.match(r'torch\s*\(?==([\w.]+)', line) for line in requirements)
+    return next((match[1] for match in found if match), '')
 
 
 def short_path(path: str) -> str:
@@ -329,20 +339,24 @@ def check_torch(facts: Facts) -> Iterator[Problem]:
 
 
 def check_torchvision(facts: Facts) -> Iterator[Problem]:
-    """A torchvision made for another torch: torch 2.N goes with 0.(N + 15)."""
-    torch, vision = facts.version('torch'), facts.version('torchvision')
-    if torch[:1] != (2,) or len(torch) < 2:
+    """No torchvision, or one made for another torch."""
+    if 'torch' not in facts.versions:
         return
-    right = f'0.{torch[1] + 15}'
-    cure = facts.pip('install', f'torchvision=={right}.*')
-    if not vision:
+    torch = facts.versions['torch'].split('+')[0]
+    pair = (f'torch=={torch}', 'torchvision')
+    if 'torchvision' not in facts.versions:
         text = 'torchvision is not installed; timm and mmdet need it'
-        yield Problem('error', 'torchvision', text, cure)
-    elif vision[:2] != numbers(right):
+        yield Problem('error', 'torchvision', text, facts.pip('install', *pair))
+        return
+    error = facts.probes.get('torchvision', Probe()).error
+    foreign = re.search(r'operator torchvision::|undefined symbol', error)
+    if foreign or facts.made_for not in ('', torch):
+        made_for = f', it was made for {facts.made_for}' if facts.made_for else ''
         text = (
             f'torchvision {facts.versions["torchvision"]} does not belong to torch '
-            f'{facts.versions["torch"]}, which goes with {right}'
+            f'{facts.versions["torch"]}{made_for}'
         )
+        cure = facts.pip('install', '--force-reinstall', *pair)
         yield Problem('error', 'torchvision', text, cure)
 
 

@@ -90,16 +90,28 @@ CASES = {
         'pip install torch',
     ),
     'other torchvision': (
-        facts({**FORKS, 'torchvision': '0.25.0'}),
+        facts({**FORKS, 'torchvision': '0.25.0'}, made_for='2.10.0'),
         'error',
-        'torchvision 0.25.0 does not belong to torch 2.11.0',
-        "'torchvision==0.26.*'",
+        'torchvision 0.25.0 does not belong to torch 2.11.0, it was made for 2.10.0',
+        '--force-reinstall torch==2.11.0 torchvision',
+    ),
+    'torchvision without its operators': (
+        facts(
+            {**FORKS, 'torch': '2.13.0+cpu', 'torchvision': '0.28.0'},
+            probes=failing(
+                'torchvision',
+                'RuntimeError: operator torchvision::nms does not exist',
+            ),
+        ),
+        'error',
+        'torchvision 0.28.0 does not belong to torch 2.13.0+cpu',
+        '--force-reinstall torch==2.13.0 torchvision',
     ),
     'no torchvision': (
         facts(without=('torchvision',)),
         'error',
         'torchvision is not installed',
-        "'torchvision==0.26.*'",
+        'torch==2.11.0 torchvision',
     ),
     'numpy 2 beside old torch': (
         facts({**ORIGINALS, 'numpy': '2.0.1'}),
@@ -299,6 +311,20 @@ def test_probe_goes_on_behind_a_culprit(monkeypatch: pytest.MonkeyPatch) -> None
         'os': Probe(error='crashed with signal 9'),
         'sys': Probe(data={'b': 2}),
     }
+
+
+@pytest.mark.parametrize(
+    ('requirements', 'torch'),
+    [
+        (['numpy', 'torch (==2.11.0)', 'pillow'], '2.11.0'),
+        (['torch==2.1.2'], '2.1.2'),
+        (['torch>=2.14.0'], ''),
+        (['torchdata==0.9'], ''),
+        ([], ''),
+    ],
+)
+def test_torch_that_torchvision_names(requirements: list[str], torch: str) -> None:
+    assert doctor.pinned_torch(requirements) == torch
 
 
 def test_cpu_is_read_from_the_list_of_processors(tmp_path) -> None:
