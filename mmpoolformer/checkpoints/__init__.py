@@ -1,5 +1,6 @@
 """Weights: finding, fetching, safe reading, renaming and loading them."""
 
+from mmpoolformer.checkpoints.converting import ConversionReport, convert_file
 from mmpoolformer.checkpoints.download import fetch
 from mmpoolformer.checkpoints.errors import (
     CheckpointError,
@@ -22,10 +23,12 @@ __all__ = [
     'FORMATS',
     'ZOO',
     'CheckpointError',
+    'ConversionReport',
     'DownloadError',
     'LoadReport',
     'UntrustedCheckpointError',
     'ZooEntry',
+    'convert_file',
     'convert_state_dict',
     'detect_format',
     'fetch',

@@ -3,7 +3,6 @@
 import os
 
 import torch
-from mmengine.runner import CheckpointLoader
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
@@ -20,6 +19,9 @@ def register_safe_loaders() -> None:
     `resume` and pretrained parts alike, and adds `zoo://` and `timm://`. For the main
     functions of tools; importing the package changes nothing.
     """
+    # Imported here: it brings the whole runner with it.
+    from mmengine.runner import CheckpointLoader
+
     CheckpointLoader.register_scheme(SCHEMES, load_from_source, force=True)
 
 

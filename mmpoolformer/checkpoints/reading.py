@@ -187,8 +187,10 @@ def _read_zip(path: Path) -> object:
         root = pickles[0].removesuffix('data.pkl')
         if f'{root}constants.pkl' in records:
             raise UntrustedCheckpointError('a TorchScript program')
-        if any(info.compress_type != zipfile.ZIP_STORED for info in records.values()):
-            raise ValueError('torch.save does not compress')
+        size = path.stat().st_size
+        for info in records.values():
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
+                raise ValueError(f'{info.filename} is not as torch.save writes it')
         order = f'{root}byteorder'
         if order in records and archive.read(order) != b'little':
             raise ValueError('it was saved on a big-endian machine')
@@ -223,8 +225,10 @@ class _ZipStorages:
                 raise ValueError(
                     f'storage {key!r} has {record.file_size} bytes, not {size}'
                 )
+            raw = torch.empty(size, dtype=torch.uint8)
             with self.archive.open(record) as stream:
-                self.loaded[key, dtype] = _filled(stream, size).view(dtype)
+                _fill(raw, stream)
+            self.loaded[key, dtype] = raw.view(dtype)
         return self.loaded[key, dtype]
 
 
@@ -241,7 +245,10 @@ def _read_legacy(path: Path) -> object:
         if load() != _LEGACY_VERSION or load()['little_endian'] is not True:
             raise ValueError('it was saved in an unknown way')
         content = load()
-        for key in load():
+        keys = load()
+        if set(keys) != set(storages.raw):
+            raise ValueError('its list of storages is wrong')
+        for key in keys:
             storages.fill(key, file)
         return content
 
@@ -262,7 +269,7 @@ class _LegacyStorages:
             self.bytes_left -= size
             if self.bytes_left < 0:
                 raise ValueError('it is shorter than its storages')
-            self.raw[key] = torch.zeros(size, dtype=torch.uint8), dtype
+            self.raw[key] = torch.empty(size, dtype=torch.uint8), dtype
         raw, _ = self.raw[key]
         flat = raw.view(dtype)
         if view is not None:
@@ -276,7 +283,7 @@ class _LegacyStorages:
         (count,) = struct.unpack('<q', file.read(8))
         if _size(dtype, count) != raw.numel():
             raise ValueError(f'storage {key!r} is not as long as announced')
-        raw.copy_(_filled(file, raw.numel()))
+        _fill(raw, file)
 
 
 def _size(dtype: torch.dtype, count: int) -> int:
@@ -286,16 +293,14 @@ def _size(dtype: torch.dtype, count: int) -> int:
     return count * torch.empty(0, dtype=dtype).element_size()
 
 
-def _filled(stream: BinaryIO, size: int) -> Tensor:
-    """Read `size` bytes into a new tensor (size,) of uint8."""
-    raw = torch.empty(size, dtype=torch.uint8)
+def _fill(raw: Tensor, stream: BinaryIO) -> None:
+    """Read bytes from a stream into a tensor (size,) of uint8."""
     rest = memoryview(raw.numpy())
     while rest:
         read = stream.readinto(rest)
         if not read:
             raise EOFError(f'{len(rest)} bytes of a tensor are missing')
         rest = rest[read:]
-    return raw
 
 
 class _Function:

@@ -1,0 +1,182 @@
+"""Converting checkpoint files from one codebase's names to another's."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmpoolformer.checkpoints.errors import CheckpointError
+from mmpoolformer.checkpoints.keymaps import (
+    convert_state_dict,
+    detect_format,
+    find_prefix,
+    some,
+)
+from mmpoolformer.checkpoints.loading import WRAPPERS, unwrap
+from mmpoolformer.checkpoints.reading import read_checkpoint
+from mmpoolformer.checkpoints.zoo import resolve_source
+
+# Training states are lists in the order of the parameters, which codebases number
+# differently: under other names they would silently go to other parameters.
+TRAINING_STATES = (
+    'optimizer',
+    'param_schedulers',
+    'message_hub',
+    'lr_scheduler',
+    'amp_scaler',
+    'loss_scaler',
+)
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What `convert_file` did.
+
+    Attributes:
+        source: The format found in the file.
+        target: The format made.
+        prefix: What stood before the names, and still does.
+        entries: The entries of the file that were converted; `''` is the file itself.
+        renamed: Number of tensors with names of the format, over all entries.
+        kept: Number of other tensors (a detector's neck and heads), left as they were.
+        dropped: Entries that are not in the new file.
+    """
+
+    source: str
+    target: str
+    prefix: str
+    entries: tuple[str, ...]
+    renamed: int
+    kept: int
+    dropped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        parts = [f'{self.renamed} tensors from {self.source} to {self.target} names']
+        if self.entries != ('',):
+            parts.append(f'in {some(self.entries)}')
+        if self.prefix:
+            parts.append(f'under {self.prefix!r}')
+        if self.kept:
+            parts.append(f'{self.kept} others kept')
+        if self.dropped:
+            parts.append(f'without {some(self.dropped)}')
+        return ', '.join(parts)
+
+
+def convert_file(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    target: str,
+    *,
+    source_format: str | None = None,
+    prefix: str | None = None,
+    trust: bool = False,
+    force: bool = False,
+) -> ConversionReport:
+    """Write a checkpoint anew with the names of another codebase.
+
+    Values don't change, and converting back gives the same weights. Weights stay in
+    the entry in which they were (`state_dict`, and averaged ones in theirs), beside
+    other data; training states are left out. A `.safetensors` file holds the weights
+    alone, averaged ones if there are some.
+
+    Args:
+        source: What `resolve_source` takes.
+        destination: The file to make, whole or not at all.
+        target: The format to make, one of `FORMATS`.
+        source_format: The format of the source; found out if not given.
+        prefix: What stands before the backbone's names, such as `'backbone.'`; found
+            out if not given.
+        trust: See `read_checkpoint`.
+        force: Whether to replace an existing file.
+
+    Returns:
+        What was done.
+
+    Raises:
+        FileExistsError: If the destination exists, without `force`.
+        ValueError: If the file can't be read or converted.
+    """
+    destination = Path(destination).expanduser()
+    if destination.exists() and not force:
+        raise FileExistsError(f'{destination} exists: choose another name, or --force')
+    content = read_checkpoint(resolve_source(source), trust=trust)
+    flat = destination.suffix == '.safetensors'
+    entries = _entries(content, str(source), only_first=flat)
+    first = next(iter(entries.values()))
+    prefix = find_prefix(first) if prefix is None else prefix
+    part = [key.removeprefix(prefix) for key in first if key.startswith(prefix)]
+    converted = {
+        name: convert_state_dict(weights, target, source_format, prefix)
+        for name, weights in entries.items()
+    }
+    result = _result(content, converted, flat)
+    _write(result, destination, flat)
+    return ConversionReport(
+        source=detect_format(part),
+        target=target,
+        prefix=prefix,
+        entries=tuple(entries),
+        renamed=len(part) * len(entries),
+        kept=(len(first) - len(part)) * len(entries),
+        dropped=tuple(
+            key
+            for key in content
+            if '' not in entries and key not in entries and key not in result
+        ),
+    )
+
+
+def _entries(
+    content: Mapping, name: str, only_first: bool
+) -> dict[str, dict[str, Tensor]]:
+    """Return the entries that hold weights, the preferred one first."""
+    first, weights = unwrap(content, name)
+    entries = {first: weights}
+    if first and not only_first:
+        others = (w for w in WRAPPERS if w != first)
+        entries |= {
+            w: content[w] for w in others if isinstance(content.get(w), Mapping)
+        }
+    return entries
+
+
+def _result(content: Mapping, converted: Mapping[str, dict], flat: bool) -> dict:
+    if flat or '' in converted:
+        return next(iter(converted.values()))
+    return {
+        key: converted.get(key, value)
+        for key, value in content.items()
+        if key not in TRAINING_STATES
+    }
+
+
+def _write(result: dict, destination: Path, flat: bool) -> None:
+    """Write under a temporary name first, so that the file is whole or not there."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    temporary = destination.with_name(f'.{destination.name}.{os.getpid()}.tmp')
+    try:
+        with temporary.open('wb') as file:
+            if flat:
+                file.write(_safetensors(result))
+            else:
+                torch.save(result, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, destination)
+    except RuntimeError as error:  # as torch reports a full disk
+        raise CheckpointError(f'cannot write {destination}: {error}') from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _safetensors(weights: dict[str, Tensor]) -> bytes:
+    # Imported here: the other formats don't need it.
+    from safetensors.torch import save
+
+    # The format knows neither views nor shared memory.
+    return save({k: v.contiguous().clone() for k, v in weights.items()})

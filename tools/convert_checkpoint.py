@@ -1,0 +1,84 @@
+#!/usr/bin/env python
+"""Convert a checkpoint; see `python tools/convert_checkpoint.py --help`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mmpoolformer.engine.errors import blame, run_tool
+
+# Not imported from the package: --help should not wait for torch.
+FORMATS = ('native', 'timm', 'sail', 'mmpretrain', 'huggingface')
+
+DESCRIPTION = """Give the weights in a checkpoint the names of another codebase.
+
+No value changes, and converting back gives the same weights. Whole detectors and
+segmentors keep their other parts as they are."""
+
+EXAMPLES = """names:
+  native       this package: timm's, and norm0..norm3 of a dense backbone
+  timm         timm's metaformer models
+  sail         the authors' repositories (PoolFormer and the MetaFormer baselines)
+  mmpretrain   mmpretrain's classifiers
+  huggingface  transformers' PoolFormerForImageClassification
+
+examples:
+  an ImageNet file of the authors for timm:
+    python tools/convert_checkpoint.py poolformer_s12.pth.tar s12_timm.pth --to timm
+  the same, downloaded from the zoo, as safetensors:
+    python tools/convert_checkpoint.py zoo://poolformer_s12 s12.safetensors --to timm
+  a detector trained with this package for the authors' code:
+    python tools/convert_checkpoint.py work_dirs/x/epoch_12.pth sail.pth --to sail
+"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog='convert_checkpoint.py',
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument('source', help='path, URL, zoo://NAME or timm://NAME')
+    parser.add_argument('destination', help='file to make; .safetensors or any other')
+    parser.add_argument('--to', required=True, choices=FORMATS, help='names to give')
+    parser.add_argument(
+        '--from', dest='source_format', choices=FORMATS, help='found out if not given'
+    )
+    parser.add_argument(
+        '--prefix',
+        help='what stands before the names, such as backbone.; found out if not given',
+    )
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help='read files that hold more than data; such a file can run anything',
+    )
+    parser.add_argument(
+        '--force', action='store_true', help='replace an existing destination'
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Convert what the command line says."""
+    args = parse(argv)
+    from mmpoolformer.checkpoints import convert_file  # torch: not for --help
+
+    with blame('', (OSError, ValueError)):
+        report = convert_file(
+            args.source,
+            args.destination,
+            args.to,
+            source_format=args.source_format,
+            prefix=args.prefix,
+            trust=args.trust,
+            force=args.force,
+        )
+    print(f'{args.destination}: {report}')
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main, sys.argv[1:]))
