@@ -192,6 +192,15 @@ def test_disk_needs_shrink_with_what_is_done(place: tuple) -> None:
     assert sum(tool.disk_needs(place, ['proof']).values()) == 0
 
 
+def test_disk_needs_without_a_cache(
+    place: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('PIP_NO_CACHE_DIR', raising=False)
+    cached = sum(tool.disk_needs(place, ['torch']).values())
+    monkeypatch.setenv('PIP_NO_CACHE_DIR', '1')
+    assert sum(tool.disk_needs(place, ['torch']).values()) < cached - 2
+
+
 def test_folder_with_somebodys_work_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'thesis.tex').write_text('all of it')
     done = run_tool('--venv', str(tmp_path))
