@@ -1,0 +1,341 @@
+"""Pictures of predictions and truth, drawn on numpy arrays.
+
+Images are RGB, uint8 (H, W, 3). Boxes are (left, top, right, bottom) in pixels of
+the image they belong to; the right and bottom edges lie outside, as in COCO.
+"""
+
+import colorsys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from os import PathLike
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from numpy import ndarray
+from PIL import Image, ImageDraw, ImageFont
+
+# Colours that people with any colour vision can tell (Okabe and Ito, 2008), the
+# pale and dark ones last.
+FIRST_COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (204, 121, 167),
+    (240, 228, 66),
+    (213, 94, 0),
+    (0, 114, 178),
+)
+IGNORED = 255
+INK, PAPER = (25, 25, 25), (255, 255, 255)
+GAP = 10
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Objects of one image, found or true.
+
+    Attributes:
+        boxes: (N, 4).
+        labels: Class numbers, (N,).
+        scores: Confidence, (N,), or None for the truth.
+        masks: bool (N, H, W), or None.
+    """
+
+    boxes: ndarray
+    labels: ndarray
+    scores: ndarray | None = None
+    masks: ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not belong together."""
+        boxes = np.asarray(self.boxes, dtype=float).reshape(-1, 4)
+        object.__setattr__(self, 'boxes', boxes)
+        for name in ('labels', 'scores', 'masks'):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(boxes):
+                raise ValueError(f'{len(boxes)} boxes but {len(value)} {name}')
+
+    def above(self, threshold: float) -> 'Detections':
+        """Return those that score at least `threshold`; all where none has a score."""
+        if self.scores is None:
+            return self
+        keep = np.asarray(self.scores) >= threshold
+        masks = None if self.masks is None else self.masks[keep]
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            labels=self.labels[keep],
+            scores=self.scores[keep],
+            masks=masks,
+        )
+
+
+def class_colours(count: int) -> ndarray:
+    """Return a colour for each class, uint8 (count, 3), the same for every call."""
+    more = (
+        colorsys.hsv_to_rgb(i * 0.618 % 1, 0.55 + 0.4 * (i % 2), 0.95 - 0.3 * (i % 3))
+        for i in range(len(FIRST_COLOURS), count)
+    )
+    colours = [*FIRST_COLOURS, *([round(255 * c) for c in colour] for colour in more)]
+    return np.array(colours[:count], dtype=np.uint8).reshape(-1, 3)
+
+
+def draw_detections(
+    image: ndarray, found: Detections, classes: Sequence[str], scale: int = 1
+) -> ndarray:
+    """Draw boxes with class and score, and masks if there are any.
+
+    Args:
+        image: Picture to draw on; it is left as it is.
+        found: What to draw; the last ones lie on top.
+        classes: Name of each class.
+        scale: Times that the picture is enlarged, for text that can be read.
+
+    Returns:
+        The drawing, uint8 (H * scale, W * scale, 3).
+
+    Raises:
+        ValueError: If a label is not the number of a class.
+    """
+    _check_labels(found.labels, len(classes))
+    colours = class_colours(len(classes))
+    drawing = enlarge(image, scale)
+    for mask, label in zip(
+        found.masks if found.masks is not None else (), found.labels, strict=False
+    ):
+        tint(drawing, enlarge(mask, scale), colours[label], 0.45)
+    canvas = Image.fromarray(drawing)
+    pen = ImageDraw.Draw(canvas)
+    boxes = [_whole(box, scale) for box in found.boxes]
+    for box, label in zip(boxes, found.labels, strict=True):
+        _draw_box(pen, box, tuple(colours[label].tolist()))
+    for place, box in enumerate(boxes):
+        label = found.labels[place]
+        text = classes[label]
+        if found.scores is not None:
+            text = f'{text} {found.scores[place]:.2f}'
+        _draw_tag(pen, box, text, tuple(colours[label].tolist()), canvas.size)
+    return np.array(canvas)
+
+
+def draw_segmentation(
+    image: ndarray, labels: ndarray, colours: ndarray, opacity: float = 0.6
+) -> ndarray:
+    """Lay the colours of classes over a picture.
+
+    Args:
+        image: Picture to draw on; it is left as it is.
+        labels: Class of each pixel, (H, W); 255 is left uncoloured.
+        colours: Colour of each class, uint8 (K, 3), as from `class_colours`.
+        opacity: 0 shows the picture alone, 1 the colours alone.
+
+    Returns:
+        The drawing, uint8 (H, W, 3).
+
+    Raises:
+        ValueError: If sizes differ or a label is not the number of a class.
+    """
+    if labels.shape != image.shape[:2]:
+        raise ValueError(f'labels {labels.shape} for an image {image.shape[:2]}')
+    known = labels != IGNORED
+    _check_labels(labels[known], len(colours))
+    drawing = image.copy()
+    overlay = np.zeros_like(image)
+    overlay[known] = colours[labels[known]]
+    tint(drawing, known, overlay, opacity)
+    return drawing
+
+
+def tint(drawing: ndarray, where: ndarray, colour: ndarray, opacity: float) -> None:
+    """Mix a colour (3,), or one for each pixel (H, W, 3), into part of a picture.
+
+    Args:
+        drawing: uint8 (H, W, 3), changed in place.
+        where: bool (H, W).
+        colour: uint8.
+        opacity: Share of the colour, 0 to 1.
+    """
+    colour = np.broadcast_to(colour, drawing.shape)[where].astype(float)
+    mixed = (1 - opacity) * drawing[where] + opacity * colour
+    drawing[where] = np.rint(mixed).astype(np.uint8)
+
+
+def enlarge(array: ndarray, scale: int) -> ndarray:
+    """Return a copy of (H, W) or (H, W, 3), every pixel `scale` by `scale` times."""
+    return array.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def arrange(
+    rows: Sequence[Sequence[ndarray]],
+    headings: Sequence[str],
+    title: str,
+    legend: Mapping[str, Sequence[int]] | None = None,
+) -> ndarray:
+    """Put pictures side by side on a page.
+
+    Args:
+        rows: Rows of pictures; all of one column have one width.
+        headings: Printed above each column.
+        title: Printed above all.
+        legend: Colours by name, explained below the title.
+
+    Returns:
+        The page, uint8 (H, W, 3).
+
+    Raises:
+        ValueError: If there is no picture, or the rows and headings differ in number.
+    """
+    if not rows or any(len(row) != len(headings) for row in rows):
+        raise ValueError(
+            f'rows of {[len(row) for row in rows]} pictures under {len(headings)} '
+            'headings: give as many in each row'
+        )
+    widths = [picture.shape[1] for picture in rows[0]]
+    page_width = sum(widths) + GAP * (len(widths) + 1)
+    parts = [_title_line(title, page_width)]
+    if legend:
+        parts.append(_legend_lines(legend, page_width))
+    parts.append(_heading_line(headings, widths, page_width))
+    parts.extend(_picture_row(row, page_width) for row in rows)
+    return np.concatenate(parts)
+
+
+def save_picture(picture: ndarray, path: str | PathLike) -> Path:
+    """Write a picture (H, W, 3) as a PNG file, whose folder is made if need be."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, 'PNG')
+    return path
+
+
+def detections_from_instances(instances: object) -> Detections:
+    """Read mmdet's `gt_instances` or `pred_instances` of a data sample.
+
+    Args:
+        instances: Has `bboxes` and `labels`, perhaps `scores` and `masks`, as tensors
+            or in mmdet's box and mask classes.
+    """
+    boxes = getattr(instances.bboxes, 'tensor', instances.bboxes)
+    scores, masks = (getattr(instances, name, None) for name in ('scores', 'masks'))
+    masks = getattr(masks, 'masks', masks)
+    return Detections(
+        boxes=_array(boxes),
+        labels=_array(instances.labels),
+        scores=None if scores is None else _array(scores),
+        masks=None if masks is None else _array(masks).astype(bool),
+    )
+
+
+def labels_from_sample(sample: object, name: str = 'pred_sem_seg') -> ndarray:
+    """Return the label map (H, W) of mmseg's data sample.
+
+    Args:
+        sample: A `SegDataSample`.
+        name: `'pred_sem_seg'` or `'gt_sem_seg'`.
+    """
+    return _array(getattr(sample, name).data)[0]  # (1, H, W) -> (H, W)
+
+
+def _array(value: object) -> ndarray:
+    return value if isinstance(value, ndarray) else value.detach().cpu().numpy()
+
+
+def _check_labels(labels: ndarray, count: int) -> None:
+    labels = np.asarray(labels)
+    wrong = labels[(labels < 0) | (labels >= count)]
+    if wrong.size:
+        raise ValueError(
+            f'label {wrong[0]}: there are {count} classes, 0 to {count - 1}'
+        )
+
+
+def _whole(box: ndarray, scale: int) -> tuple[int, int, int, int]:
+    """Return the first and last pixel of a box on the enlarged picture."""
+    left, top, right, bottom = np.rint(np.asarray(box) * scale).astype(int).tolist()
+    return left, top, max(right - 1, left), max(bottom - 1, top)
+
+
+def _draw_box(
+    pen: ImageDraw.ImageDraw, box: tuple[int, ...], colour: tuple[int, ...]
+) -> None:
+    """Draw a frame two pixels thick, with a dark line inside that sets it off."""
+    left, top, right, bottom = box
+    if right - left > 6 and bottom - top > 6:
+        pen.rectangle((left + 2, top + 2, right - 2, bottom - 2), outline=INK)
+    pen.rectangle(box, outline=colour, width=min(2, right - left + 1, bottom - top + 1))
+
+
+def _draw_tag(
+    pen: ImageDraw.ImageDraw,
+    box: tuple[int, ...],
+    text: str,
+    colour: tuple[int, ...],
+    size: tuple[int, int],
+) -> None:
+    """Write on a plate above the box, or within it at the picture's upper edge."""
+    font = _font(12)
+    width, height = round(font.getlength(text)) + 5, 15
+    left = max(0, min(box[0], size[0] - width))
+    top = box[1] - height if box[1] >= height else max(box[1], 0)
+    pen.rectangle((left, top, left + width - 1, top + height - 1), fill=colour)
+    pen.text((left + 3, top), text, font=font, fill=_ink_on(colour))
+
+
+def _ink_on(colour: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return black or white, whichever can be read on the colour."""
+    brightness = np.dot(colour, (0.299, 0.587, 0.114))
+    return INK if brightness > 110 else PAPER
+
+
+def _title_line(title: str, width: int) -> ndarray:
+    canvas = Image.new('RGB', (width, 34), PAPER)
+    ImageDraw.Draw(canvas).text((GAP, 8), title, font=_font(17), fill=INK)
+    return np.array(canvas)
+
+
+def _legend_lines(legend: Mapping[str, Sequence[int]], width: int) -> ndarray:
+    """Draw a swatch and a name for each entry, in as many lines as they need."""
+    font = _font(13)
+    places, x, y = [], GAP, 0
+    for name in legend:
+        needed = 18 + round(font.getlength(name)) + 16
+        if x > GAP and x + needed > width:
+            x, y = GAP, y + 22
+        places.append((x, y))
+        x += needed
+    canvas = Image.new('RGB', (width, y + 24), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    for (name, colour), (x, y) in zip(legend.items(), places, strict=True):
+        colour = tuple(int(c) for c in colour)
+        pen.rectangle((x, y + 3, x + 12, y + 15), fill=colour, outline=INK)
+        pen.text((x + 18, y + 1), name, font=font, fill=INK)
+    return np.array(canvas)
+
+
+def _heading_line(headings: Sequence[str], widths: list[int], width: int) -> ndarray:
+    canvas = Image.new('RGB', (width, 24), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    x = GAP
+    for heading, column in zip(headings, widths, strict=True):
+        pen.text((x, 2), heading, font=_font(14), fill=INK)
+        x += column + GAP
+    return np.array(canvas)
+
+
+def _picture_row(row: Sequence[ndarray], width: int) -> ndarray:
+    height = max(picture.shape[0] for picture in row)
+    strip = np.full((height + GAP, width, 3), 255, dtype=np.uint8)
+    x = GAP
+    for picture in row:
+        strip[: picture.shape[0], x : x + picture.shape[1]] = picture
+        x += picture.shape[1] + GAP
+    return strip
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font that comes with matplotlib; systems may have none."""
+    path = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
+    return ImageFont.truetype(str(path), size)

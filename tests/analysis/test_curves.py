@@ -1,0 +1,147 @@
+import json
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmpoolformer.analysis.curves import (
+    Curve,
+    draw_curves,
+    find_logs,
+    read_curves,
+    save_figure,
+)
+
+
+def train_line(step, loss, epoch=None):
+    line = {'lr': 0.1 / step, 'data_time': 0.1, 'loss': loss, 'iter': step}
+    extra = {} if epoch is None else {'epoch': epoch}
+    return json.dumps({**line, **extra, 'time': 0.5, 'memory': 3, 'step': step})
+
+
+def val_line(step, ap):
+    return json.dumps({'coco/bbox_mAP': ap, 'time': 0.1, 'step': step})
+
+
+def write(path, *lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('\n'.join(lines) + '\n')
+    return path
+
+
+def test_values_are_read_back(tmp_path):
+    log = write(tmp_path / 'a.json', train_line(10, 2.5), train_line(20, 1.25))
+    curves = read_curves([log])
+    assert sorted(curves) == ['loss', 'lr']
+    assert curves['loss'] == Curve('loss', (10, 20), (2.5, 1.25))
+
+
+def test_evaluation_of_an_epoch_lies_at_its_last_iteration(tmp_path):
+    log = write(
+        tmp_path / 'a.json',
+        train_line(50, 2.0, epoch=1),
+        val_line(1, 0.1),
+        train_line(100, 1.0, epoch=2),
+        val_line(2, 0.3),
+    )
+    assert read_curves([log])['coco/bbox_mAP'] == Curve(
+        'coco/bbox_mAP', (50, 100), (0.1, 0.3)
+    )
+
+
+def test_evaluation_alone_lies_at_its_own_step(tmp_path):
+    log = write(tmp_path / 'a.json', val_line(7, 0.1))
+    assert read_curves([log])['coco/bbox_mAP'].steps == (7,)
+
+
+def test_resumed_run_replaces_what_it_repeats(tmp_path):
+    first = write(tmp_path / '1' / 'vis_data' / 'scalars.json')
+    write(first, train_line(10, 4), train_line(20, 3), val_line(20, 0.2))
+    second = write(tmp_path / '2' / 'vis_data' / 'scalars.json')
+    write(second, train_line(20, 2), train_line(30, 1))
+    assert find_logs(tmp_path) == [first, second]
+    curves = read_curves(find_logs(tmp_path))
+    assert curves['loss'] == Curve('loss', (10, 20, 30), (4, 2, 1))
+    assert 'coco/bbox_mAP' not in curves
+
+
+def test_line_cut_short_by_the_end_of_a_run_is_left_out(tmp_path):
+    log = tmp_path / 'a.json'
+    log.write_text(train_line(10, 2.0) + '\n' + train_line(20, 1.0)[:30])
+    assert read_curves([log])['loss'].steps == (10,)
+
+
+@pytest.mark.parametrize(
+    ('line', 'message'),
+    [('no json', r'a\.json:1: not a line of JSON'), ('{"a": 1}', 'has no "step"')],
+)
+def test_other_files_are_refused(tmp_path, line, message):
+    log = write(tmp_path / 'a.json', line, train_line(20, 1.0))
+    with pytest.raises(ValueError, match=message):
+        read_curves([log])
+
+
+def test_folder_without_a_log_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='is it the work dir of a run'):
+        find_logs(tmp_path)
+
+
+def test_logs_of_mmengine_itself_are_read(tmp_path):
+    from mmengine.visualization import LocalVisBackend
+
+    backend = LocalVisBackend(str(tmp_path / '20260101_000000' / 'vis_data'))
+    backend.add_scalars({'loss': 3.0, 'lr': 0.1, 'iter': 5}, step=5)
+    backend.add_scalars({'loss': 2.0, 'lr': 0.1, 'iter': 10}, step=10)
+    backend.add_scalars({'mIoU': 40.0}, step=10)
+    curves = read_curves(find_logs(tmp_path))
+    assert curves['loss'] == Curve('loss', (5, 10), (3.0, 2.0))
+    assert curves['mIoU'] == Curve('mIoU', (10,), (40.0,))
+
+
+def test_figure_holds_the_values_and_says_what_they_are():
+    curves = [Curve('a', (1, 2, 3), (3, 2, 1)), Curve('b', (1, 3), (0.5, 0.25))]
+    figure = draw_curves(curves, 'Training', 'loss', ['first', 'second'], (0, 4))
+    (axes,) = figure.axes
+    data = [line.get_xydata().tolist() for line in axes.lines]
+    assert data == [[[1, 3], [2, 2], [3, 1]], [[1, 0.5], [3, 0.25]]]
+    assert axes.get_title() == 'Training'
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ('iteration', 'loss')
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ['first', 'second']
+    assert axes.get_ylim() == (0, 4)
+
+
+def test_last_value_is_written_beside_its_point():
+    figure = draw_curves([Curve('a', (1, 2), (3, 0.1234))], 'A', 'a')
+    assert [text.get_text() for text in figure.axes[0].texts] == ['0.123']
+
+
+def test_png_shows_a_curve_on_white(tmp_path):
+    figure = draw_curves([Curve('a', (0, 10), (0.0, 1.0))], 'A', 'a')
+    path = save_figure(figure, tmp_path / 'new' / 'a.png')
+    pixels = np.array(Image.open(path).convert('RGB'))
+    assert pixels.shape == (504, 840, 3)
+    assert (pixels[0, 0] == 255).all()
+    colour = matplotlib.colors.to_rgb(figure.axes[0].lines[0].get_color())
+    drawn = (pixels == np.rint(255 * np.array(colour))).all(-1)
+    columns = np.flatnonzero(drawn.any(0))
+    assert np.ptp(columns) > 500
+
+
+@pytest.mark.parametrize(('count', 'labels'), [(0, None), (1, ['a', 'b'])])
+def test_labels_must_fit_the_curves(count, labels):
+    curves = [Curve('a', (1,), (1,))] * count
+    with pytest.raises(ValueError, match='one label for each curve'):
+        draw_curves(curves, 'A', 'a', labels)
+
+
+def test_drawing_leaves_pyplot_alone():
+    code = (
+        'import sys; from mmpoolformer.analysis.curves import Curve, draw_curves; '
+        "draw_curves([Curve('a', (1,), (1,))], 'A', 'a'); "
+        "assert 'matplotlib.pyplot' not in sys.modules; "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, '-c', code], check=True, timeout=60)

@@ -1,0 +1,228 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmpoolformer.analysis.drawing import (
+    GAP,
+    Detections,
+    arrange,
+    class_colours,
+    detections_from_instances,
+    draw_detections,
+    draw_segmentation,
+    enlarge,
+    labels_from_sample,
+    save_picture,
+)
+
+CLASSES = ('circle', 'square', 'star')
+
+
+@pytest.fixture
+def grey():
+    return np.full((60, 80, 3), 128, dtype=np.uint8)
+
+
+@pytest.mark.parametrize('scale', [1, 2, 3])
+def test_frame_lies_on_the_outermost_pixels_of_the_box(grey, scale):
+    found = Detections(np.array([[10, 20, 50, 45]]), np.array([1]))
+    drawing = draw_detections(grey, found, CLASSES, scale)
+    colour = class_colours(3)[1]
+    assert drawing.shape == (60 * scale, 80 * scale, 3)
+    # (the tag above the box has the same colour)
+    rows = np.nonzero((drawing[20 * scale :] == colour).all(-1))[0]
+    assert (rows.min(), rows.max()) == (0, 25 * scale - 1)
+    beside = (drawing[30 * scale : 40 * scale] == colour).all(-1)
+    assert set(np.nonzero(beside)[1]) == {
+        10 * scale,
+        10 * scale + 1,
+        50 * scale - 2,
+        50 * scale - 1,
+    }
+    assert (drawing[55 * scale :] == 128).all()
+
+
+def test_image_and_inside_of_a_box_stay_as_they_are(grey):
+    before = grey.copy()
+    found = Detections(np.array([[10, 20, 50, 45]]), np.array([0]))
+    drawing = draw_detections(grey, found, CLASSES)
+    assert np.array_equal(grey, before)
+    assert (drawing[24:40, 14:45] == 128).all()
+
+
+def test_tag_has_the_colour_of_the_class_and_readable_ink(grey):
+    found = Detections(np.array([[10, 30, 50, 45]]), np.array([2]), np.array([0.93]))
+    with_score = draw_detections(grey, found, CLASSES)
+    plate = (with_score[15:30] == class_colours(3)[2]).all(-1)
+    assert plate.sum() > 300
+    brightness = with_score[15:30, 12:60].mean(-1)
+    assert brightness.max() - brightness.min() > 60
+    truth = draw_detections(grey, Detections(found.boxes, found.labels), CLASSES)
+    shorter = (truth[15:30] == class_colours(3)[2]).all(-1)
+    assert shorter.any(0).sum() < plate.any(0).sum()
+
+
+def test_tag_of_a_box_at_the_upper_right_edge_stays_in_the_picture(grey):
+    found = Detections(np.array([[60, 0, 80, 30]]), np.array([0]))
+    drawing = draw_detections(grey, found, CLASSES)
+    plate = (drawing[4:14] == class_colours(3)[0]).all(-1)
+    assert plate.all(0).any()
+
+
+def test_mask_is_tinted_and_nothing_else(grey):
+    mask = np.zeros((1, 60, 80), dtype=bool)
+    mask[0, 25:35, 15:25] = True
+    found = Detections(
+        np.array([[10, 20, 50, 45]]), np.array([1]), np.array([0.5]), mask
+    )
+    plain = draw_detections(grey, Detections(found.boxes, found.labels), CLASSES)
+    masked = draw_detections(
+        grey, Detections(found.boxes, found.labels, masks=mask), CLASSES
+    )
+    assert np.array_equal((plain != masked).any(-1), mask[0])
+    expected = np.rint(0.55 * 128 + 0.45 * class_colours(3)[1].astype(float))
+    assert np.array_equal(masked[30, 20], expected)
+
+
+def test_threshold_keeps_what_belongs_together():
+    masks = np.arange(3 * 4).reshape(3, 2, 2) > 5
+    boxes = np.arange(12).reshape(3, 4)
+    scores = np.array([0.9, 0.2, 0.5])
+    kept = Detections(boxes, np.array([2, 1, 0]), scores, masks).above(0.5)
+    assert kept.labels.tolist() == [2, 0]
+    assert np.array_equal(kept.boxes, boxes[[0, 2]])
+    assert np.array_equal(kept.masks, masks[[0, 2]])
+    truth = Detections(boxes, np.array([2, 1, 0]))
+    assert truth.above(0.5) is truth
+
+
+def test_nothing_found_is_drawn_as_the_picture(grey):
+    nothing = Detections(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0))
+    assert np.array_equal(draw_detections(grey, nothing, CLASSES), grey)
+
+
+def test_arrays_that_do_not_belong_together_are_refused():
+    with pytest.raises(ValueError, match='1 boxes but 2 labels'):
+        Detections(np.zeros((1, 4)), np.zeros(2, int))
+
+
+def test_unknown_class_is_refused(grey):
+    found = Detections(np.array([[1, 2, 3, 4]]), np.array([3]))
+    with pytest.raises(ValueError, match='label 3: there are 3 classes, 0 to 2'):
+        draw_detections(grey, found, CLASSES)
+
+
+def test_overlay_mixes_the_colour_of_each_class(grey):
+    labels = np.zeros((60, 80), dtype=np.int64)
+    labels[:30] = 1
+    labels[50:] = 255
+    colours = np.array([[0, 0, 0], [255, 0, 100]], dtype=np.uint8)
+    drawing = draw_segmentation(grey, labels, colours, opacity=0.25)
+    assert drawing[0, 0].tolist() == [160, 96, 121]
+    assert drawing[40, 0].tolist() == [96, 96, 96]
+    assert drawing[55, 0].tolist() == [128, 128, 128]
+    assert np.array_equal(draw_segmentation(grey, labels, colours, 0), grey)
+
+
+@pytest.mark.parametrize(
+    ('labels', 'message'),
+    [
+        (np.zeros((3, 3), int), r'labels \(3, 3\) for an image \(60, 80\)'),
+        (np.full((60, 80), 7), 'label 7: there are 2 classes'),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(grey, labels, message):
+    with pytest.raises(ValueError, match=message):
+        draw_segmentation(grey, labels, class_colours(2))
+
+
+@pytest.mark.parametrize('count', [0, 1, 7, 20, 151])
+def test_every_class_has_its_own_colour(count):
+    colours = class_colours(count)
+    assert colours.shape == (count, 3)
+    assert len(np.unique(colours, axis=0)) == count
+    assert np.array_equal(colours, class_colours(200)[:count])
+
+
+def test_enlarged_picture_repeats_each_pixel():
+    picture = np.arange(12).reshape(2, 2, 3)
+    large = enlarge(picture, 2)
+    assert np.array_equal(large[::2, ::2], picture)
+    assert np.array_equal(large[1::2, 1::2], picture)
+
+
+def test_page_holds_the_pictures_in_order(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [[rng.integers(0, 255, (20, 90, 3), np.uint8) for _ in '12'] for _ in '123']
+    page = arrange(rows, ['truth', 'prediction'], 'Title', {'circle': (1, 2, 3)})
+    assert page.shape[1] == 2 * 90 + 3 * GAP
+    bottom = page[-3 * (20 + GAP) :]
+    for number, row in enumerate(rows):
+        top = number * (20 + GAP)
+        for place, picture in enumerate(row):
+            left = GAP + place * (90 + GAP)
+            assert np.array_equal(bottom[top : top + 20, left : left + 90], picture)
+    above = page[: -3 * (20 + GAP)]
+    assert (above == (1, 2, 3)).all(-1).sum() > 80
+    assert (above < 60).all(-1).sum() > 100
+    path = save_picture(page, tmp_path / 'new' / 'page.png')
+    assert np.array_equal(np.array(Image.open(path)), page)
+
+
+def test_long_legend_takes_more_lines():
+    picture = np.zeros((10, 100, 3), dtype=np.uint8)
+    names = {f'class {i}': (i, 0, 0) for i in range(10)}
+    short = arrange([[picture]], ['a'], 'Title', {'class': (0, 0, 0)})
+    long = arrange([[picture]], ['a'], 'Title', names)
+    assert long.shape[0] - short.shape[0] == 9 * 22
+
+
+@pytest.mark.parametrize('rows', [[], [[np.zeros((2, 2, 3), np.uint8)]]])
+def test_rows_must_fit_the_headings(rows):
+    with pytest.raises(ValueError, match='give as many in each row'):
+        arrange(rows, ['truth', 'prediction'], 'Title')
+
+
+def test_instances_of_mmdet_are_read():
+    pytest.importorskip('mmdet')
+    from mmdet.structures.bbox import HorizontalBoxes
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    masks = np.zeros((2, 6, 8), dtype=np.uint8)
+    masks[1, 2:4, 3:5] = 1
+    boxes = torch.tensor([[0.0, 1, 2, 3], [4, 5, 6, 7]])
+    truth = detections_from_instances(
+        InstanceData(
+            bboxes=HorizontalBoxes(boxes),
+            labels=torch.tensor([3, 1]),
+            masks=BitmapMasks(masks, 6, 8),
+        )
+    )
+    assert np.array_equal(truth.boxes, boxes.numpy())
+    assert truth.labels.tolist() == [3, 1]
+    assert truth.scores is None
+    assert np.array_equal(truth.masks, masks.astype(bool))
+    found = detections_from_instances(
+        InstanceData(
+            bboxes=boxes.requires_grad_(),
+            labels=torch.tensor([0, 1]),
+            scores=torch.tensor([0.75, 0.25]),
+        )
+    )
+    assert found.scores.tolist() == [0.75, 0.25]
+    assert found.masks is None
+
+
+def test_label_maps_of_mmseg_are_read():
+    pytest.importorskip('mmseg')
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    labels = torch.arange(12).reshape(1, 3, 4)
+    sample = SegDataSample(
+        pred_sem_seg=PixelData(data=labels), gt_sem_seg=PixelData(data=labels + 1)
+    )
+    assert np.array_equal(labels_from_sample(sample), labels[0])
+    assert np.array_equal(labels_from_sample(sample, 'gt_sem_seg'), labels[0] + 1)
