@@ -401,6 +401,23 @@ def test_runner_keeps_the_output_in_the_log(tmp_path: Path) -> None:
     assert stream.getvalue() == ''
 
 
+def test_temporary_files_lie_beside_the_environment(place: tuple) -> None:
+    class Proof(FakeRun):
+        def __call__(self, command: list[str], extra: dict[str, str]) -> None:
+            super().__call__(command, extra)
+            if command[-1] == 'check':
+                real = tool.Runner(place.log)
+                code = (
+                    'import tempfile; tempfile.mkstemp(); print(tempfile.gettempdir())'
+                )
+                real(python_command(code))
+                assert list((place.notes / 'tmp').iterdir())
+
+    tool.set_up(place, io.StringIO(), Proof())
+    assert f'\n{place.notes.resolve() / "tmp"}\n' in place.log.read_text()
+    assert not (place.notes / 'tmp').exists()  # what was left there is gone
+
+
 def test_runner_shows_the_end_of_the_log_and_the_cure(tmp_path: Path) -> None:
     stream = io.StringIO()
     run = tool.Runner(tmp_path / 'log', stream)
@@ -436,6 +453,7 @@ def test_stop_reaches_the_children_of_the_child(
     monkeypatch.setattr(tool.Runner, 'watch', interrupted)
     run = tool.Runner(tmp_path / 'log')
     with pytest.raises(KeyboardInterrupt):
+        # The shell's background child ignores Ctrl-C.
         run(['sh', '-c', f'sleep 60 & echo $! > {tmp_path / "pid"}; wait'])
     pid = int((tmp_path / 'pid').read_text())
     deadline = time.monotonic() + 10

@@ -32,9 +32,10 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTES = '.mmpoolformer'  # our folder inside the environment: stamps, log, lock
+PASSING = 'tmp'  # in there, for pip and the compiler: /tmp is often too small
 GB = 1e9
 
-# What each stage adds in GB: to the environment, and to the temporary folder and pip's
+# What each stage adds in GB: to the environment, and to its temporary folder and pip's
 # cache. Measured on Linux x86-64, where both stacks take 5.4 in the end.
 SPACE = {'torch': (5.0, 2.9), 'mmcv': (0.1, 0.5), 'rest': (0.8, 0.2)}
 
@@ -155,6 +156,7 @@ class Runner:
     def __init__(self, log: Path, stream=sys.stdout, every: float = 60.0) -> None:
         """Remember where to write; nothing is opened yet."""
         self.log = log
+        self.passing = log.parent / PASSING
         self.stream = stream
         self.every = every
 
@@ -168,7 +170,7 @@ class Runner:
         Raises:
             SetupError: if the command cannot be started or fails.
         """
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.passing.mkdir(parents=True, exist_ok=True)
         begin = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open('ab') as sink:
             sink.write(f'\n$ {" ".join(command)}\n'.encode())
@@ -179,7 +181,9 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=child_environment(os.environ, extra or {}),
+                env=child_environment(
+                    os.environ, {'TMPDIR': str(self.passing.resolve()), **(extra or {})}
+                ),
                 start_new_session=True,
             )
         try:
@@ -259,10 +263,11 @@ def stop_group(child: subprocess.Popen) -> None:
     """End ``child`` and everything that it started, if it still runs."""
     if child.poll() is not None:
         return
-    os.killpg(child.pid, signal.SIGTERM)
-    if not finished_within(child, 5.0):
+    os.killpg(child.pid, signal.SIGINT)  # on which pip tidies up after itself
+    finished_within(child, 10.0)
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    child.wait()
 
 
 def tail(path: Path, size: int) -> str:
@@ -385,21 +390,16 @@ def free_bytes(path: Path) -> int:
 def disk_needs(place: Place, stages: list[str]) -> dict[Path, float]:
     """Return how many GB the pending stages need, by folder.
 
-    Downloads pass through the temporary folder and may stay in pip's cache.
+    Downloads pass through a temporary folder beside the environment and may stay in
+    pip's cache.
     """
     sizes = [SPACE.get(name, (0.0, 0.0)) for name in stages]
-    kept = sum(size[0] for size in sizes)
-    passing = max([size[1] for size in sizes], default=0.0)
+    kept = sum(size[0] for size in sizes) + max([x[1] for x in sizes], default=0.0)
     uncached = os.environ.get('PIP_NO_CACHE_DIR', '0') not in ('0', '', 'false')
     cached = 0.0 if uncached else sum(size[1] for size in sizes)
-    cache = os.environ.get('PIP_CACHE_DIR', '~/.cache/pip')
-    needs: dict[Path, float] = {}
-    for folder, size in (
-        (place.venv.resolve(), kept),
-        (Path(tempfile.gettempdir()), passing),
-        (Path(cache).expanduser(), cached),
-    ):
-        needs[existing(folder)] = needs.get(existing(folder), 0.0) + size
+    cache = Path(os.environ.get('PIP_CACHE_DIR', '~/.cache/pip')).expanduser()
+    needs = {existing(place.venv.resolve()): kept}
+    needs[existing(cache)] = needs.get(existing(cache), 0.0) + cached
     return needs
 
 
@@ -425,8 +425,8 @@ def check_disk(
             raise SetupError(
                 f'{size:.1f} GB free are needed at {folder} and there are '
                 f'{free(folder) / GB:.1f}; make room, or put the parts elsewhere with '
-                'VENV= (environment), TMPDIR= and PIP_CACHE_DIR=, or do without the '
-                'cache: PIP_NO_CACHE_DIR=1'
+                'VENV= (environment) and PIP_CACHE_DIR= (downloads), or do without '
+                'the cache: PIP_NO_CACHE_DIR=1'
             )
 
 
@@ -670,7 +670,6 @@ def do_stages(place: Place, pending: list[str], run: Callable, stream) -> None:
     Raises:
         SetupError: when one fails; those before it stay done.
     """
-    keys = stage_keys(place)
     drop_half_installed(place.venv)
     for number, stage in enumerate(STAGES, start=2):
         label = f'[{number}/{len(STAGES) + 1}] {stage.title}'
@@ -679,12 +678,20 @@ def do_stages(place: Place, pending: list[str], run: Callable, stream) -> None:
             continue
         print(f'{label} ...', file=stream, flush=True)
         begin = time.monotonic()
-        stage.act(place, run)
-        place.notes.mkdir(exist_ok=True)
-        (place.notes / f'{stage.name}.done').write_text(keys[stage.name])
-        print(
-            f'      done in {span(time.monotonic() - begin)}', file=stream, flush=True
-        )
+        try:
+            do_stage(place, stage, run)
+        finally:
+            shutil.rmtree(place.notes / PASSING, ignore_errors=True)
+        took = span(time.monotonic() - begin)
+        print(f'      done in {took}', file=stream, flush=True)
+
+
+def do_stage(place: Place, stage: Stage, run: Callable) -> None:
+    """Carry out one stage from a clean start and stamp it."""
+    shutil.rmtree(place.notes / PASSING, ignore_errors=True)  # of a run that was killed
+    stage.act(place, run)
+    place.notes.mkdir(exist_ok=True)
+    (place.notes / f'{stage.name}.done').write_text(stage_keys(place)[stage.name])
 
 
 @contextlib.contextmanager
