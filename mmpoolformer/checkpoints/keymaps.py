@@ -17,6 +17,7 @@ the same order, so each table reads in both directions. Native names are timm's,
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from torch import Tensor
 
@@ -134,8 +135,8 @@ def _apply(rules: Sequence[tuple[str, str]], key: str) -> str | None:
     return None
 
 
+@cache
 def _compiled(pattern: str) -> re.Pattern:
-    # `re` keeps what it compiled, so this costs little.
     text = re.escape(pattern).replace(r'\{n\}', r'(\d+)')
     return re.compile(re.sub(r'\\\*$', '(.+)', text))
 
@@ -374,15 +375,19 @@ def _to_native(part: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]
 
 
 def _from_native(native: Mapping[str, Tensor], target: str) -> dict[str, Tensor]:
-    """Rename by the first table of the format that has every name."""
-    unnamed = {}
+    """Rename by the table of the format that has every name and knows the result."""
+    unnamed = []
     for key_map in (m for m in MAPS if m.format == target):
         names = {key: key_map.from_native(key) for key in native}
-        unnamed[key_map] = [key for key, theirs in names.items() if theirs is None]
-        if not unnamed[key_map]:
+        unnamed.append([key for key, theirs in names.items() if theirs is None])
+        if unnamed[-1]:
+            continue
+        if key_map.rules == NATIVE or _find_map(list(names.values())) is key_map:
             values = _as_linear(native) if key_map.linear else native
             return {names[key]: value for key, value in values.items()}
-    fewest = min(unnamed.values(), key=len)
+    fewest = min(unnamed, key=len)
+    if not fewest:
+        raise ValueError(f'{target} files hold a whole classifier, and this is not one')
     raise ValueError(
         f'{target} has no name for {len(fewest)} parameters: {some(fewest)}'
     )

@@ -352,7 +352,7 @@ class _Unpickler(pickle._Unpickler):
 
     def persistent_load(self, saved_id: object) -> Tensor:
         """Return the memory that a tensor refers to."""
-        if not isinstance(saved_id, tuple) or saved_id[0] != 'storage':
+        if not isinstance(saved_id, tuple) or saved_id[:1] != ('storage',):
             raise UntrustedCheckpointError('something outside that is not a storage')
         _, dtype, key, _location, *rest = saved_id
         return self.storages(dtype, key, *rest)
@@ -371,7 +371,7 @@ class _Unpickler(pickle._Unpickler):
         kind = self.stack[-1]
         if type(kind) is not _Kind or kind.kind not in _MADE or arguments != ():
             raise UntrustedCheckpointError(f'a new object of a {_type_name(kind)}')
-        self.stack[-1] = object.__new__(kind.kind)
+        self.stack[-1] = kind.kind()
 
     def load_build(self) -> None:
         """Give the object on top its state, if it is of a kind that has one."""
@@ -381,7 +381,11 @@ class _Unpickler(pickle._Unpickler):
             _set_array(target, state)
         elif isinstance(target, np.dtype):
             _check_dtype_state(state)
-        elif type(target) in _MADE:
+        elif type(target) is HistoryBuffer:
+            # Not `statistics_methods`, with which mmengine would change the class.
+            own = vars(target)
+            own.update((k, v) for k, v in _string_keys(state).items() if k in own)
+        elif type(target) is argparse.Namespace:
             vars(target).update(_string_keys(state))
         elif type(target) is collections.OrderedDict:
             # A state dict carries the versions of its modules as an attribute.
@@ -478,6 +482,11 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode('latin1')
 
 
+def _no_bytes() -> bytes:
+    """Stand in for `bytes`, by which old pickles write empty ones."""
+    return b''
+
+
 def _dtype(name: str, *_: object) -> np.dtype:
     """Stand in for `numpy.dtype`: only numbers and strings."""
     if not re.fullmatch(r'[biufcSU]\d{1,6}', name):
@@ -518,7 +527,7 @@ def _check_bytes(dtype: np.dtype, count: int, data: bytes) -> None:
         raise ValueError('a numpy array is not as long as announced')
 
 
-# Classes whose objects are made empty and then get their attributes.
+# Classes whose objects are made without arguments and then get their attributes.
 _MADE = (HistoryBuffer, argparse.Namespace)
 
 # Functions of classes that mmengine's checkpoints name, as getattr(class, name).
@@ -552,7 +561,12 @@ _TABLE = {
 for _module in ('builtins', '__builtin__'):
     _TABLE[_module, 'set'] = _Function(set)
     _TABLE[_module, 'complex'] = _Function(complex)
+    _TABLE[_module, 'bytes'] = _Function(_no_bytes)
     _TABLE[_module, 'getattr'] = _Function(_method)
 for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
     _TABLE[_module, '_reconstruct'] = _Function(_empty_array)
     _TABLE[_module, 'scalar'] = _Function(_scalar)
+# Newer pickles name a class's functions directly.
+for _kind, _names in _METHODS.items():
+    for _name in _names:
+        _TABLE[_kind.__module__, f'{_kind.__name__}.{_name}'] = getattr(_kind, _name)
