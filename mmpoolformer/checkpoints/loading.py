@@ -55,7 +55,7 @@ class LoadReport:
             place.append(f'prefix {self.prefix!r}')
         return (
             f'{len(self.loaded)} tensors from {self.source} ({", ".join(place)}), '
-            f'{_counted(self.new)} new, {_counted(self.left)} left'
+            f'{_counted("new", self.new)}, {_counted("left", self.left)}'
         )
 
 
@@ -168,14 +168,15 @@ def _checked(
             f'{key} {tuple(native[key].shape)}, not {tuple(own[key].shape)}'
             for key in reshaped
         ]
-        problems = (
-            _listed('missing', missing),
-            _listed('of another shape', shapes),
-            _listed('unknown to the model', surplus),
-        )
+        problems = {
+            'missing': missing,
+            'of another shape': shapes,
+            'unknown to the model': surplus,
+        }
+        listed = [_counted(what, names) for what, names in problems.items() if names]
         raise CheckpointError(
-            f'{name} does not fit {type(module).__name__}: '
-            f'{"; ".join(p for p in problems if p)}. {_cure(missing, reshaped)}'
+            f'{name} does not fit {type(module).__name__}: {"; ".join(listed)}. '
+            f'{_cure(missing, reshaped)}'
         )
     return {
         key: native[key]
@@ -215,9 +216,5 @@ def _cure(missing: Sequence[str], reshaped: Sequence[str]) -> str:
     return 'Check that the file is of the same architecture and size'
 
 
-def _listed(problem: str, names: Sequence[str]) -> str:
-    return f'{len(names)} {problem} ({some(names)})' if names else ''
-
-
-def _counted(names: Sequence[str]) -> str:
-    return f'{len(names)} ({some(names)})' if names else '0'
+def _counted(what: str, names: Sequence[str]) -> str:
+    return f'{len(names)} {what}' + (f' ({some(names)})' if names else '')

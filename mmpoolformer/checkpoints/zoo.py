@@ -106,20 +106,29 @@ def _entry(name: str) -> ZooEntry:
 
 
 def _from_timm(name: str) -> Path:
-    # Imported here: slow, and only this scheme needs them.
+    # Imported here: only this scheme needs them.
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-    from timm.models import get_pretrained_cfg, is_model, list_pretrained
+    from huggingface_hub.utils import HfHubHTTPError
 
-    known = get_pretrained_cfg(name) if is_model(name) else None
-    if known is None or not known.hf_hub_id:
-        close = difflib.get_close_matches(name, list_pretrained('*former*'))
-        hint = f'; did you mean {", ".join(close)}?' if close else ''
-        raise ValueError(f'timm://{name}: timm has no weights of this name{hint}')
+    repository = _timm_repository(name)
     try:
-        return Path(hf_hub_download(known.hf_hub_id, 'model.safetensors'))
+        return Path(hf_hub_download(repository, 'model.safetensors'))
     except (OSError, HfHubHTTPError) as error:
         raise DownloadError(
-            f'timm://{name}: cannot download {known.hf_hub_id} from the Hugging Face '
-            f'hub ({str(error).splitlines()[0]})'
+            f'timm://{name}: cannot download {repository} from the Hugging Face hub '
+            f'({str(error).splitlines()[0]})'
         ) from error
+
+
+def _timm_repository(name: str) -> str:
+    """Return where on the Hugging Face hub timm keeps weights."""
+    from timm.models import get_pretrained_cfg, is_model, list_pretrained
+
+    tagged = list_pretrained()
+    if name in tagged or ('.' not in name and is_model(name)):
+        config = get_pretrained_cfg(name)
+        if config and config.hf_hub_id:
+            return config.hf_hub_id
+    close = difflib.get_close_matches(name, tagged)
+    hint = f'; did you mean {", ".join(close)}?' if close else ''
+    raise ValueError(f'timm://{name}: timm has no weights of this name{hint}')

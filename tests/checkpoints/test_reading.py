@@ -25,6 +25,8 @@ from mmpoolformer.checkpoints import (
     read_checkpoint,
 )
 
+from .weights import assert_same
+
 FORMATS = {'zip': True, 'legacy': False}
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64),
@@ -42,30 +44,6 @@ def save(request) -> Callable:
         return path
 
     return save
-
-
-def assert_same(a: object, b: object) -> None:
-    """Compare what two readers make of a file."""
-    assert type(a) is type(b)
-    if isinstance(a, torch.Tensor):
-        assert a.dtype == b.dtype
-        assert torch.equal(a, b)
-        assert a.stride() == b.stride()
-    elif isinstance(a, np.ndarray | np.generic):
-        np.testing.assert_array_equal(a, b)
-        assert a.dtype == b.dtype
-    elif isinstance(a, dict):
-        assert list(a) == list(b)
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    elif isinstance(a, argparse.Namespace | HistoryBuffer):
-        assert_same(vars(a), vars(b))
-    else:
-        assert a == b
 
 
 def honest_content() -> dict:
@@ -336,6 +314,17 @@ def test_tricks_are_refused(tmp_path, body) -> None:
     with pytest.raises(UntrustedCheckpointError, match='asks for'):
         read_checkpoint(path)
     assert HistoryBuffer.update is update
+
+
+def test_file_cannot_change_a_class(tmp_path) -> None:
+    statistics = HistoryBuffer().__getstate__()['statistics_methods']
+    before = dict(statistics)
+    maximum = call(GETATTR, HISTORY, text('max'))
+    state = b'}' + text('statistics_methods') + b'}' + text('min') + maximum + b'ss'
+    body = HISTORY + b')\x81' + state + b'b'
+    path = craft(tmp_path / 'a.pth', PLACES['meta'](body), zipped=True)
+    assert isinstance(read_checkpoint(path)['meta']['cfg'], HistoryBuffer)
+    assert statistics == before
 
 
 def storage(count: int) -> bytes:

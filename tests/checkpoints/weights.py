@@ -1,11 +1,14 @@
 """Small and full state dicts under the names of every format."""
 
+import argparse
 import json
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from golden_rule import GOLDEN, golden_keys
+from mmengine.logging import HistoryBuffer
 
 METAFORMER = json.loads((Path(GOLDEN) / 'keys_metaformer.json').read_text())
 
@@ -65,3 +68,27 @@ def numbered(name: str) -> dict[str, torch.Tensor]:
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Tell whether two state dicts have the same names, shapes and values."""
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def assert_same(a: object, b: object) -> None:
+    """Compare what two readers make of a file."""
+    assert type(a) is type(b)
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+        assert a.stride() == b.stride()
+    elif isinstance(a, np.ndarray | np.generic):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+    elif isinstance(a, dict):
+        assert list(a) == list(b)
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    elif isinstance(a, argparse.Namespace | HistoryBuffer):
+        assert_same(vars(a), vars(b))
+    else:
+        assert a == b

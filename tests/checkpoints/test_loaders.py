@@ -1,0 +1,152 @@
+"""mmengine's runner with our reading in place of its own."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
+
+from mmpoolformer.checkpoints import (
+    UntrustedCheckpointError,
+    read_checkpoint,
+    register_safe_loaders,
+)
+
+from .weights import assert_same
+
+
+@pytest.fixture
+def own_schemes(monkeypatch) -> None:
+    """Undo registrations after the test."""
+    schemes = dict(CheckpointLoader._schemes)
+    monkeypatch.setattr(CheckpointLoader, '_schemes', schemes)
+
+
+@pytest.fixture
+def safe_loaders(own_schemes) -> None:
+    register_safe_loaders()
+
+
+class Regression(BaseModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, x: torch.Tensor, mode: str = 'loss') -> dict:
+        return {'loss': self.norm(self.layer(x)).square().mean()}
+
+
+def train(work_dir: Path, epochs: int, resume: bool = False) -> Runner:
+    """Train with everything whose state a checkpoint may hold."""
+    torch.manual_seed(0)
+    data = [(x,) for x in torch.randn(8, 2)]
+    schedulers = [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=2),
+        dict(type='MultiStepLR', milestones=[1]),
+        dict(type='OneCycleLR', eta_max=1.0, total_steps=20),
+        dict(type='CosineAnnealingLR', T_max=3),
+        dict(type='PolyLR', eta_min=0.0),
+    ]
+    runner = Runner(
+        model=Regression(),
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            dataset=data,
+            batch_size=4,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.01)),
+        param_scheduler=schedulers,
+        custom_hooks=[dict(type='EMAHook')],
+        randomness=dict(seed=0),
+        default_scope='mmengine',
+        log_level='ERROR',
+        resume=resume,
+        experiment_name=f'{work_dir.name}_{epochs}_{resume}',
+    )
+    runner.train()
+    return runner
+
+
+def test_checkpoint_of_a_runner_reads_as_by_torch(tmp_path) -> None:
+    train(tmp_path, epochs=1)
+    path = tmp_path / 'epoch_1.pth'
+    read = read_checkpoint(path)
+    assert_same(read, torch.load(path, weights_only=False))
+    assert {'optimizer', 'message_hub', 'param_schedulers', 'ema_state_dict'} <= set(
+        read
+    )
+
+
+def test_resumed_run_equals_one_by_mmengines_reading(tmp_path, own_schemes) -> None:
+    train(tmp_path / 'a', epochs=1)
+    shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+    expected = train(tmp_path / 'a', epochs=2, resume=True)
+    register_safe_loaders()
+    found = train(tmp_path / 'b', epochs=2, resume=True)
+    assert (found.epoch, found.iter) == (2, 4)
+    assert_same(found.model.state_dict(), expected.model.state_dict())
+    assert_same(found.optim_wrapper.state_dict(), expected.optim_wrapper.state_dict())
+
+
+class MakesFolder:
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (self.path,)
+
+
+@pytest.fixture
+def marker(tmp_path) -> Path:
+    return tmp_path / 'marker'
+
+
+@pytest.fixture
+def crafted(tmp_path, marker) -> Path:
+    state = {'weight': torch.ones(1)}
+    path = tmp_path / 'evil.pth'
+    torch.save({'state_dict': state, 'meta': MakesFolder(marker)}, path)
+    return path
+
+
+def test_mmengine_alone_runs_a_crafted_file(crafted, marker) -> None:
+    CheckpointLoader.load_checkpoint(str(crafted), map_location='cpu')
+    assert marker.exists()
+
+
+@pytest.mark.parametrize('kind', ['path', 'file', 'url'])
+def test_registered_loaders_refuse_it(
+    kind, crafted, marker, safe_loaders, server, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv('MMPOOLFORMER_CACHE', str(tmp_path / 'cache'))
+    server.content = crafted.read_bytes()
+    sources = {'path': str(crafted), 'file': crafted.as_uri(), 'url': server.url}
+    with pytest.raises(UntrustedCheckpointError, match='asks for'):
+        CheckpointLoader.load_checkpoint(sources[kind], map_location='cpu')
+    assert not marker.exists()
+
+
+def test_pretrained_parts_of_models_are_read_safely(
+    crafted, marker, safe_loaders
+) -> None:
+    model = Regression()
+    model.init_cfg = dict(type='Pretrained', checkpoint=str(crafted))
+    with pytest.raises(UntrustedCheckpointError, match='asks for'):
+        model.init_weights()
+    assert not marker.exists()
+
+
+def test_importing_the_package_registers_nothing(own_schemes) -> None:
+    loader = CheckpointLoader._get_checkpoint_loader('/some/path.pth')
+    assert loader.__module__.startswith('mmengine.')
+    register_safe_loaders()
+    loader = CheckpointLoader._get_checkpoint_loader('/some/path.pth')
+    assert loader.__module__.startswith('mmpoolformer.')
