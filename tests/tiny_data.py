@@ -30,6 +30,7 @@ data = dict(
 train_dataloader = dict(
     batch_size=4, num_workers=0, persistent_workers=False,
     dataset=dict(_delete_=True, ann_file='train.json',
+                 filter_cfg=dict(filter_empty_gt=True),
                  data_prefix=dict(img='images/training/'), **data))
 val_dataloader = dict(
     batch_size=1, num_workers=0, persistent_workers=False,

@@ -3,6 +3,9 @@
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
+
+from mmpoolformer.engine.errors import UsageError
 
 TRAIN_EXAMPLES = """examples:
   train on one GPU, or on the CPU where there is none:
@@ -28,7 +31,11 @@ TEST_EXAMPLES = """examples:
 
 
 def parse_train(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line of tools/train.py."""
+    """Read the command line of tools/train.py.
+
+    Raises:
+        UsageError: If the config is not there.
+    """
     parser = _parser(
         'train.py',
         'Train the model of a config: detection, segmentation or classification.',
@@ -57,7 +64,11 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def parse_test(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line of tools/test.py."""
+    """Read the command line of tools/test.py.
+
+    Raises:
+        UsageError: If the config or the checkpoint is not there.
+    """
     parser = _parser(
         'test.py', 'Evaluate a checkpoint on the test data of a config.', TEST_EXAMPLES
     )
@@ -88,7 +99,10 @@ def parse_test(argv: Sequence[str]) -> argparse.Namespace:
         help="test-time augmentation, the config's tta_model and tta_pipeline or "
         'else horizontal flips',
     )
-    return _parse(parser, argv)
+    args = _parse(parser, argv)
+    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
+        raise UsageError(f'{args.checkpoint}: no such checkpoint')
+    return args
 
 
 def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
@@ -106,6 +120,8 @@ def _parser(name: str, description: str, examples: str) -> argparse.ArgumentPars
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
     _add_common_options(parser)
     args = parser.parse_args(argv)
+    if not Path(args.config).is_file():
+        raise UsageError(f'{args.config}: no such config file')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 

@@ -14,7 +14,13 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmpoolformer.engine.errors import SETTING_ERRORS, UsageError, UserError, blame
+from mmpoolformer.engine.errors import (
+    SETTING_ERRORS,
+    UsageError,
+    UserError,
+    blame,
+    one_line,
+)
 
 KEY = re.compile(r'[A-Za-z_]\w*(\.\w+)*')
 
@@ -52,8 +58,6 @@ def load_config(args: Namespace, needed: Sequence[str]) -> Config:
             that is not installed, or if an option does not fit it.
     """
     path = Path(args.config)
-    if not path.is_file():
-        raise UsageError(f'{path}: no such config file')
     with blame(str(path), CONFIG_ERRORS):
         config = Config.fromfile(str(path))
     merge_options(config, args.cfg_options)
@@ -90,7 +94,7 @@ def merge_options(config: Config, pairs: Sequence[str]) -> None:
         try:
             config.merge_from_dict({key: parse_value(text)})
         except (AssertionError, KeyError, TypeError, ValueError) as error:
-            raise UsageError(f'--cfg-options {pair!r}: {error}') from error
+            raise UsageError(f'--cfg-options {pair!r}: {one_line(error)}') from error
 
 
 def parse_value(text: str) -> object:

@@ -1,13 +1,38 @@
 """Checks of data sets before anything is computed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from mmpoolformer.engine.errors import UserError
 
+# What mmengine's BaseDataset says when nothing is left in its list.
+NOTHING_LEFT = 'need at least one array to concatenate'
 SAMPLES = 100  # files looked for; more would be slow on a network disk
 FILE_KEYS = ('img_path', 'seg_map_path')
+
+
+@contextmanager
+def explain_empty(dataset: dict) -> Iterator[None]:
+    """Turn what building an empty data set raises into words.
+
+    Args:
+        dataset: The config of the data set that is built inside the block.
+
+    Raises:
+        UserError: If all of its images were filtered out.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if NOTHING_LEFT not in str(error):
+            raise
+        while 'dataset' in dataset:
+            dataset = dataset['dataset']
+        name = f'{dataset.get("type")} {dataset.get("ann_file", "")}'.strip()
+        raise _nothing_to_use(name) from error
 
 
 def check_dataset(dataset: Dataset) -> None:
@@ -24,10 +49,7 @@ def check_dataset(dataset: Dataset) -> None:
     """
     name = f'{type(dataset).__name__} {getattr(dataset, "ann_file", "") or ""}'.strip()
     if len(dataset) == 0:
-        raise UserError(
-            f'{name}: no image to use; check the paths, and that the class names '
-            '(metainfo) are those of the annotations'
-        )
+        raise _nothing_to_use(name)
     if not hasattr(dataset, 'get_data_info'):
         return
     step = max(1, len(dataset) // SAMPLES)
@@ -35,6 +57,13 @@ def check_dataset(dataset: Dataset) -> None:
         info = dataset.get_data_info(index)
         for key in FILE_KEYS:
             _check_file(info.get(key), name)
+
+
+def _nothing_to_use(name: str) -> UserError:
+    return UserError(
+        f'{name}: no image to use; check the paths, and that the class names '
+        '(metainfo) are those of the annotations'
+    )
 
 
 def _check_file(file: object, name: str) -> None:

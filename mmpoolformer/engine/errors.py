@@ -17,6 +17,9 @@ SETTING_ERRORS = (
     ImportError,
 )
 
+# Those of them whose message usually says it all.
+PLAIN_ERRORS = (OSError, SyntaxError, ValueError)
+
 
 class UserError(Exception):
     """A mistake that the user can mend; told in one line, without a traceback."""
@@ -38,6 +41,8 @@ def one_line(error: BaseException) -> str:
     """
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f'{error.filename}: {error.strerror.lower()}'
+    if isinstance(error, SyntaxError):
+        return f'syntax error in line {error.lineno}: {error.msg}'
     # str() of a KeyError is the repr of its message.
     message = error.args[0] if isinstance(error, KeyError) and error.args else error
     return ' '.join(str(message).split()) or type(error).__name__
@@ -62,8 +67,11 @@ def blame(
         raise
     except kinds as error:
         text = one_line(error)
-        said = not what or text.startswith(what)
-        raise UserError(text if said else f'{what}: {text}') from error
+        if what and not text.startswith(what):
+            text = f'{what}: {text}'
+        if not isinstance(error, PLAIN_ERRORS):
+            text += ' (--traceback shows where)'
+        raise UserError(text) from error
 
 
 def run_tool(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:

@@ -87,12 +87,13 @@ def _train(args: Namespace, config: Config) -> None:
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights = bool(config.get('resume'))
     results = Path(config.work_dir) / 'val_results.json'
-    runner.register_hook(ValidationLog(results))
+    validations = ValidationLog(results)
+    runner.register_hook(validations)
     runner.prepare_training()
     runner.train()
     if is_main_process():
         print(f'checkpoints and logs: {config.work_dir}')
-        if results.is_file():
+        if validations.entries:
             print(f'results: {results}')
 
 
@@ -100,7 +101,6 @@ def _test(args: Namespace, config: Config) -> None:
     _check_outputs(args)
     # Only the checkpoint of the command line counts, and all of it.
     config.load_from, config.resume = args.checkpoint, False
-    _check_checkpoint(args.checkpoint)
     if args.tta:
         use_tta(config)
     runner = ToolRunner.from_cfg(config)
@@ -128,11 +128,6 @@ def _check_outputs(args: Namespace) -> None:
         if folder:
             with blame('', (OSError,)):
                 Path(folder).mkdir(parents=True, exist_ok=True)
-
-
-def _check_checkpoint(checkpoint: str) -> None:
-    if '://' not in checkpoint and not Path(checkpoint).is_file():
-        raise UsageError(f'{checkpoint}: no such checkpoint')
 
 
 def _pictures(args: Namespace, config: Config) -> DrawPictures:

@@ -1,28 +1,31 @@
 """mmengine's Runner with what the tools need more: safeguards, and training on CPUs."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pickle import UnpicklingError
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import all_reduce_params
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import (
     BaseTTAModel,
-    MMDistributedDataParallel,
     is_model_wrapper,
     revert_sync_batchnorm,
 )
 from mmengine.optim import OptimWrapper
+from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mmpoolformer.checkpoints import unwrap
-from mmpoolformer.engine.data import check_dataset
+from mmpoolformer.engine.data import check_dataset, explain_empty
 from mmpoolformer.engine.distributed import on_cpu
-from mmpoolformer.engine.errors import UserError, blame
+from mmpoolformer.engine.errors import UserError, blame, one_line
 
 CHECKPOINT_ERRORS = (
     OSError,
@@ -34,6 +37,8 @@ CHECKPOINT_ERRORS = (
 )
 RESUME_PARTS = ('meta', 'message_hub', 'optimizer')
 SHOWN = 4
+# What torch says of a tensor: its name, the shape in the file and in the model.
+SHAPES = re.compile(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)')
 
 
 class CpuAmpOptimWrapper(OptimWrapper):
@@ -46,6 +51,27 @@ class CpuAmpOptimWrapper(OptimWrapper):
             yield
 
 
+class AverageStatistics(Hook):
+    """Average the running statistics of BatchNorm over the processes of a job.
+
+    After every step, and before anything is saved or validated: otherwise every
+    process would validate with a model of its own, and the first one's be saved.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Average the statistics of all processes."""
+        buffers = [b for b in runner.model.buffers() if b.is_floating_point()]
+        all_reduce_params(buffers, op='mean')
+
+
 class ToolRunner(Runner):
     """mmengine's Runner as tools/train.py and tools/test.py use it.
 
@@ -55,9 +81,11 @@ class ToolRunner(Runner):
 
     Attributes:
         needs_all_weights: Whether a checkpoint must hold every tensor of the model.
+        averages_statistics: Whether SyncBN was replaced, for want of GPUs.
     """
 
     needs_all_weights = False
+    averages_statistics = False
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'ToolRunner':
@@ -84,6 +112,8 @@ class ToolRunner(Runner):
             if self._val_loop is not None:
                 self._val_loop = self.build_val_loop(self._val_loop)
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if self.averages_statistics:
+            self.register_hook(AverageStatistics())
 
     def prepare_test(self) -> None:
         """Build the data loader, loop and evaluator ahead of `test()`.
@@ -101,7 +131,9 @@ class ToolRunner(Runner):
         diff_rank_seed: bool = False,
     ) -> DataLoader:
         """Build a data loader whose files are there (see `check_dataset`)."""
-        loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        dataset = dataloader['dataset'] if isinstance(dataloader, dict) else {}
+        with explain_empty(dataset):
+            loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         check_dataset(loader.dataset)
         return loader
 
@@ -119,10 +151,14 @@ class ToolRunner(Runner):
                 'images of its own (BatchNorm)'
             )
             model = revert_sync_batchnorm(model)
-        return MMDistributedDataParallel(
-            module=model,
-            broadcast_buffers=False,
-            find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+            self.averages_statistics = True
+        wrapper = model_wrapper_cfg or {
+            'broadcast_buffers': False,
+            'find_unused_parameters': self.cfg.get('find_unused_parameters', False),
+        }
+        return MODEL_WRAPPERS.build(
+            {'type': 'MMDistributedDataParallel', **wrapper, 'device_ids': None},
+            default_args={'module': model},
         )
 
     def build_optim_wrapper(
@@ -219,8 +255,16 @@ def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> None:
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        problems = [line.strip(' \t.') for line in str(error).splitlines()[1:]]
-        raise UserError(f'{filename}: {shorten(problems)}') from error
+        shapes = [
+            f'{name} {ours}, not {own}'
+            for name, ours, own in SHAPES.findall(str(error))
+        ]
+        text = (
+            f'tensors of another shape: {shorten(shapes)}'
+            if shapes
+            else one_line(error)
+        )
+        raise UserError(f'{filename}: {text}') from error
     missing = [key for key in missing if not key.endswith('num_batches_tracked')]
     if missing:
         raise UserError(
@@ -240,4 +284,4 @@ def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> None:
 def shorten(names: list[str]) -> str:
     """Join the first few names, and say how many there are more."""
     more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
-    return ', '.join(names[:SHOWN]) + more
+    return '; '.join(names[:SHOWN]) + more

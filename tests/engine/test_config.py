@@ -1,0 +1,163 @@
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from tiny_data import ROOT
+
+from mmpoolformer.engine import config as settings
+from mmpoolformer.engine.config import (
+    check_weights,
+    load_config,
+    merge_options,
+    parse_value,
+    use_amp,
+    use_auto_scale_lr,
+    use_resume,
+)
+from mmpoolformer.engine.errors import UsageError, UserError
+
+RETINANET = ROOT / 'configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py'
+
+
+def arguments(config: Path, *options: str, work_dir: str | None = None) -> Namespace:
+    return Namespace(
+        config=str(config), cfg_options=options, work_dir=work_dir, launcher='none'
+    )
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('1', 1),
+        ('1e-4', 1e-4),
+        ('None', None),
+        ('true', True),
+        ('s24', 's24'),
+        ('', ''),
+        ('a,b', ['a', 'b']),
+        ('[1,2]', [1, 2]),
+        ('[(1,2),(3,4)]', [(1, 2), (3, 4)]),
+        ('/data/my images/a', '/data/my images/a'),
+        ("'a,b'", 'a,b'),
+        ("{'type': 'SGD', 'lr': 0.1}", {'type': 'SGD', 'lr': 0.1}),
+    ],
+)
+def test_values_of_options(text: str, value: object) -> None:
+    assert parse_value(text) == value
+
+
+def test_init_cfg_none_trains_from_scratch() -> None:
+    given = load_config(arguments(RETINANET), ['model'])
+    assert given.model.backbone.init_cfg.checkpoint == 'zoo://poolformer_s12'
+    scratch = load_config(
+        arguments(RETINANET, 'model.backbone.init_cfg=None'), ['model']
+    )
+    assert scratch.model.backbone.init_cfg is None
+
+
+def test_work_dir_is_the_option_or_the_config_or_its_name(tmp_path: Path) -> None:
+    assert load_config(arguments(RETINANET), []).work_dir == (
+        'work_dirs/retinanet_poolformer_s12_fpn_1x_coco'
+    )
+    own = tmp_path / 'own.py'
+    own.write_text("work_dir = 'mine'")
+    assert load_config(arguments(own), []).work_dir == 'mine'
+    assert load_config(arguments(own, work_dir='given'), []).work_dir == 'given'
+
+
+def test_options_reach_lists_and_new_settings_of_the_runner() -> None:
+    config = Config(dict(model=dict(a=1), param_scheduler=[dict(end=9)]))
+    merge_options(
+        config, ['param_scheduler.0.end=3', 'randomness.seed=7', 'sync_bn=torch']
+    )
+    assert config.param_scheduler[0].end == 3
+    assert config.randomness.seed == 7
+    assert config.sync_bn == 'torch'
+
+
+@pytest.mark.parametrize(
+    ('option', 'message'),
+    [
+        ('model', 'write key=value'),
+        ('=1', 'write key=value'),
+        ('optim_wraper.lr=1', "no 'optim_wraper'; did you mean optim_wrapper"),
+        ('model.a.b=1', 'model.a.b=1'),
+        ("model.a={'x'", 'not a Python literal'),
+    ],
+)
+def test_wrong_options(option: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        merge_options(Config(dict(model=dict(a=1))), [option])
+
+
+def test_a_variable_of_the_file_is_changed_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = []
+    monkeypatch.setattr(settings, 'print_log', lambda text, **_: told.append(text))
+    config = Config(dict(data_root='old', model={}))
+    merge_options(config, ['data_root=new'])
+    assert config.data_root == 'new'
+    assert 'data_root is a variable of the config file' in told[0]
+
+
+def test_resume_finds_the_latest_checkpoint_or_starts(tmp_path: Path) -> None:
+    config = Config(dict(work_dir=str(tmp_path), load_from='pretrained.pth'))
+    use_resume(config, 'auto')
+    assert (config.resume, config.load_from) == (False, 'pretrained.pth')
+    latest = tmp_path / 'epoch_3.pth'
+    latest.touch()
+    (tmp_path / 'last_checkpoint').write_text(str(latest))
+    use_resume(config, 'auto')
+    assert (config.resume, config.load_from) == (True, str(latest))
+
+
+def test_resume_set_in_the_config_counts_too(tmp_path: Path) -> None:
+    config = Config(dict(work_dir=str(tmp_path), resume=True))
+    use_resume(config, None)
+    assert config.resume is False
+    latest = tmp_path / 'iter_3.pth'
+    latest.touch()
+    (tmp_path / 'last_checkpoint').write_text(str(latest))
+    config.resume = True
+    use_resume(config, None)
+    assert (config.resume, config.load_from) == (True, str(latest))
+
+
+def test_resume_of_a_deleted_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'gone.pth'))
+    config = Config(dict(work_dir=str(tmp_path)))
+    with pytest.raises(UserError, match=r'gone\.pth: no such file .*last_checkpoint'):
+        use_resume(config, 'auto')
+
+
+def test_missing_weights_are_found_anywhere_in_the_model(tmp_path: Path) -> None:
+    there = tmp_path / 'there.pth'
+    there.touch()
+    parts = [
+        dict(init_cfg=dict(type='Pretrained', checkpoint=str(there))),
+        dict(init_cfg=dict(type='Pretrained', checkpoint='zoo://poolformer_s12')),
+        dict(
+            init_cfg=[dict(type='Constant'), dict(type='Pretrained', checkpoint='no')]
+        ),
+    ]
+    check_weights(Config(dict(model=dict(parts=parts[:2]))))
+    with pytest.raises(UserError, match=r'model\.parts\.2\.init_cfg\.1\.checkpoint=no'):
+        check_weights(Config(dict(model=dict(parts=parts))))
+
+
+def test_auto_scale_lr_needs_the_batch_that_the_rate_is_for() -> None:
+    config = Config(dict(auto_scale_lr=dict(base_batch_size=16, enable=False)))
+    use_auto_scale_lr(config)
+    assert config.auto_scale_lr.enable is True
+    with pytest.raises(UserError, match='base_batch_size'):
+        use_auto_scale_lr(Config(dict()))
+
+
+def test_amp_keeps_what_the_config_says() -> None:
+    config = Config(dict(optim_wrapper=dict(loss_scale=512.0)))
+    use_amp(config)
+    assert config.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale=512.0)
+    with pytest.raises(UserError, match='ApexOptimWrapper'):
+        use_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))

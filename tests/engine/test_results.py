@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from mmpoolformer.engine import results
+from mmpoolformer.engine.results import DrawPictures, ValidationLog, plain, write_json
+
+
+def test_metrics_become_plain_json() -> None:
+    metrics = {
+        'mIoU': np.float32(37.2),
+        'bbox_mAP': np.float64(0.362),
+        'AP': torch.tensor([0.5, float('nan')]),
+        'none': float('inf'),
+        'count': np.int64(3),
+        'classes': ('a', 'b'),
+    }
+    assert json.dumps(plain(metrics)) == json.dumps(
+        {
+            'mIoU': 37.2,
+            'bbox_mAP': 0.362,
+            'AP': [0.5, None],
+            'none': None,
+            'count': 3,
+            'classes': ['a', 'b'],
+        }
+    )
+
+
+def test_a_json_file_is_whole_or_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'new' / 'results.json'
+    write_json(path, {'a': 1})
+
+    def fail(*_: object) -> None:
+        raise OSError('disk full')
+
+    monkeypatch.setattr(results.os, 'replace', fail)
+    with pytest.raises(OSError, match='disk full'):
+        write_json(path, {'a': 2})
+    assert json.loads(path.read_text()) == {'a': 1}
+
+
+def test_validations_go_on_where_a_training_resumes(tmp_path: Path) -> None:
+    path = tmp_path / 'val_results.json'
+    runner = SimpleNamespace(epoch=0, iter=0)
+    first = ValidationLog(path)
+    first.before_train(runner)
+    for runner.epoch, runner.iter in ((1, 10), (2, 20), (3, 30)):
+        first.after_val_epoch(runner, {'mAP': runner.epoch / 10})
+    runner.epoch, runner.iter = 2, 20  # resumed from epoch 2
+    second = ValidationLog(path)
+    second.before_train(runner)
+    runner.epoch, runner.iter = 3, 30
+    second.after_val_epoch(runner, {'mAP': 0.9})
+    entries = json.loads(path.read_text())
+    assert [e['metrics']['mAP'] for e in entries] == [0.1, 0.2, 0.9]
+    runner.epoch, runner.iter = 0, 0  # started anew
+    third = ValidationLog(path)
+    third.before_train(runner)
+    third.after_val_epoch(runner, {'mAP': 0.5})
+    assert len(json.loads(path.read_text())) == 1
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    hook = DrawPictures(tmp_path)
+    files = [hook._file(f'{folder}/x.jpg') for folder in 'abc']
+    assert [Path(f).name for f in files] == ['x.png', 'x_2.png', 'x_3.png']
+    assert DrawPictures(None, show=True)._file('a/x.jpg') is None

@@ -1,0 +1,175 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModule
+from torch import nn
+
+from mmpoolformer.engine import runner
+from mmpoolformer.engine.data import SAMPLES, check_dataset, explain_empty
+from mmpoolformer.engine.errors import UserError
+from mmpoolformer.engine.results import DumpSegResults
+from mmpoolformer.engine.runner import CpuAmpOptimWrapper, fill_model
+from mmpoolformer.engine.tta import use_tta
+
+
+class Net(BaseModule):
+    """A convolution, a norm and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 2)
+
+
+def test_cpu_amp_computes_in_bfloat16_and_keeps_float32_weights() -> None:
+    net = Net()
+    wrapper = CpuAmpOptimWrapper(torch.optim.SGD(net.parameters(), lr=1.0))
+    x = torch.ones(2, 3, 5, 5)
+    with wrapper.optim_context(net):
+        out = net.conv(x)
+    assert out.dtype == torch.bfloat16
+    assert net.conv(x).dtype == torch.float32
+    before = net.conv.weight.detach().clone()
+    wrapper.update_params(out.float().sum())
+    # d(sum of out) / d(weight) is the sum of x over batch and places: 50.
+    assert torch.allclose(before - net.conv.weight, torch.full_like(before, 50.0))
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_filling_a_model_copies_everything(prefix: str) -> None:
+    source, target = Net(), Net()
+    weights = {prefix + k: v for k, v in source.state_dict().items()}
+    fill_model(target, {'state_dict': weights, 'meta': {}}, 'x.pth')
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(tensor, target.state_dict()[name])
+
+
+def test_filling_a_model_names_what_is_wrong() -> None:
+    weights = Net().state_dict()
+    fill_model(Net(), {'model': {**weights, 'head.bias': torch.ones(1)}}, 'x.pth')
+    lacking = {k: v for k, v in weights.items() if k != 'fc.bias'}
+    with pytest.raises(UserError, match=r"lacks 1 of the model's 9 tensors: fc\.bias"):
+        fill_model(Net(), {'state_dict': lacking}, 'x.pth')
+    reshaped = {**weights, 'fc.bias': torch.ones(3)}
+    with pytest.raises(UserError, match=r'shape: fc\.bias \[3\], not \[2\]'):
+        fill_model(Net(), reshaped, 'x.pth')
+
+
+def test_unexpected_tensors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(runner, 'print_log', lambda text, **_: told.append(text))
+    weights = {**Net().state_dict(), 'head.bias': torch.ones(1)}
+    fill_model(Net(), weights, 'x.pth')
+    assert told == ['x.pth: 1 tensors that the model has no place for: head.bias']
+
+
+def test_a_count_of_batches_may_be_missing() -> None:
+    weights = Net().state_dict()
+    weights.pop('norm.num_batches_tracked')
+    fill_model(Net(), weights, 'x.pth')
+
+
+class Images:
+    """A data set of paths."""
+
+    ann_file = 'list.txt'
+
+    def __init__(self, paths: list[str]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def get_data_info(self, index: int) -> dict:
+        return {'img_path': self.paths[index]}
+
+
+def test_data_sets_without_files_are_refused(tmp_path) -> None:
+    there = tmp_path / 'a.png'
+    there.touch()
+    check_dataset(Images([str(there)] * 3 + ['s3://bucket/b.png', 's3:/c.png']))
+    with pytest.raises(UserError, match=r'Images list\.txt: no image to use'):
+        check_dataset(Images([]))
+    with pytest.raises(UserError, match=r'gone\.png is missing; check data_root'):
+        check_dataset(Images([str(there), str(tmp_path / 'gone.png')]))
+
+
+def test_large_data_sets_are_sampled(tmp_path) -> None:
+    there = tmp_path / 'a.png'
+    there.touch()
+    images = Images([str(there)] * (50 * SAMPLES))
+    asked = []
+    images.get_data_info = lambda i: asked.append(i) or {'img_path': str(there)}
+    check_dataset(images)
+    assert len(asked) == SAMPLES
+    assert asked[0] == 0 and asked[-1] >= 49 * SAMPLES
+
+
+def test_an_empty_data_set_is_explained_and_other_errors_pass() -> None:
+    config = dict(type='RepeatDataset', dataset=dict(type='Coco', ann_file='a.json'))
+    with (
+        pytest.raises(UserError, match=r'Coco a\.json: no image to use'),
+        explain_empty(config),
+    ):
+        raise ValueError('need at least one array to concatenate')
+    with pytest.raises(ValueError, match='other'), explain_empty(config):
+        raise ValueError('other')
+
+
+def test_dumped_label_maps_are_small(tmp_path) -> None:
+    dump = DumpSegResults(str(tmp_path / 'x.pkl'))
+    for highest, kind in ((149, torch.uint8), (300, torch.int32)):
+        labels = torch.tensor([[[0, highest]]])
+        sample = dict(
+            img_path='a.png',
+            ori_shape=(1, 2),
+            seg_logits=dict(data=torch.zeros(150, 1, 2)),
+            pred_sem_seg=dict(data=labels),
+        )
+        dump.process({}, [sample])
+        kept = dump.results[-1]
+        assert set(kept) == {'img_path', 'ori_shape', 'pred_sem_seg'}
+        assert kept['pred_sem_seg']['data'].dtype == kind
+        assert torch.equal(kept['pred_sem_seg']['data'].long(), labels)
+
+
+def tta_config(**settings: object) -> ConfigDict:
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
+    inner = dict(type='Inner', pipeline=pipeline)
+    return ConfigDict(
+        default_scope='mmseg',
+        model=dict(type='EncoderDecoder'),
+        test_dataloader=dict(dataset=dict(type='Repeat', dataset=inner)),
+        **settings,
+    )
+
+
+def test_default_augmentation_starts_with_the_image_as_it_is() -> None:
+    config = tta_config()
+    use_tta(config)
+    assert config.model.type == 'SegTTAModel'
+    assert config.model.module.type == 'EncoderDecoder'
+    load, views = config.test_dataloader.dataset.dataset.pipeline
+    assert load.type == 'LoadImageFromFile'
+    flips, (pack,) = views.transforms
+    assert [flip.prob for flip in flips] == [0.0, 1.0]
+    assert pack.type == 'PackSegInputs'
+
+
+def test_own_augmentation_counts() -> None:
+    own = [dict(type='Own')]
+    config = tta_config(tta_model=dict(type='Mine'), tta_pipeline=own)
+    use_tta(config)
+    assert config.model.type == 'Mine'
+    assert config.test_dataloader.dataset.dataset.pipeline == own
+
+
+def test_no_augmentation_for_other_tasks() -> None:
+    config = tta_config()
+    config.default_scope = 'mmother'
+    with pytest.raises(UserError, match='no default for mmother'):
+        use_tta(config)
+    assert SimpleNamespace(**config).model.type == 'EncoderDecoder'

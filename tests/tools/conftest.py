@@ -1,0 +1,74 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tiny_data import write_data, write_detection_config, write_segmentation_config
+from tool_process import finish, run_many, start
+
+
+@pytest.fixture(scope='session')
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Data and configs: `folder`, `data`, `detection`, `masks`, `segmentation`."""
+    folder = tmp_path_factory.mktemp('tiny')
+    paths = SimpleNamespace(
+        folder=folder,
+        data=folder / 'data',
+        detection=folder / 'detection.py',
+        masks=folder / 'masks.py',
+        segmentation=folder / 'segmentation.py',
+    )
+    write_data(paths.data)
+    write_detection_config(paths.detection, paths.data)
+    write_detection_config(paths.masks, paths.data, masks=True)
+    write_segmentation_config(paths.segmentation, paths.data)
+    return paths
+
+
+@pytest.fixture(scope='session')
+def trained(tiny: SimpleNamespace) -> SimpleNamespace:
+    """Work dirs of a trained RetinaNet and Semantic FPN, and what training printed."""
+    work_dirs = {name: tiny.folder / 'work' / name for name in ('det', 'seg')}
+    detection = start(
+        'tools/train.py',
+        tiny.detection,
+        *('--work-dir', work_dirs['det'], '--cfg-options', 'train_cfg.max_epochs=10'),
+        *('train_cfg.val_interval=10', 'default_hooks.checkpoint.interval=5'),
+    )
+    segmentation = start(
+        'tools/train.py', tiny.segmentation, '--work-dir', work_dirs['seg']
+    )
+    return SimpleNamespace(
+        det=work_dirs['det'],
+        det_checkpoint=work_dirs['det'] / 'epoch_10.pth',
+        det_output=finish(detection),
+        seg=work_dirs['seg'],
+        seg_checkpoint=work_dirs['seg'] / 'iter_4.pth',
+        seg_output=finish(segmentation),
+    )
+
+
+@pytest.fixture(scope='session')
+def tested(tiny: SimpleNamespace, trained: SimpleNamespace) -> SimpleNamespace:
+    """What tools/test.py has made of both: `det`, `det_tta`, `seg`, `seg_tta`."""
+    out = tiny.folder / 'tested'
+    jobs = {
+        'det': (tiny.detection, trained.det_checkpoint),
+        'seg': (tiny.segmentation, trained.seg_checkpoint),
+        'det_tta': (tiny.detection, trained.det_checkpoint, '--tta'),
+        'seg_tta': (tiny.segmentation, trained.seg_checkpoint, '--tta'),
+    }
+    commands = []
+    for name, job in jobs.items():
+        extra = ['--out', out / f'{name}.pkl', '--show-dir', out / name]
+        options = [] if name.endswith('tta') else extra
+        commands.append(
+            ['tools/test.py', *job, '--work-dir', _work_dir(out, name), *options]
+        )
+    runs = run_many(commands, tiny.folder)
+    for run in runs:
+        assert run['code'] == 0, run['err'] + run['out'][-2000:]
+    return SimpleNamespace(out=out, runs=dict(zip(jobs, runs, strict=True)))
+
+
+def _work_dir(out: Path, name: str) -> Path:
+    return out / f'work_{name}'

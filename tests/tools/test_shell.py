@@ -1,0 +1,138 @@
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from tool_process import ROOT, environment
+
+PRINT_ARGUMENTS = """#!/usr/bin/env python3
+import json, os, sys
+names = ('OMP_NUM_THREADS', 'PYTHONPATH')
+print(json.dumps({'argv': sys.argv[1:], 'env': {n: os.environ.get(n) for n in names}}))
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Path:
+    """A folder with an `srun` and a `python` that print how they were called."""
+    folder = tmp_path / 'bin'
+    folder.mkdir()
+    for name in ('srun', 'stand_in_python'):
+        (folder / name).write_text(PRINT_ARGUMENTS)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def call(folder: Path, script: str, *words: str, **variables: str) -> dict:
+    """Call a script of tools/ with the stand-ins; return what they were given."""
+    done = subprocess.run(
+        [ROOT / 'tools' / script, *words],
+        env=shell_environment(folder, variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def shell_environment(folder: Path, variables: dict) -> dict:
+    kept = {k: v for k, v in environment().items() if 'NUM_THREADS' not in k}
+    path = f'{folder}{os.pathsep}{os.environ["PATH"]}'
+    return {**kept, 'PATH': path, 'PYTHON': 'stand_in_python', **variables}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / 'a config.py'  # the blank must survive
+    path.write_text('')
+    return str(path)
+
+
+def test_dist_train_passes_everything_on(stand_in: Path, config: str) -> None:
+    given = call(
+        *(stand_in, 'dist_train.sh', config, '8', '--cfg-options', 'a="b c"'),
+        **dict(NNODES='2', NODE_RANK='1', PORT='1234', MASTER_ADDR='10.0.0.1'),
+    )
+    assert given['argv'] == [
+        *('-m', 'torch.distributed.run', '--nnodes=2', '--node_rank=1'),
+        *('--master_addr=10.0.0.1', '--master_port=1234', '--nproc_per_node=8'),
+        *(str(ROOT / 'tools/train.py'), config, '--launcher', 'pytorch'),
+        *('--cfg-options', 'a="b c"'),
+    ]
+    assert given['env']['PYTHONPATH'].startswith(str(ROOT / 'tools' / '..'))
+
+
+@pytest.mark.parametrize('gpus', [1, 2, 10_000])
+def test_processes_share_the_cores(stand_in: Path, config: str, gpus: int) -> None:
+    given = call(stand_in, 'dist_train.sh', config, str(gpus))
+    cores = len(os.sched_getaffinity(0))
+    assert given['env']['OMP_NUM_THREADS'] == str(max(1, cores // gpus))
+
+
+def test_dist_test_passes_the_checkpoint_on(stand_in: Path, config: str) -> None:
+    given = call(stand_in, 'dist_test.sh', config, 'zoo://x', '2', '--out', 'a b.pkl')
+    assert given['argv'][-6:] == [
+        *(config, 'zoo://x', '--launcher', 'pytorch', '--out', 'a b.pkl')
+    ]
+    assert '--nnodes=1' in given['argv']
+    assert '--master_port=29500' in given['argv']
+
+
+def test_slurm_train(stand_in: Path, config: str) -> None:
+    given = call(
+        *(stand_in, 'slurm_train.sh', 'gpu', 'my job', config, 'a dir', '--amp'),
+        **dict(GPUS='4', SRUN_ARGS='--mem=9G --time=1'),
+    )
+    assert given['argv'] == [
+        *('--partition=gpu', '--job-name=my job', '--gres=gpu:4', '--ntasks=4'),
+        *('--ntasks-per-node=4', '--cpus-per-task=5', '--kill-on-bad-exit=1'),
+        *('--mem=9G', '--time=1', 'stand_in_python', '-u'),
+        *(str(ROOT / 'tools/train.py'), config, '--work-dir', 'a dir'),
+        *('--launcher', 'slurm', '--amp'),
+    ]
+
+
+def test_slurm_test(stand_in: Path, config: str) -> None:
+    given = call(
+        *(stand_in, 'slurm_test.sh', 'gpu', 'job', config, config, '--tta'),
+        **dict(GPUS='16'),
+    )
+    assert '--ntasks=16' in given['argv']
+    assert '--ntasks-per-node=8' in given['argv']
+    assert given['argv'][-6:] == [
+        *(str(ROOT / 'tools/test.py'), config, config, '--launcher', 'slurm', '--tta')
+    ]
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['dist_train.sh', 'CONFIG'], 'usage: tools/dist_train.sh'),
+        (['dist_test.sh', 'CONFIG', 'x.pth'], 'usage: tools/dist_test.sh'),
+        (['slurm_train.sh', 'p', 'j', 'CONFIG'], 'usage: tools/slurm_train.sh'),
+        (['slurm_test.sh', 'p', 'j', 'CONFIG'], 'usage: tools/slurm_test.sh'),
+        (['dist_train.sh', 'no.py', '2'], 'error: no.py: no such config file'),
+        (['dist_train.sh', 'CONFIG', 'two'], "error: GPUS is 'two'"),
+        (
+            ['dist_test.sh', 'CONFIG', 'no.pth', '2'],
+            'error: no.pth: no such checkpoint',
+        ),
+        (['slurm_test.sh', 'p', 'j', 'no.py', 'no.pth'], 'error: no.py'),
+    ],
+)
+def test_wrong_calls_start_nothing(
+    stand_in: Path, config: str, words: list[str], message: str
+) -> None:
+    script, *rest = [config if word == 'CONFIG' else word for word in words]
+    done = subprocess.run(
+        [ROOT / 'tools' / script, *rest],
+        env=shell_environment(stand_in, {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert not done.stdout

@@ -1,0 +1,104 @@
+import json
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tiny_data import COUNTS
+
+
+def results(tested: SimpleNamespace, name: str, checkpoint: str) -> dict:
+    path = tested.out / f'work_{name}' / f'results_{checkpoint}.json'
+    assert f'results: {path}' in tested.runs[name]['out']
+    return json.loads(path.read_text())
+
+
+def predictions(tested: SimpleNamespace, name: str) -> list[dict]:
+    with (tested.out / f'{name}.pkl').open('rb') as file:
+        return pickle.load(file)
+
+
+@pytest.mark.parametrize(
+    ('name', 'checkpoint'), [('det', 'epoch_10'), ('seg', 'iter_4')]
+)
+def test_metrics_equal_those_of_the_training(
+    trained: SimpleNamespace, tested: SimpleNamespace, name: str, checkpoint: str
+) -> None:
+    found = results(tested, name, checkpoint)
+    kept = json.loads((getattr(trained, name) / 'val_results.json').read_text())
+    assert found['metrics'] == kept[-1]['metrics']
+    assert found['checkpoint'].endswith(f'{checkpoint}.pth')
+
+
+def test_detections_equal_pycocotools(
+    tiny: SimpleNamespace, tested: SimpleNamespace
+) -> None:
+    found = []
+    for sample in predictions(tested, 'det'):
+        instances = sample['pred_instances']
+        boxes = instances['bboxes'].numpy().astype(float)
+        boxes[:, 2:] -= boxes[:, :2]
+        for box, score, label in zip(
+            boxes, instances['scores'], instances['labels'], strict=True
+        ):
+            found.append(
+                dict(
+                    image_id=sample['img_id'],
+                    category_id=int(label) + 1,
+                    bbox=box.tolist(),
+                    score=float(score),
+                )
+            )
+    truth = COCO(str(tiny.data / 'val.json'))
+    evaluation = COCOeval(truth, truth.loadRes(found), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    metrics = results(tested, 'det', 'epoch_10')['metrics']
+    assert metrics['coco/bbox_mAP'] > 0.1  # else equality would say little
+    # mmdet rounds to three digits.
+    for name, value in zip(('mAP', 'mAP_50', 'mAP_75'), evaluation.stats, strict=False):
+        assert metrics[f'coco/bbox_{name}'] == pytest.approx(value, abs=6e-4)
+
+
+def test_label_maps_equal_a_count_of_pixels(
+    tiny: SimpleNamespace, tested: SimpleNamespace
+) -> None:
+    counts = np.zeros((3, 3))
+    dumped = predictions(tested, 'seg')
+    assert len(dumped) == COUNTS['val']
+    for sample in dumped:
+        path = sample['img_path'].replace('images', 'annotations')
+        truth = np.asarray(Image.open(path)).astype(int) - 1
+        labels = sample['pred_sem_seg']['data'].numpy()[0]
+        np.add.at(counts, (truth, labels), 1)
+    hits = np.diag(counts)
+    unions = counts.sum(0) + counts.sum(1) - hits
+    metrics = results(tested, 'seg', 'iter_4')['metrics']
+    assert metrics['mIoU'] == pytest.approx(100 * np.mean(hits / unions), abs=6e-3)
+    assert metrics['aAcc'] == pytest.approx(100 * hits.sum() / counts.sum(), abs=6e-3)
+
+
+@pytest.mark.parametrize('name', ['det', 'seg'])
+def test_pictures_hold_truth_beside_prediction(
+    tested: SimpleNamespace, name: str
+) -> None:
+    pictures = sorted((tested.out / name).iterdir())
+    assert [p.name for p in pictures] == [f'{i:03d}.png' for i in range(COUNTS['val'])]
+    for picture in pictures:
+        image = np.asarray(Image.open(picture))
+        assert image.shape == (64, 128, 3)
+        assert not np.array_equal(image[:, :64], image[:, 64:])
+
+
+def test_augmented_metrics(tested: SimpleNamespace) -> None:
+    detection = results(tested, 'det_tta', 'epoch_10_tta')
+    segmentation = results(tested, 'seg_tta', 'iter_4_tta')
+    plain = results(tested, 'det', 'epoch_10')
+    assert detection['tta'] and not plain['tta']
+    assert detection['metrics']['coco/bbox_mAP'] > 0.1
+    assert detection['metrics'] != plain['metrics']
+    assert 0 < segmentation['metrics']['mIoU'] < 100
