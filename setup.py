@@ -36,16 +36,18 @@ FAMILY_VARIABLE = 'MMPOOLFORMER_STACK'
 # Ranges, not pins: an existing environment stays as it is. 2.1 is the oldest torch
 # that the tests run on (the originals stop at 2.1 for want of newer mmcv wheels and
 # at 2.5 altogether). The exact, tested versions are in requirements/*.txt.
-BACKBONE = ['torch>=2.1', 'timm>=1.0', 'numpy']
-DEV = [
-    'fvcore',
+BACKBONE = [
+    'torch>=2.1',
+    'timm>=1.0',
+    'filelock',
+    'huggingface-hub',
     'matplotlib',
-    'pytest>=7.0',
-    'ruff',
+    'numpy',
+    'pillow',
     'safetensors',
-    'tensorboard',
     'tqdm',
 ]
+DEV = ['fvcore', 'psutil', 'pytest>=7.0', 'pyyaml', 'ruff', 'tensorboard']
 
 
 def read_version() -> str:
