@@ -153,8 +153,9 @@ def _read_safely(path: Path, head: bytes) -> object:
         if head[:1] == b'\x80':
             return _read_legacy(path)
     except UntrustedCheckpointError as error:
+        wanted = str(error)[:200]
         raise UntrustedCheckpointError(
-            f'{path} asks for {error}, which is more than weights need and could run '
+            f'{path} asks for {wanted}, which is more than weights need and could run '
             'code, so it was not read. If you trust who made the file, say so with '
             f'trust=True (--trust in the tools) or {TRUST_VARIABLE}=1'
         ) from None
@@ -190,7 +191,7 @@ def _read_zip(path: Path) -> object:
         size = path.stat().st_size
         for info in records.values():
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
-                raise ValueError(f'{info.filename} is not as torch.save writes it')
+                raise ValueError(f'{info.filename!r} is not as torch.save writes it')
         order = f'{root}byteorder'
         if order in records and archive.read(order) != b'little':
             raise ValueError('it was saved on a big-endian machine')
@@ -510,6 +511,8 @@ def _empty_array(kind: _Kind, *_: object) -> np.ndarray:
 def _set_array(array: np.ndarray, state: tuple) -> None:
     """Give an array its shape, type and data; numpy itself believes anything."""
     _, shape, dtype, is_fortran, data = state
+    if any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError('a numpy array of an impossible shape')
     _check_bytes(dtype, math.prod(shape), data)
     array.__setstate__((1, tuple(shape), dtype, bool(is_fortran), data))
 

@@ -327,6 +327,19 @@ def test_file_cannot_change_a_class(tmp_path) -> None:
     assert statistics == before
 
 
+@pytest.mark.parametrize(('shape', 'size'), [((1,), 8), ((2,), 8), ((-1, -1), 8)])
+def test_arrays_are_as_long_as_they_say(tmp_path, shape, size) -> None:
+    numbers = b''.join(b'J' + struct.pack('<i', n) for n in shape)
+    data = b'C' + bytes([size]) + bytes(size)
+    state = b'(K\x01(' + numbers + b't' + dtype('f8') + b'\x89' + data + b't'
+    path = craft(tmp_path / 'a.pth', PLACES['meta'](ARRAY + state + b'b'), zipped=True)
+    if shape == (1,):
+        assert read_checkpoint(path)['meta']['cfg'].tolist() == [0.0]
+    else:
+        with pytest.raises(CheckpointError, match='a numpy array'):
+            read_checkpoint(path)
+
+
 def storage(count: int) -> bytes:
     """Refer to a storage called 0 of so many floats."""
     number = b'J' + struct.pack('<i', count)
