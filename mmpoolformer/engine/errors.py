@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+# Without them nothing runs: the wrong interpreter, mostly.
+FOUNDATIONS = ('torch', 'mmengine', 'mmcv')
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 # What libraries raise when a setting is wrong: a file that is not there, an option
@@ -92,6 +94,15 @@ def run_tool(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
             raise
         print(f'error: {error}', file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name not in FOUNDATIONS:
+            raise
+        print(
+            f'error: {sys.executable} has no {error.name}: activate the environment '
+            'that has, or see what is wrong by python -m mmpoolformer.doctor',
+            file=sys.stderr,
+        )
+        return UserError.exit_code
     except KeyboardInterrupt:
         print('error: interrupted', file=sys.stderr)
         return INTERRUPTED

@@ -1,7 +1,9 @@
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tiny_data import write_data, write_detection_config, write_segmentation_config
 from tool_process import finish, run_many, start
 
@@ -49,18 +51,21 @@ def trained(tiny: SimpleNamespace) -> SimpleNamespace:
 
 @pytest.fixture(scope='session')
 def tested(tiny: SimpleNamespace, trained: SimpleNamespace) -> SimpleNamespace:
-    """What tools/test.py has made of both: `det`, `det_tta`, `seg`, `seg_tta`."""
+    """What tools/test.py has made of both, also augmented (`_tta`) and renamed."""
     out = tiny.folder / 'tested'
+    old_names = tiny.folder / 'released.pth'
+    write_with_old_names(trained.det_checkpoint, old_names)
     jobs = {
         'det': (tiny.detection, trained.det_checkpoint),
         'seg': (tiny.segmentation, trained.seg_checkpoint),
         'det_tta': (tiny.detection, trained.det_checkpoint, '--tta'),
+        'det_old': (tiny.detection, old_names),
         'seg_tta': (tiny.segmentation, trained.seg_checkpoint, '--tta'),
     }
     commands = []
     for name, job in jobs.items():
         extra = ['--out', out / f'{name}.pkl', '--show-dir', out / name]
-        options = [] if name.endswith('tta') else extra
+        options = extra if name in ('det', 'seg') else []
         commands.append(
             ['tools/test.py', *job, '--work-dir', _work_dir(out, name), *options]
         )
@@ -68,6 +73,33 @@ def tested(tiny: SimpleNamespace, trained: SimpleNamespace) -> SimpleNamespace:
     for run in runs:
         assert run['code'] == 0, run['err'] + run['out'][-2000:]
     return SimpleNamespace(out=out, runs=dict(zip(jobs, runs, strict=True)))
+
+
+def write_with_old_names(checkpoint: Path, renamed: Path) -> None:
+    """Write a detector as the PoolFormer authors' code does, backbone names and all."""
+    content = torch.load(checkpoint, weights_only=False)
+    content['state_dict'] = {
+        old_name(name): tensor for name, tensor in content['state_dict'].items()
+    }
+    assert 'backbone.network.6.0.layer_scale_1' in content['state_dict']
+    torch.save(content, renamed)
+
+
+def old_name(name: str) -> str:
+    """Return what the authors' code calls a parameter of the detector."""
+    if not name.startswith('backbone.'):
+        return name
+    name = name.replace('stem.conv', 'patch_embed.proj')
+    name = re.sub(r'layer_scale(\d)\.scale', r'layer_scale_\1', name)
+    name = re.sub(r'stages\.(\d)\.blocks', lambda m: f'network.{2 * int(m[1])}', name)
+    name = re.sub(
+        r'stages\.(\d)\.downsample\.conv',
+        lambda m: f'network.{2 * int(m[1]) - 1}.proj',
+        name,
+    )
+    return re.sub(
+        r'^backbone\.norm(\d)', lambda m: f'backbone.norm{2 * int(m[1])}', name
+    )
 
 
 def _work_dir(out: Path, name: str) -> Path:

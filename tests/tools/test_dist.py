@@ -41,6 +41,31 @@ def test_two_processes_train_and_measure_as_one(tiny: SimpleNamespace) -> None:
     assert single['metrics'] == read(work / 'val_results.json')[-1]['metrics']
 
 
+def test_a_mistake_of_all_processes_is_told_once(tiny: SimpleNamespace) -> None:
+    process = start(
+        'tools/dist_train.sh',
+        tiny.detection,
+        2,
+        '--cfg-options',
+        'a.b=1',
+        PORT=free_port(),
+    )
+    output, _ = process.communicate(timeout=300)
+    assert output == "error: --cfg-options a.b: the config has no 'a'\n"
+    assert process.returncode == 2
+
+
+def test_a_taken_port_is_told(tiny: SimpleNamespace) -> None:
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        server.listen()
+        port = str(server.getsockname()[1])
+        process = start('tools/dist_train.sh', tiny.detection, 1, PORT=port)
+        output, _ = process.communicate(timeout=300)
+    assert output == f'error: port {port} is in use: set PORT to another one\n'
+    assert process.returncode == 1
+
+
 def test_two_processes_test_as_one(
     tiny: SimpleNamespace, trained: SimpleNamespace, tested: SimpleNamespace
 ) -> None:

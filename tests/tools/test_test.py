@@ -94,6 +94,13 @@ def test_pictures_hold_truth_beside_prediction(
         assert not np.array_equal(image[:, :64], image[:, 64:])
 
 
+def test_released_files_with_old_names_give_the_same_metrics(
+    tested: SimpleNamespace,
+) -> None:
+    renamed = results(tested, 'det_old', 'released')
+    assert renamed['metrics'] == results(tested, 'det', 'epoch_10')['metrics']
+
+
 def test_augmented_metrics(tested: SimpleNamespace) -> None:
     detection = results(tested, 'det_tta', 'epoch_10_tta')
     segmentation = results(tested, 'seg_tta', 'iter_4_tta')
