@@ -221,6 +221,32 @@ def test_broken_environment_of_somebody_else_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / 'pyvenv.cfg').exists()
 
 
+@pytest.mark.parametrize(
+    ('stack', 'there', 'fits'),
+    [
+        ('forks', 'mmengine-0.10.7', False),
+        ('forks', 'mmsegmentation-1.2.2', False),
+        ('forks', 'onedl_mmengine-0.10.12', True),
+        ('originals', 'onedl_mmcv-2.3.6', False),
+        ('originals', 'mmdet-3.3.0', True),
+        ('forks', 'mmpoolformer-0.1.0', True),
+        ('originals', 'mmpoolformer-0.1.0', True),
+    ],
+)
+def test_families_are_never_mixed(
+    tmp_path: Path, stack: str, there: str, fits: bool
+) -> None:
+    (tmp_path / 'lib/python3.11/site-packages' / f'{there}.dist-info').mkdir(
+        parents=True
+    )
+    place = tool.Place(tool.STACKS[stack], tmp_path)
+    if fits:
+        tool.check_family(place)
+    else:
+        with pytest.raises(tool.SetupError, match=f'holds {there}, which does not go'):
+            tool.check_family(place)
+
+
 def test_version_of_an_environment_counts(tmp_path: Path) -> None:
     (tmp_path / 'pyvenv.cfg').write_text('home = /usr\nversion = 3.12.1\n')
     found = tool.Place(tool.STACKS['originals'], tmp_path)
@@ -322,6 +348,18 @@ def test_changed_requirements_of_the_package_are_installed(place: tuple) -> None
     assert '[all,dev]' in run.lines[0]
 
 
+def test_package_of_a_moved_repository_is_installed_again(
+    place: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool.set_up(place, io.StringIO(), FakeRun())
+    moved = tool.ROOT.with_name('moved')
+    tool.ROOT.rename(moved)
+    monkeypatch.setattr(tool, 'ROOT', moved)
+    run = FakeRun()
+    tool.set_up(place, io.StringIO(), run)
+    assert f'{moved}[all,dev]' in run.lines[0]
+
+
 def test_cached_mmcv_for_another_torch_is_built_again(place: tuple) -> None:
     proofs = []
 
@@ -349,8 +387,21 @@ def test_mmcv_is_compiled_without_debug_information(place: tuple) -> None:
     tool.set_up(place, io.StringIO(), run)
     index = next(i for i, x in enumerate(run.lines) if x.endswith('onedl-mmcv'))
     assert run.extras[index]['CFLAGS'].endswith('-g0 -O2')
-    flags = tool.build_environment({'CFLAGS': '-march=native', 'MAX_JOBS': '1'})
+    mine = {'CFLAGS': '-march=native', 'MAX_JOBS': '1'}
+    flags = tool.build_environment(mine, nvcc=True)
     assert flags == {'CFLAGS': '-march=native -g0 -O2', 'MAX_JOBS': '1'}
+
+
+def test_gpu_is_hidden_from_mmcv_where_nothing_can_compile_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = tool.build_environment({}, nvcc=False)
+    assert without['CUDA_VISIBLE_DEVICES'] == ''
+    monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.setenv('CUDA_HOME', str(tmp_path))
+    (tmp_path / 'bin').mkdir()
+    (tmp_path / 'bin' / 'nvcc').write_text('')
+    assert tool.has_nvcc()
 
 
 def test_environment_without_its_python_is_made_again(place: tuple) -> None:

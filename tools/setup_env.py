@@ -79,6 +79,11 @@ CURES = (
         'the package index has no file for this Python and platform',
     ),
     (
+        r'detected CUDA version .* mismatches',
+        'the CUDA toolkit (nvcc) is not the one that torch was built for: install that '
+        'one, or set CUDA_VISIBLE_DEVICES= to build for the CPU only',
+    ),
+    (
         r'Killed signal|internal compiler error|out of memory',
         'the compiler ran out of memory: set MAX_JOBS=1',
     ),
@@ -463,6 +468,24 @@ def check_writable(venv: Path) -> None:
         raise SetupError(f'{parent} cannot be written to; choose a place with VENV=')
 
 
+def check_family(place: Place) -> None:
+    """Refuse an environment that holds the other OpenMMLab family.
+
+    The two unpack into the same folders and would overwrite each other.
+
+    Raises:
+        SetupError: with what was found.
+    """
+    other = 'mm[cdes]*' if place.stack.name == 'forks' else 'onedl_mm*'
+    pattern = f'lib/python*/site-packages/{other}-*.dist-info'
+    found = sorted(folder.name for folder in place.venv.glob(pattern))
+    if found:
+        raise SetupError(
+            f'{place.venv} holds {found[0].removesuffix(".dist-info")}, which does not '
+            f'go with the {place.stack.name}; choose another place with VENV='
+        )
+
+
 def preflight(place: Place, pending: list[str]) -> None:
     """Look for everything that would stop the set-up after minutes.
 
@@ -476,6 +499,7 @@ def preflight(place: Place, pending: list[str]) -> None:
     version = environment_version(place) or sys.version_info[:2]
     check_python(version, place.stack)
     check_folder(place.venv)
+    check_family(place)
     check_writable(place.venv)
     if 'venv' in pending:
         check_modules(version)
@@ -545,7 +569,7 @@ def build_mmcv(place: Place, run: Callable) -> None:
     operator is run as proof, and on failure mmcv is built once more without the
     cache. After a change of torch in this environment it always is.
     """
-    mmcv, extra = place.stack.mmcv, build_environment(os.environ)
+    mmcv, extra = place.stack.mmcv, build_environment(os.environ, has_nvcc())
     forced = ['--no-cache-dir', '--force-reinstall', '--no-deps']
     stamp = place.notes / 'mmcv.done'
     changed = stamp.exists() and stamp.read_text() != stage_keys(place)['mmcv']
@@ -553,20 +577,39 @@ def build_mmcv(place: Place, run: Callable) -> None:
     try:
         run([str(place.python), '-c', PROVE_MMCV], {})
     except SetupError:
+        print("      pip's copy of mmcv does not work here; compiling it", flush=True)
         pip_install(place, run, *forced, '-v', mmcv, **extra)
         run([str(place.python), '-c', PROVE_MMCV], {})
 
 
-def build_environment(environment: dict[str, str]) -> dict[str, str]:
+def build_environment(environment: dict[str, str], nvcc: bool) -> dict[str, str]:
     """Return the variables for compiling mmcv in half the time.
 
     Debug information is more than half of the work; a job of the compiler takes
     up to 1 GB, so there are no more of them than memory allows.
+
+    Args:
+        environment: the user's variables.
+        nvcc: whether there is a compiler for GPUs. Without one a GPU is hidden, as
+            mmcv would try to compile for it.
     """
     flags = f'{environment.get("CFLAGS", "")} -g0 -O2'.strip()
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
     jobs = max(1, min(os.cpu_count() or 1, int(memory / (1.5 * GB))))
-    return {'CFLAGS': flags, 'MAX_JOBS': environment.get('MAX_JOBS', str(jobs))}
+    hidden = {} if nvcc else {'CUDA_VISIBLE_DEVICES': ''}
+    return {
+        'CFLAGS': flags,
+        'MAX_JOBS': environment.get('MAX_JOBS', str(jobs)),
+        **hidden,
+    }
+
+
+def has_nvcc() -> bool:
+    """Tell whether CUDA's compiler is where torch looks for it."""
+    home = os.environ.get('CUDA_HOME') or os.environ.get('CUDA_PATH')
+    places = (home, '/usr/local/cuda')
+    there = (Path(folder, 'bin', 'nvcc').exists() for folder in places if folder)
+    return shutil.which('nvcc') is not None or any(there)
 
 
 def install_rest(place: Place, run: Callable) -> None:
@@ -585,7 +628,8 @@ class Stage(NamedTuple):
 
     ``inputs`` match the pins on which the stage depends; when one changes, this
     stage and all later ones are done again, which costs little where pip finds
-    everything installed. The last ones also depend on what ``setup.py`` requires.
+    everything installed. The last ones also depend on ``setup.py`` and
+    on where the repository is.
     """
 
     name: str
@@ -633,7 +677,8 @@ def stage_keys(place: Place) -> dict[str, str]:
         pattern = re.compile(rf'({stage.inputs})==', re.I)
         chosen = [place.stack.name, *(pin for pin in pins if pattern.match(pin))]
         digest = hashlib.sha256('\n'.join(chosen).encode())
-        digest.update((ROOT / 'setup.py').read_bytes() if stage.inputs == ALL else b'')
+        if stage.inputs == ALL:
+            digest.update((ROOT / 'setup.py').read_bytes() + str(ROOT).encode())
         keys[stage.name] = digest.hexdigest()
     return keys
 
@@ -737,10 +782,21 @@ def set_up(place: Place, stream=sys.stdout, run: Callable | None = None) -> None
         label = f'[1/{len(STAGES) + 1}] checks: Python, compiler, disk'
         print(f'{label} ...', file=stream, flush=True)
         preflight(place, pending)
-        print('      all there', file=stream, flush=True)
+        print(f'      {verdict(pending)}', file=stream, flush=True)
         do_stages(place, pending, run or Runner(place.log, stream), stream)
     took = span(time.monotonic() - begin)
     print(f'{place.venv} is set up ({place.stack.name}) after {took}', file=stream)
+
+
+def verdict(pending: list[str]) -> str:
+    """Return what the checks came to; a GPU that will not be used is no error."""
+    gpu = Path('/proc/driver/nvidia/version').exists()
+    if gpu and 'mmcv' in pending and not has_nvcc():
+        return (
+            'all there, but for the CUDA toolkit (nvcc): without it the operators of '
+            'mmcv run on the CPU only, and detectors do not train on the GPU'
+        )
+    return 'all there'
 
 
 def check_only(place: Place, stream=sys.stdout) -> None:
@@ -804,7 +860,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, interrupt)
     try:
         check_only(place) if options.check_only else set_up(place)
-    except SetupError as error:
+    except (SetupError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
