@@ -37,6 +37,7 @@ NOISE = (
     'Default ``avg_non_ignore`` is False',
     'The draw is False',
     '`reduce_zero_label` will be deprecated',
+    '``build_loss`` would be deprecated',
 )
 
 

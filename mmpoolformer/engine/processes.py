@@ -13,6 +13,9 @@ BY_SIGNAL = (
     128  # a shell's exit code for a process that a signal ended, plus its number
 )
 
+# What torch says, now and in 2.1.
+PORT_TAKEN = ('EADDRINUSE', 'Address already in use')
+
 
 def main(argv: Sequence[str]) -> None:
     """Start the processes and wait for them.
@@ -30,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     from torch.distributed.run import parse_args, run
 
     args = parse_args(argv)
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    logging.disable(logging.ERROR)  # torchrun's; the processes have said why
     try:
         run(args)
     except ChildFailedError as error:
@@ -44,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     except SignalException as error:
         raise SystemExit(BY_SIGNAL + error.sigval) from error
     except RuntimeError as error:
-        if 'EADDRINUSE' not in str(error):
+        if not any(words in str(error) for words in PORT_TAKEN):
             raise
         raise UserError(
             f'port {args.master_port} is in use: set PORT to another one'

@@ -62,7 +62,10 @@ def test_a_taken_port_is_told(tiny: SimpleNamespace) -> None:
         port = str(server.getsockname()[1])
         process = start('tools/dist_train.sh', tiny.detection, 1, PORT=port)
         output, _ = process.communicate(timeout=300)
-    assert output == f'error: port {port} is in use: set PORT to another one\n'
+    # Above it torch 2.1 has lines of its own, written by its C++ part.
+    line = f'error: port {port} is in use: set PORT to another one'
+    assert output.splitlines()[-1] == line
+    assert 'Traceback' not in output
     assert process.returncode == 1
 
 

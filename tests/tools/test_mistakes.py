@@ -44,6 +44,7 @@ def write_files(tiny: SimpleNamespace, trained: SimpleNamespace, here: Path) -> 
         (here / name).write_text(text)
     good = torch.load(trained.det_checkpoint, weights_only=False)
     torch.save({**good, 'more': Payload(here / 'marker')}, here / 'crafted.pth')
+    torch.save({**good, 'more': Payload(here / 'own')}, here / 'own.pth')
     torch.save({'state_dict': good['state_dict']}, here / 'weights.pth')
     lacking = dict(good['state_dict'])
     lacking.pop('backbone.stem.conv.weight')
@@ -98,6 +99,8 @@ def commands(tiny: SimpleNamespace, trained: SimpleNamespace) -> dict[str, list]
         'tta with masks': [TEST, tiny.masks, checkpoint, '--tta'],
         'bug': [TRAIN, 'bug.py'],
         'traceback': [TRAIN, 'nothere.py', '--traceback'],
+        # The last one: trust lasts as long as the process.
+        'trusted': [TEST, det, 'own.pth', '--trust-checkpoint'],
     }
 
 
@@ -171,6 +174,11 @@ def test_crafted_checkpoints_run_nothing(outcomes: dict) -> None:
     assert not (here / 'marker').exists()
     torch.load(here / 'crafted.pth', weights_only=False)
     assert (here / 'marker').exists()  # so the file would have run
+
+
+def test_a_trusted_checkpoint_is_loaded_whole(outcomes: dict) -> None:
+    assert outcomes['trusted']['code'] == 0, outcomes['trusted']['err']
+    assert (outcomes['here'] / 'own').exists()
 
 
 def test_faults_and_wishes_show_a_traceback(outcomes: dict) -> None:
