@@ -8,6 +8,7 @@ The same scenes are written for the three tasks::
     segmentation/                      as ADE20K
         images/{training,validation}/000000.jpg
         annotations/{training,validation}/000000.png
+        classes.txt                    a name for each value from 1
     classification/                    as ImageNet: one shape with its surroundings
         {train,val}/CLASS/000000_1.jpg
     settings.json                      what the folder was made with
@@ -25,7 +26,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -40,6 +40,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mmpoolformer.datasets.demo_shapes import CLASSES, Instance, Scene, draw_scene
+from mmpoolformer.progress import progress_bar
 
 SEGMENTATION_CLASSES = ('background', *CLASSES)
 # Splits in the order of their seeds, with the names that COCO and ImageNet folders
@@ -187,14 +188,7 @@ def _write_all(out: Path, settings: DemoSettings, workers: int, progress: bool) 
     """Write every file of the data set."""
     _make_folders(out)
     total = settings.train + settings.val
-    bar = tqdm(
-        total=total,
-        desc='drawing scenes',
-        ncols=79,
-        mininterval=0.1 if sys.stderr.isatty() else 5,  # a log needs few lines
-        disable=not progress,
-    )
-    # New interpreters: a copy of this one would inherit its threads' locks.
+    bar = progress_bar(total, 'drawing', shown=progress)
     spawn = multiprocessing.get_context('spawn')
     with bar, ProcessPoolExecutor(workers, spawn, _follow_parent) as pool:
         try:
@@ -230,6 +224,7 @@ def _write_split(
 
 
 def _make_folders(out: Path) -> None:
+    """Make the folders and the list of segmentation classes."""
     (out / 'detection' / 'annotations').mkdir(parents=True)
     for split, ade_split in SPLITS.items():
         (out / 'detection' / 'images' / split).mkdir(parents=True)
@@ -237,6 +232,9 @@ def _make_folders(out: Path) -> None:
             (out / 'segmentation' / kind / ade_split).mkdir(parents=True)
         for name in CLASSES:
             (out / 'classification' / split / name).mkdir(parents=True)
+    names = '\n'.join(SEGMENTATION_CLASSES) + '\n'
+    classes = out / 'segmentation' / 'classes.txt'
+    classes.write_text(names, encoding='utf-8', newline='\n')
 
 
 def _write_scene(

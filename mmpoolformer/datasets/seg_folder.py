@@ -62,8 +62,8 @@ class MapLabels(BaseTransform):
         values = results['gt_seg_map']
         if values.ndim != 2:
             raise ValueError(
-                f'{results["seg_map_path"]}: shape {values.shape}, expected (H, W): one '
-                'value a pixel, not a coloured picture'
+                f'{results["seg_map_path"]}: shape {values.shape}, expected (H, W): '
+                'one value a pixel, not a coloured picture'
             )
         labels = self.table[values]
         if (labels == self.unknown).any():

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import warnings
 
 import pytest
 import timm
@@ -231,20 +232,25 @@ def test_initialisation_follows_the_paper() -> None:
     assert 0.99 * limit < weight.abs().max() <= limit
 
 
+def cpu_autocasts_to(dtype: torch.dtype) -> bool:
+    # torch 2.1 warns and goes on in float32, which would make the test below empty.
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with torch.autocast('cpu', dtype):
+            return torch.ones(1, 1).mm(torch.ones(1, 1)).dtype == dtype
+
+
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast_is_finite_and_near_float32(dtype: torch.dtype) -> None:
+    if not cpu_autocasts_to(dtype):
+        pytest.skip(f'this torch has no autocast to {dtype} on the CPU')
     model = randomised(PoolFormer('s12')).eval()
     # Large values: squares of them would overflow half precision.
     image = 400 * torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model(image)
-        try:
-            with torch.autocast('cpu', dtype):
-                found = model(image)
-        except RuntimeError as error:
-            if dtype == torch.float16 and 'not implemented' in str(error):
-                pytest.skip('this torch has no half-precision convolution on the CPU')
-            raise
+        with torch.autocast('cpu', dtype):
+            found = model(image)
     for half, full in zip(found, expected, strict=True):
         assert half.isfinite().all()
         error = (half.float() - full).norm() / full.norm()
