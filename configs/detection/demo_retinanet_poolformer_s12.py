@@ -13,7 +13,12 @@ scale = (128, 128)
 norm_cfg = dict(type='GN', num_groups=16)
 model = dict(
     backbone=dict(
-        arch=dict(depths=(2, 2, 6, 2), dims=(64, 128, 320, 512), layer_scale_init=0.01),
+        arch=dict(
+            _delete_=True,
+            depths=(2, 2, 6, 2),
+            dims=(64, 128, 320, 512),
+            layer_scale_init=0.01,
+        ),
         init_cfg=None,
     ),
     neck=dict(out_channels=128, num_outs=4, norm_cfg=norm_cfg),
