@@ -7,7 +7,6 @@ training that was interrupted goes on from its last checkpoint.
 import hashlib
 import json
 import sys
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
 from PIL import Image
-from tqdm import tqdm
 
 from mmpoolformer.analysis.curves import (
     Curve,
@@ -48,9 +46,11 @@ from mmpoolformer.progress import progress_bar
 
 CONFIG = 'detection/demo_retinanet_poolformer_s12'
 NEEDED = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator')
-SHOWN_PICTURES = 8
-SHOWN_SCORE = 0.4
+PARTS = ('train', 'val', 'test')
 AP, AP50 = 'coco/bbox_mAP', 'coco/bbox_mAP_50'
+# Held-out scenes that are drawn, two in a row, and the least score that is shown.
+SHOWN_SCENES, SHOWN_SCORE = 8, 0.4
+ENLARGED = 2
 
 
 @dataclass(frozen=True)
@@ -69,40 +69,267 @@ class Quickstart:
     settings: DemoSettings = field(default_factory=DemoSettings)
     cfg_options: Sequence[str] = ()
 
+    @property
+    def results(self) -> Path:
+        """The file of the final metrics."""
+        return self.work_dir / 'results.json'
 
-@dataclass(frozen=True)
-class Outcome:
-    """What has come out.
-
-    Attributes:
-        metrics: COCO's box metrics on the held-out scenes.
-        pictures: The pictures drawn.
-    """
-
-    metrics: dict[str, float]
-    pictures: tuple[Path, ...]
+    @property
+    def pictures(self) -> dict[str, Path]:
+        """The pictures by what they show."""
+        names = ('predictions', 'loss', 'ap')
+        return {name: self.work_dir / f'{name}.png' for name in names}
 
 
-def run_quickstart(job: Quickstart) -> Outcome:
+def run_quickstart(job: Quickstart) -> dict[str, float]:
     """Do what is still to be done.
 
     Progress goes to stderr, a line for each step to stdout, and what the libraries
     have to say to `quickstart.log` in the work dir.
 
     Returns:
-        The metrics and the pictures, whether new or from an earlier run.
+        COCO's box metrics on the held-out scenes, whether new or from an earlier run.
 
     Raises:
         UserError: If a folder holds something else or can't be written.
     """
-    print(f'[1/4] scenes: {job.data}')
-    with blame('', (OSError, ValueError)):
-        drawn = make_demo_data(job.data, job.settings)
-        _say_if(not drawn, 'there already')
-        job.work_dir.mkdir(parents=True, exist_ok=True)
     config = _read_config(job)
-    _claim(job, config)
-    with _quiet(job.work_dir / 'quickstart.log') as bars:
-        checkpoint = _train(job, config, bars)
-        metrics = _evaluate(job, config, checkpoint, bars)
-    return Outcome(metrics, _draw(job, metrics))
+    print(f'1. Drawing {job.settings.train} + {job.settings.val} scenes: {job.data}')
+    with blame('', (OSError, ValueError)):
+        if not make_demo_data(job.data, job.settings):
+            print('   are there already')
+        job.work_dir.mkdir(parents=True, exist_ok=True)
+    with _quiet(job.work_dir / 'quickstart.log') as (say, bars):
+        _claim(job, config)
+        say(f'2. Training, checkpoints and logs: {job.work_dir}')
+        if _final_checkpoint(config) is None:
+            _train(config, bars)
+        else:
+            say('   is done already')
+        say(f'3. Evaluating on {job.settings.val} scenes held out: {job.results}')
+        if _is_evaluated(job):
+            say('   is done already')
+        else:
+            _evaluate(job, config, bars)
+    return json.loads(job.results.read_text(encoding='utf-8'))['metrics']
+
+
+def summary(job: Quickstart, metrics: dict[str, float]) -> str:
+    """Return the lines that a quickstart ends with: pictures, then AP."""
+    lines = [f'   {path}' for path in job.pictures.values()]
+    return '\n'.join(
+        ['Pictures:', *lines, f'Box AP {metrics[AP]:.3f}, AP50 {metrics[AP50]:.3f}']
+    )
+
+
+class ProgressHook(Hook):
+    """Show how far training or testing is.
+
+    Args:
+        file: Where the bars are drawn.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self.bar = progress_bar(0, '', shown=False)
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin a bar over all iterations."""
+        self.bar = progress_bar(
+            runner.max_iters, '   training', done=runner.iter, file=self.file
+        )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Say that it is training again."""
+        self.bar.set_description_str('   training')
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Count the iteration and show its loss."""
+        loss = float(outputs['loss'])
+        self.bar.set_postfix_str(f'loss {loss:.2f}', refresh=False)
+        self.bar.update()
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Say why the bar stands still."""
+        self.bar.set_description_str('   testing ')
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Begin a bar over the batches."""
+        total = len(runner.test_dataloader)
+        self.bar = progress_bar(total, '   testing ', file=self.file)
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Count the batch."""
+        self.bar.update()
+
+    def after_run(self, runner: Runner) -> None:
+        """End the bar."""
+        self.bar.close()
+
+
+class KeepSamples(Hook):
+    """Keep the first tested samples, with truth and prediction.
+
+    Args:
+        count: How many.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.samples: list = []
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Keep those of a batch that are still wanted."""
+        self.samples.extend(outputs[: self.count - len(self.samples)])
+
+
+@contextmanager
+def _quiet(log: Path) -> Iterator[tuple]:
+    """Let what is printed go to a file.
+
+    Yields:
+        A `print` and a stream that still reach the user.
+    """
+    screen, bars = sys.stdout, sys.stderr
+
+    def say(text: str) -> None:
+        print(text, file=screen, flush=True)
+
+    with (
+        log.open('a', encoding='utf-8') as file,
+        redirect_stdout(file),
+        redirect_stderr(file),
+    ):
+        yield say, bars
+
+
+def _read_config(job: Quickstart) -> Config:
+    """Return the config of the training, with the job's folders in it."""
+    argv = [str(config_path(CONFIG)), '--work-dir', str(job.work_dir)]
+    options = ['--cfg-options', *job.cfg_options] if job.cfg_options else []
+    config = load_config(parse_train([*argv, *options]), NEEDED)
+    data = f'{job.data / "detection"}/'
+    changes = {f'{part}_dataloader.dataset.data_root': data for part in PARTS}
+    for part in PARTS[1:]:
+        changes[f'{part}_evaluator.ann_file'] = f'{data}annotations/val.json'
+    config.merge_from_dict(changes)
+    register_safe_loaders()
+    return config
+
+
+def _claim(job: Quickstart, config: Config) -> None:
+    """Mark the work dir with what is run in it; refuse one with another mark."""
+    mark = job.work_dir / 'quickstart.json'
+    text = config.pretty_text + (job.data / 'settings.json').read_text(encoding='utf-8')
+    asked = {'fingerprint': hashlib.sha256(text.encode()).hexdigest()}
+    if mark.is_file() and json.loads(mark.read_text(encoding='utf-8')) != asked:
+        raise UserError(
+            f'{job.work_dir} holds a run with another config or other scenes: choose '
+            'another --work-dir or delete it'
+        )
+    write_json(mark, asked)
+
+
+def _final_checkpoint(config: Config) -> Path | None:
+    """Return the checkpoint of the last epoch, if it was written to its end."""
+    latest = find_latest_checkpoint(config.work_dir)
+    wanted = Path(config.work_dir) / f'epoch_{config.train_cfg.max_epochs}.pth'
+    is_final = latest is not None and Path(latest).name == wanted.name
+    return wanted if is_final and wanted.is_file() else None
+
+
+def _train(config: Config, bars: TextIO) -> None:
+    """Train to the end, from the last checkpoint if there is one."""
+    config = config.copy()
+    use_resume(config, 'auto')
+    runner = ToolRunner.from_cfg(config)
+    runner.needs_all_weights = bool(config.resume)
+    hook = ProgressHook(bars)
+    runner.register_hook(hook)
+    runner.prepare_training()
+    try:
+        runner.train()
+    finally:
+        hook.bar.close()
+
+
+def _is_evaluated(job: Quickstart) -> bool:
+    return job.results.is_file() and all(p.is_file() for p in job.pictures.values())
+
+
+def _evaluate(job: Quickstart, config: Config, bars: TextIO) -> None:
+    """Test the final checkpoint, draw the pictures, write the results."""
+    config = config.copy()
+    config.load_from, config.resume = str(_final_checkpoint(config)), False
+    runner = ToolRunner.from_cfg(config)
+    runner.needs_all_weights = True
+    runner.prepare_test()
+    keep = KeepSamples(SHOWN_SCENES)
+    runner.register_hook(keep)
+    runner.register_hook(ProgressHook(bars))
+    # mmdet reports nothing at all when nothing was found.
+    metrics = {AP: 0.0, AP50: 0.0, **runner.test()}
+    _draw_predictions(keep.samples, metrics, job.pictures['predictions'])
+    _draw_curves(job, metrics)
+    write_json(job.results, {'checkpoint': config.load_from, 'metrics': metrics})
+
+
+def _draw_predictions(samples: Sequence, metrics: dict, path: Path) -> None:
+    """Draw truth and prediction of each sample side by side, two samples in a row."""
+    pairs = []
+    for sample in samples:
+        image = np.array(Image.open(sample.img_path).convert('RGB'))
+        found = detections_from_instances(sample.pred_instances).above(SHOWN_SCORE)
+        truth = detections_from_instances(sample.gt_instances)
+        pairs.append(
+            [
+                draw_detections(image, boxes, CLASSES, ENLARGED)
+                for boxes in (truth, found)
+            ]
+        )
+    rows = [pairs[i] + pairs[i + 1] for i in range(0, len(pairs) - 1, 2)]
+    title = (
+        'RetinaNet with PoolFormer-S12, trained from scratch: '
+        f'box AP {metrics[AP]:.2f}, AP50 {metrics[AP50]:.2f}'
+    )
+    legend = dict(zip(CLASSES, class_colours(len(CLASSES)), strict=True))
+    headings = ['truth', f'prediction (score from {SHOWN_SCORE})'] * 2
+    save_picture(arrange(rows, headings, title, legend), path)
+
+
+def _draw_curves(job: Quickstart, metrics: dict[str, float]) -> None:
+    """Draw the training's loss and the AP of its evaluations."""
+    curves = read_curves(find_logs(job.work_dir))
+    losses = [curves[name] for name in ('loss', 'loss_cls', 'loss_bbox')]
+    figure = draw_curves(
+        losses, 'Training loss', 'loss', ['sum', 'classification', 'boxes']
+    )
+    save_figure(figure, job.pictures['loss'])
+    last = curves['loss'].steps[-1:]
+    scores = [
+        curves.get(name, Curve(name, last, (metrics[name],))) for name in (AP50, AP)
+    ]
+    figure = draw_curves(
+        scores, 'Held-out scenes', 'box AP', ['AP50', 'AP (IoU 0.5 to 0.95)'], (0, 1)
+    )
+    save_figure(figure, job.pictures['ap'])
