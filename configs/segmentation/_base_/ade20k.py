@@ -1,4 +1,4 @@
-# ADE20K, 150 classes, crops of 512 x 512; see docs on where the files must lie.
+# ADE20K, 150 classes, crops of 512 x 512; the README says where the files lie.
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
