@@ -6,7 +6,6 @@ name. So any OpenMMLab config can use the package without `custom_imports`.
 """
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
@@ -28,10 +27,4 @@ TRANSFORMS = Registry(
     parent=MMENGINE_TRANSFORMS,
     scope='mmpoolformer',
     locations=['mmpoolformer.datasets.folders'],
-)
-HOOKS = Registry(
-    'hook',
-    parent=MMENGINE_HOOKS,
-    scope='mmpoolformer',
-    locations=['mmpoolformer.engine'],
 )
