@@ -4,10 +4,16 @@ from mmpoolformer.models.classifier import MetaFormerClassifier
 from mmpoolformer.models.factory import create_model, list_models
 from mmpoolformer.models.metaformer import MetaFormer
 from mmpoolformer.models.poolformer import PoolFormer
-from mmpoolformer.models.variants import POOLFORMER, Variant, resolve_variant
+from mmpoolformer.models.variants import (
+    POOLFORMER,
+    VARIANTS,
+    Variant,
+    resolve_variant,
+)
 
 __all__ = [
     'POOLFORMER',
+    'VARIANTS',
     'MetaFormer',
     'MetaFormerClassifier',
     'PoolFormer',

@@ -1,10 +1,13 @@
 """Image classifiers over the MetaFormer trunk."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from mmpoolformer.models.layers import GroupNorm1
 from mmpoolformer.models.metaformer import MetaFormerTrunk
-from mmpoolformer.models.variants import Variant
+from mmpoolformer.models.variants import VARIANTS, Variant, resolve_variant
+from mmpoolformer.registry import MODELS
 
 
 class PoolFormerHead(nn.Module):
@@ -16,28 +19,33 @@ class PoolFormerHead(nn.Module):
     Args:
         channels: Channels of the last map.
         num_classes: Classes.
+        drop_rate: Share of the features that training drops before the linear layer.
     """
 
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, channels: int, num_classes: int, drop_rate: float = 0.0) -> None:
         super().__init__()
         self.norm = GroupNorm1(channels)
+        self.drop = nn.Dropout(drop_rate)
         self.fc = nn.Linear(channels, num_classes)
         nn.init.trunc_normal_(self.fc.weight, std=0.02)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to logits (B, num_classes)."""
-        return self.fc(self.norm(x).mean((2, 3)))  # (B, C, H, W) -> (B, C)
+        return self.fc(self.drop(self.norm(x).mean((2, 3))))  # (B, C, H, W) -> (B, C)
 
 
+@MODELS.register_module()
 class MetaFormerClassifier(MetaFormerTrunk):
     """Images to logits.
 
     Args:
-        variant: The architecture's row of the table.
+        arch: A name of `VARIANTS`, such as `'poolformer_s12'`, or a dict with the
+            fields of `mmpoolformer.models.Variant`.
         num_classes: Classes, from 1.
         in_channels: Channels of the image.
         drop_path_rate: Drop-path rate of the last block, in [0, 1).
+        drop_rate: Dropout rate before the last linear layer, in [0, 1).
         with_cp: Whether blocks recompute their activations in the backward pass.
         init_cfg: See `MetaFormerTrunk.init_weights`.
 
@@ -47,18 +55,22 @@ class MetaFormerClassifier(MetaFormerTrunk):
 
     def __init__(
         self,
-        variant: Variant,
+        arch: str | Mapping | Variant,
         num_classes: int = 1000,
         in_channels: int = 3,
         drop_path_rate: float = 0.0,
+        drop_rate: float = 0.0,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
+        variant = resolve_variant(arch, VARIANTS)
         super().__init__(variant, in_channels, drop_path_rate, with_cp, init_cfg)
         if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(f'num_classes={num_classes!r}: give a whole number from 1')
+        if not 0 <= drop_rate < 1:
+            raise ValueError(f'drop_rate={drop_rate!r}: must be in [0, 1)')
         self.num_classes = num_classes
-        self.head = PoolFormerHead(variant.dims[-1], num_classes)
+        self.head = PoolFormerHead(variant.dims[-1], num_classes, drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, in_channels, H, W) to logits (B, num_classes)."""

@@ -1,21 +1,53 @@
 """Models by name, as plain modules outside any config."""
 
 import difflib
+from collections.abc import Callable
+from fnmatch import fnmatch
+from functools import partial
 from os import PathLike
 
 from torch import nn
 
 from mmpoolformer.checkpoints import load_weights
 from mmpoolformer.models.classifier import MetaFormerClassifier
-from mmpoolformer.models.poolformer import PoolFormer
-from mmpoolformer.models.variants import POOLFORMER
-
-_NAMES = {f'poolformer_{arch}': arch for arch in POOLFORMER}
+from mmpoolformer.models.metaformer import MetaFormer
+from mmpoolformer.models.variants import VARIANTS
 
 
-def list_models() -> list[str]:
-    """Return every name that `create_model` knows."""
-    return list(_NAMES)
+def _metaformer(
+    name: str,
+    num_classes: int,
+    features_only: bool,
+    in_channels: int,
+    drop_path_rate: float,
+    drop_rate: float,
+    with_cp: bool,
+) -> nn.Module:
+    if features_only:
+        return MetaFormer(
+            VARIANTS[name],
+            in_channels=in_channels,
+            drop_path_rate=drop_path_rate,
+            with_cp=with_cp,
+        )
+    return MetaFormerClassifier(
+        name, num_classes, in_channels, drop_path_rate, drop_rate, with_cp
+    )
+
+
+# What builds the model of each name, from the other options of `create_model`.
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    name: partial(_metaformer, name) for name in VARIANTS
+}
+
+
+def list_models(pattern: str = '*') -> list[str]:
+    """Return the names that `create_model` knows.
+
+    Args:
+        pattern: Which of them, with the wildcards of file names: `'caformer_*'`.
+    """
+    return [name for name in BUILDERS if fnmatch(name, pattern)]
 
 
 def create_model(
@@ -23,6 +55,11 @@ def create_model(
     checkpoint: str | PathLike | None = None,
     num_classes: int = 1000,
     features_only: bool = False,
+    *,
+    in_channels: int = 3,
+    drop_path_rate: float = 0.0,
+    drop_rate: float = 0.0,
+    with_cp: bool = False,
 ) -> nn.Module:
     """Build a model by name.
 
@@ -33,26 +70,35 @@ def create_model(
         num_classes: Classes of the classifier; not used with `features_only`.
         features_only: Whether to build the dense backbone (images to a tuple of four
             maps) instead of the classifier (images to logits).
+        in_channels: Channels of the image.
+        drop_path_rate: Drop-path rate of the last block, in [0, 1).
+        drop_rate: Dropout rate of the classifier's head, in [0, 1); not used with
+            `features_only`.
+        with_cp: Whether blocks recompute their activations in the backward pass.
 
     Returns:
         The model, in training mode as every new `nn.Module`.
 
     Raises:
-        ValueError: If the name is unknown or the checkpoint doesn't fit.
+        ValueError: If the name is unknown, an option is out of its range, or the
+            checkpoint doesn't fit.
 
     Example:
         >>> model = create_model('poolformer_s12', features_only=True).eval()
         >>> [tuple(m.shape) for m in model(torch.zeros(1, 3, 64, 64))]
         [(1, 64, 16, 16), (1, 128, 8, 8), (1, 320, 4, 4), (1, 512, 2, 2)]
     """
-    if name not in _NAMES:
-        close = difflib.get_close_matches(name, _NAMES, n=3) or list(_NAMES)
+    if name not in BUILDERS:
+        close = difflib.get_close_matches(name, BUILDERS, n=3) or list(BUILDERS)
         raise ValueError(f'no model {name!r}: did you mean {", ".join(close)}?')
-    arch = _NAMES[name]
-    if features_only:
-        model = PoolFormer(arch)
-    else:
-        model = MetaFormerClassifier(POOLFORMER[arch], num_classes)
+    model = BUILDERS[name](
+        num_classes=num_classes,
+        features_only=features_only,
+        in_channels=in_channels,
+        drop_path_rate=drop_path_rate,
+        drop_rate=drop_rate,
+        with_cp=with_cp,
+    )
     if checkpoint is not None:
         load_weights(model, checkpoint)
     return model

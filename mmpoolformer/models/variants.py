@@ -57,19 +57,26 @@ POOLFORMER = {
     'm48': Variant((8, 8, 24, 8), MEDIUM, layer_scale_init=1e-6),
 }
 
+# Every architecture under the name that `create_model` takes.
+VARIANTS = {f'poolformer_{size}': variant for size, variant in POOLFORMER.items()}
 
-def resolve_variant(arch: str | Mapping, table: Mapping[str, Variant]) -> Variant:
+
+def resolve_variant(
+    arch: str | Mapping | Variant, table: Mapping[str, Variant]
+) -> Variant:
     """Return the table's row for a name, or a row made from a dict of its fields.
 
     Args:
-        arch: A key of `table`, or a mapping with the fields of `Variant`
-            (`depths` and `dims` are needed, the others have defaults).
+        arch: A key of `table`, a mapping with the fields of `Variant` (`depths` and
+            `dims` are needed, the others have defaults), or a row itself.
         table: The sizes of one family.
 
     Raises:
         ValueError: If the name or a field is unknown, or a value can't be built.
-        TypeError: If `arch` is neither a string nor a mapping.
+        TypeError: If `arch` is none of these.
     """
+    if isinstance(arch, Variant):
+        return arch
     if isinstance(arch, str):
         if arch not in table:
             raise ValueError(

@@ -100,7 +100,9 @@ def test_macs_equal_the_published_count(arch: str) -> None:
 
 
 def test_models_are_those_of_the_paper() -> None:
-    assert list_models() == [f'poolformer_{arch}' for arch in PUBLISHED]
+    assert list_models('poolformer_*') == [f'poolformer_{arch}' for arch in PUBLISHED]
+    assert list_models('*_s?6') == ['poolformer_s36']
+    assert list_models('resnet*') == []
 
 
 @pytest.mark.parametrize('arch', POOLFORMER)
@@ -157,6 +159,29 @@ def test_classifier_gives_every_parameter_a_gradient() -> None:
     assert logits.shape == (2, 7)
     logits.square().sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_classifier_from_a_config() -> None:
+    config = dict(type='mmpoolformer.MetaFormerClassifier', num_classes=7)
+    options = dict(drop_path_rate=0.2, drop_rate=0.3, in_channels=1)
+    for arch in ('poolformer_s12', TINY):
+        model = MMENGINE_MODELS.build(dict(config, arch=arch, **options))
+        assert model.eval()(torch.randn(2, 1, 32, 32)).shape == (2, 7)
+        assert model.head.drop.p == 0.3
+        assert model.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.2)
+    with pytest.raises(ValueError, match=r'drop_rate=1: must be in \[0, 1\)'):
+        MetaFormerClassifier(TINY, drop_rate=1)
+
+
+def test_options_of_create_model_reach_the_model() -> None:
+    options = dict(in_channels=1, drop_path_rate=0.5, with_cp=True)
+    dense = create_model('poolformer_s12', features_only=True, **options)
+    classifier = create_model('poolformer_s12', num_classes=7, drop_rate=0.4, **options)
+    for model in (dense, classifier):
+        assert model.in_channels == 1
+        assert model.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.5)
+        assert all(stage.with_cp for stage in model.stages)
+    assert (classifier.num_classes, classifier.head.drop.p) == (7, 0.4)
 
 
 @pytest.mark.parametrize('frozen_stages', range(-1, 5))
