@@ -82,8 +82,9 @@ HUGGINGFACE = (
 
 NATIVE = tuple((f'{x}.*', f'{x}.*') for x in ('stem', 'stages', 'norm{n}', 'head'))
 
-# Weights of linear layers: 2-D where the authors' baselines hold them (channels last),
-# 1x1 convolutions in native models, but for the stages with attention.
+# Weights of layers that see each cell alone. The authors' PoolFormer and hybrids hold
+# 1x1 convolutions, their baselines 2-D weights, native models and timm's 2-D weights in
+# the stages with attention and 1x1 convolutions in the others.
 LINEAR = re.compile(
     r'stages\.(\d+)\.blocks\.\d+\.(mlp\.fc[12]|token_mixer\.pwconv[12])\.weight'
 )
@@ -99,7 +100,7 @@ class KeyMap:
         marks: How to know it. The first is a whole name, the others are starts of
             names; all must be there.
         rules: Pairs (their name, native name); the first that fits is taken.
-        linear: Whether linear weights are 2-D throughout.
+        linear: Whether these weights are 2-D throughout, or 1x1 convolutions.
     """
 
     format: str
@@ -371,7 +372,7 @@ def _to_native(part: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]
             f'{some(unknown)}'
         )
     native = {names[key]: value for key, value in part.items()}
-    return _as_convolutions(native) if key_map.linear else native
+    return native if key_map.rules == NATIVE else _as_native(native)
 
 
 def _from_native(native: Mapping[str, Tensor], target: str) -> dict[str, Tensor]:
@@ -383,8 +384,12 @@ def _from_native(native: Mapping[str, Tensor], target: str) -> dict[str, Tensor]
         if unnamed[-1]:
             continue
         if key_map.rules == NATIVE or _find_map(list(names.values())) is key_map:
-            values = _as_linear(native) if key_map.linear else native
-            return {names[key]: value for key, value in values.items()}
+            return {
+                names[key]: value
+                if key_map.rules == NATIVE
+                else _pointwise(key, value, key_map.linear)
+                for key, value in native.items()
+            }
     fewest = min(unnamed, key=len)
     if not fewest:
         raise ValueError(f'{target} files hold a whole classifier, and this is not one')
@@ -393,23 +398,23 @@ def _from_native(native: Mapping[str, Tensor], target: str) -> dict[str, Tensor]
     )
 
 
-def _as_convolutions(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _as_native(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
     attention = {m.group(1) for m in map(ATTENTION.fullmatch, native) if m}
-    shaped = {}
-    for key, value in native.items():
-        match = LINEAR.fullmatch(key)
-        if match and match.group(1) not in attention and value.ndim == 2:
-            value = value[:, :, None, None]  # (O, I) -> (O, I, 1, 1)
-        shaped[key] = value
-    return shaped
+    return {
+        key: _pointwise(key, value, linear=key.split('.')[1] in attention)
+        for key, value in native.items()
+    }
 
 
-def _as_linear(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    def shaped(key: str, value: Tensor) -> Tensor:
-        is_1x1 = LINEAR.fullmatch(key) and tuple(value.shape[2:]) == (1, 1)
-        return value.flatten(1) if is_1x1 else value  # (O, I, 1, 1) -> (O, I)
-
-    return {key: shaped(key, value) for key, value in native.items()}
+def _pointwise(key: str, value: Tensor, linear: bool) -> Tensor:
+    """Give the weight of a layer that sees each cell alone the wanted shape."""
+    if not LINEAR.fullmatch(key):
+        return value
+    if linear and tuple(value.shape[2:]) == (1, 1):
+        return value.flatten(1)  # (O, I, 1, 1) -> (O, I)
+    if not linear and value.ndim == 2:
+        return value[:, :, None, None]  # (O, I) -> (O, I, 1, 1)
+    return value
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

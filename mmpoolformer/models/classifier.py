@@ -2,37 +2,12 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmpoolformer.models.layers import GroupNorm1
+from mmpoolformer.models.heads import build_head
 from mmpoolformer.models.metaformer import MetaFormerTrunk
 from mmpoolformer.models.variants import VARIANTS, Variant, resolve_variant
 from mmpoolformer.registry import MODELS
-
-
-class PoolFormerHead(nn.Module):
-    """Norm over C, H and W, then the mean over H and W, then a linear layer.
-
-    This is the original's order; timm's PoolFormer v1 averages first and so gives
-    other logits.
-
-    Args:
-        channels: Channels of the last map.
-        num_classes: Classes.
-        drop_rate: Share of the features that training drops before the linear layer.
-    """
-
-    def __init__(self, channels: int, num_classes: int, drop_rate: float = 0.0) -> None:
-        super().__init__()
-        self.norm = GroupNorm1(channels)
-        self.drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(channels, num_classes)
-        nn.init.trunc_normal_(self.fc.weight, std=0.02)
-        nn.init.zeros_(self.fc.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to logits (B, num_classes)."""
-        return self.fc(self.drop(self.norm(x).mean((2, 3))))  # (B, C, H, W) -> (B, C)
 
 
 @MODELS.register_module()
@@ -41,7 +16,9 @@ class MetaFormerClassifier(MetaFormerTrunk):
 
     Args:
         arch: A name of `VARIANTS`, such as `'poolformer_s12'`, or a dict with the
-            fields of `mmpoolformer.models.Variant`.
+            fields of `mmpoolformer.models.Variant`, in which `base` names the
+            architecture that the others change:
+            `dict(base='poolformer_s12', pool_size=5)`.
         num_classes: Classes, from 1.
         in_channels: Channels of the image.
         drop_path_rate: Drop-path rate of the last block, in [0, 1).
@@ -70,7 +47,7 @@ class MetaFormerClassifier(MetaFormerTrunk):
         if not 0 <= drop_rate < 1:
             raise ValueError(f'drop_rate={drop_rate!r}: must be in [0, 1)')
         self.num_classes = num_classes
-        self.head = PoolFormerHead(variant.dims[-1], num_classes, drop_rate)
+        self.head = build_head(variant, num_classes, drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (B, in_channels, H, W) to logits (B, num_classes)."""

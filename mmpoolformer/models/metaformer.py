@@ -1,91 +1,25 @@
-"""MetaFormer: block, stage, trunk, and the dense backbone with its contract.
+"""MetaFormer: the trunk, and the dense backbone with its contract.
 
 After "MetaFormer is actually what you need for vision", arXiv 2111.11418, and
-github.com/sail-sg/poolformer (Apache-2.0). Parameter names are timm's; state
-dicts in any other known format are renamed while they are loaded.
+"MetaFormer baselines for vision", arXiv 2210.13452, with
+github.com/sail-sg/poolformer and github.com/sail-sg/metaformer (Apache-2.0).
+Parameter names are timm's; state dicts in any other known format are renamed while
+they are loaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
 
-import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
-from timm.layers import DropPath
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from mmpoolformer.checkpoints import load_weights, native_keys
-from mmpoolformer.models.layers import Downsample, GroupNorm1, LayerScale, Mlp
-from mmpoolformer.models.token_mixers import Pooling
-from mmpoolformer.models.variants import Variant
-
-
-class MetaFormerBlock(nn.Module):
-    """Token mixer and MLP, each with norm, layer scale and shortcut.
-
-    Args:
-        channels: Channels of the map.
-        variant: The architecture's row of the table.
-        drop_path: Chance, 0 to 1, that a branch is skipped for an image.
-    """
-
-    def __init__(self, channels: int, variant: Variant, drop_path: float = 0.0) -> None:
-        super().__init__()
-        self.norm1 = GroupNorm1(channels)
-        self.token_mixer = Pooling(variant.pool_size)
-        self.layer_scale1 = LayerScale(channels, variant.layer_scale_init)
-        self.norm2 = GroupNorm1(channels)
-        self.mlp = Mlp(channels, variant.mlp_ratio)
-        self.layer_scale2 = LayerScale(channels, variant.layer_scale_init)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W)."""
-        mixed = self.layer_scale1(self.token_mixer(self.norm1(x)))
-        x = x + self.drop_path(mixed)
-        return x + self.drop_path(self.layer_scale2(self.mlp(self.norm2(x))))
-
-
-class MetaFormerStage(nn.Module):
-    """Downsampling (not in the first stage) and a row of blocks.
-
-    Args:
-        in_channels: Channels of the stage before.
-        channels: Channels of this stage.
-        drop_paths: Drop-path rate of each block; their number is the depth.
-        variant: The architecture's row of the table.
-        downsample: Whether the stage starts by halving the map.
-        with_cp: Whether blocks recompute their activations in the backward pass.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        drop_paths: Sequence[float],
-        variant: Variant,
-        downsample: bool,
-        with_cp: bool = False,
-    ) -> None:
-        super().__init__()
-        self.downsample = (
-            Downsample(in_channels, channels, kernel_size=3, stride=2, padding=1)
-            if downsample
-            else nn.Identity()
-        )
-        self.blocks = nn.Sequential(
-            *(MetaFormerBlock(channels, variant, rate) for rate in drop_paths)
-        )
-        self.with_cp = with_cp
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C', H', W')."""
-        x = self.downsample(x)
-        if not (self.with_cp and self.training and torch.is_grad_enabled()):
-            return self.blocks(x)
-        for block in self.blocks:
-            x = recompute(block, x, use_reentrant=False)
-        return x
+from mmpoolformer.models.block import MetaFormerStage, downsample_norm, family_norm
+from mmpoolformer.models.layers import Stem, truncated_normal
+from mmpoolformer.models.variants import VARIANTS, Variant, resolve_variant
+from mmpoolformer.registry import MODELS
 
 
 class MetaFormerTrunk(BaseModule):
@@ -119,21 +53,16 @@ class MetaFormerTrunk(BaseModule):
             raise ValueError(f'drop_path_rate={drop_path_rate!r}: must be in [0, 1)')
         self.variant = variant
         self.in_channels = in_channels
-        dims, depths = variant.dims, variant.depths
+        depths = variant.depths
         last = max(sum(depths) - 1, 1)
         rates = (drop_path_rate * i / last for i in range(sum(depths)))
-        self.stem = Downsample(in_channels, dims[0], kernel_size=7, stride=4, padding=2)
+        norm = downsample_norm(variant, variant.dims[0])
+        self.stem = Stem(in_channels, variant.dims[0], norm)
         self.stages = nn.ModuleList(
-            MetaFormerStage(
-                dims[max(i - 1, 0)],
-                dims[i],
-                [next(rates) for _ in range(depth)],
-                variant,
-                downsample=i > 0,
-                with_cp=with_cp,
-            )
+            MetaFormerStage(variant, i, [next(rates) for _ in range(depth)], with_cp)
             for i, depth in enumerate(depths)
         )
+        truncated_normal(self, strided=variant.init_strided)
         self._register_load_state_dict_pre_hook(_rename_keys)
 
     def init_weights(self) -> None:
@@ -165,41 +94,90 @@ class MetaFormerTrunk(BaseModule):
             )
 
 
+@MODELS.register_module()
 class MetaFormer(MetaFormerTrunk):
     """The dense backbone: an image to maps at strides 4, 8, 16 and 32.
 
-    Each map that is given out passes a norm of its own, `norm0` to `norm3`, which
-    ImageNet weights do not hold. Only the norms of `out_indices` exist, so every
-    parameter gets a gradient (stages after the last index are not built).
+    Each map that is given out passes a norm of its own, `norm0` to `norm3`, of the
+    architecture's kind, which ImageNet weights do not hold. Only the norms of
+    `out_indices` exist, so every parameter gets a gradient (stages after the last index
+    are not built); the matrices of the mixer `random` are never trained.
 
     Attributes:
+        sizes: The architectures that the class knows by name.
         out_channels: Channels of each map given out.
         out_strides: Image pixels per cell of each map given out.
 
     Args:
-        variant: The architecture's row of the table.
+        arch: A name of `sizes` (by default the first), or a dict with the fields of
+            `mmpoolformer.models.Variant`, in which `base` names the architecture that
+            the others change: `dict(base='s12', pool_size=5)`.
         in_channels: Channels of the image.
         out_indices: Stages whose maps are given out, counted from 0, rising.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the stages
             0..k-1. Frozen parts stay in evaluation mode.
-        drop_path_rate: Drop-path rate of the last block.
+        drop_path_rate: Drop-path rate of the last block, in [0, 1); 0 in the
+            published detectors, up to 0.6 in ImageNet training.
         with_cp: Whether blocks recompute their activations in the backward pass.
-        init_cfg: See `MetaFormerTrunk.init_weights`.
+        init_cfg: `dict(type='Pretrained', checkpoint=X)` with a path, a URL,
+            `zoo://poolformer_s12` or `timm://poolformer_s12.sail_in1k`; see
+            `MetaFormerTrunk.init_weights`.
+        token_mixers: This and the options below change the field of the same name, see
+            `Variant`; `None` leaves what `arch` says.
+        pool_size: Window of the pooling mixer, in cells.
+        norm: The norm of blocks and outputs.
+        activation: The activation in the MLP.
+        mlp: Whether blocks have an MLP.
+        residual: Whether blocks add their input.
+        layer_scale_init: First value of the factors on branches, `False` for none.
+        res_scale_init: First value of the factors on shortcuts, `False` for none.
+        attention_window: Side of the windows that attention is taken in, in cells.
+        strict_size: Whether mixers with a fixed grid refuse maps of other sizes.
 
     Raises:
         ValueError: If an option is out of its range.
     """
 
+    sizes: ClassVar[Mapping[str, Variant]] = VARIANTS
+
     def __init__(
         self,
-        variant: Variant,
+        arch: str | Mapping | Variant | None = None,
         in_channels: int = 3,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        *,
+        token_mixers: str | Sequence[str] | None = None,
+        pool_size: int | None = None,
+        norm: str | None = None,
+        activation: str | None = None,
+        mlp: bool | None = None,
+        residual: bool | None = None,
+        layer_scale_init: float | bool | None = None,
+        res_scale_init: float | bool | Sequence[float | bool] | None = None,
+        attention_window: int | None = None,
+        strict_size: bool | None = None,
     ) -> None:
+        changes = dict(
+            token_mixers=token_mixers,
+            pool_size=pool_size,
+            norm=norm,
+            activation=activation,
+            mlp=mlp,
+            residual=residual,
+            layer_scale_init=layer_scale_init,
+            res_scale_init=res_scale_init,
+            attention_window=attention_window,
+            strict_size=strict_size,
+        )
+        chosen = next(iter(self.sizes)) if arch is None else arch
+        variant = replace(
+            resolve_variant(chosen, self.sizes),
+            **{name: value for name, value in changes.items() if value is not None},
+        )
         super().__init__(variant, in_channels, drop_path_rate, with_cp, init_cfg)
         n_stages = len(variant.depths)
         self.out_indices = _checked_indices(out_indices, n_stages)
@@ -212,7 +190,7 @@ class MetaFormer(MetaFormerTrunk):
         self.out_channels = tuple(variant.dims[i] for i in self.out_indices)
         self.out_strides = tuple(4 * 2**i for i in self.out_indices)
         for i in self.out_indices:
-            self.add_module(f'norm{i}', GroupNorm1(variant.dims[i]))
+            self.add_module(f'norm{i}', family_norm(variant, variant.dims[i]))
         del self.stages[self.out_indices[-1] + 1 :]
         self._freeze()
 

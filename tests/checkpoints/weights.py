@@ -10,7 +10,12 @@ import torch
 from golden_rule import GOLDEN, golden_keys
 from mmengine.logging import HistoryBuffer
 
-METAFORMER = json.loads((Path(GOLDEN) / 'keys_metaformer.json').read_text())
+# The original's models beside PoolFormer itself.
+METAFORMER = [
+    name
+    for name in json.loads((Path(GOLDEN) / 'keys.json').read_text())
+    if not name.startswith('poolformer_')
+]
 
 # One name of each kind as the other codebases write it, by the native one.
 SAIL = {
@@ -50,18 +55,13 @@ HUGGINGFACE = {
 NAMES = {'sail': SAIL, 'mmpretrain': MMPRETRAIN, 'huggingface': HUGGINGFACE}
 
 
-def original_keys(name: str) -> dict[str, list[int]]:
-    """Return an original model's parameter names and shapes."""
-    return METAFORMER[name] if name in METAFORMER else golden_keys(name)
-
-
 @cache
 def numbered(name: str) -> dict[str, torch.Tensor]:
     """Return a state dict in which every tensor holds a number of its own."""
     # Expanded: a number takes no memory however large its shape.
     return {
         key: torch.tensor(float(i)).expand(shape)
-        for i, (key, shape) in enumerate(original_keys(name).items())
+        for i, (key, shape) in enumerate(golden_keys(name).items())
     }
 
 

@@ -1,0 +1,178 @@
+"""The MetaFormer block and the stage that is a row of them."""
+
+from collections.abc import Sequence
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recompute
+
+from mmpoolformer.models.layers import ChannelNorm, Downsample, Mlp, Scale, build_norm
+from mmpoolformer.models.token_mixers import (
+    Attention,
+    Pooling,
+    RandomMixing,
+    SepConv,
+    SpatialFc,
+)
+from mmpoolformer.models.variants import Variant
+
+
+def family_norm(variant: Variant, channels: int) -> nn.Module:
+    """Build the norm that an architecture has in its blocks."""
+    return build_norm(variant.norm, channels, variant.norm_eps, variant.norm_bias)
+
+
+def downsample_norm(variant: Variant, channels: int) -> nn.Module:
+    """Build the norm of an architecture's stem or downsampling, if it has one."""
+    if not variant.downsample_norm:
+        return nn.Identity()
+    return ChannelNorm(channels, variant.norm_eps, variant.norm_bias)
+
+
+def build_token_mixer(variant: Variant, stage: int, index: int) -> nn.Module:
+    """Build the token mixer of one block.
+
+    Args:
+        variant: The architecture's row of the table.
+        stage: The stage, counted from 0.
+        index: The block's place in the stage, counted from 0.
+    """
+    channels, name = variant.dims[stage], variant.token_mixers[stage]
+    if name == 'pooling':
+        return Pooling(variant.pool_size)
+    if name == 'identity':
+        return nn.Identity()
+    if name == 'sep_conv':
+        return SepConv(channels)
+    if name == 'attention':
+        every = variant.global_every
+        sees_all = every > 0 and (index + 1) % every == 0
+        window = None if sees_all else variant.attention_window
+        return Attention(channels, variant.head_dim, variant.bias, window)
+    mixer = {'random': RandomMixing, 'spatial_fc': SpatialFc}[name]
+    return mixer(variant.grid(stage), variant.strict_size)
+
+
+class MetaFormerBlock(nn.Module):
+    """Token mixer and MLP, each with norm, factors and shortcut.
+
+    Args:
+        variant: The architecture's row of the table.
+        stage: The stage, counted from 0.
+        index: The block's place in the stage, counted from 0.
+        drop_path: Chance, 0 to 1, that a branch is skipped for an image. Without
+            shortcuts nothing is skipped.
+    """
+
+    def __init__(
+        self, variant: Variant, stage: int, index: int = 0, drop_path: float = 0.0
+    ) -> None:
+        super().__init__()
+        channels = variant.dims[stage]
+        self.residual = variant.residual
+        self.norm1 = family_norm(variant, channels)
+        self.token_mixer = build_token_mixer(variant, stage, index)
+        self.layer_scale1 = _scale(channels, variant.layer_scale_init)
+        res_scale_init = variant.res_scale_init[stage] if variant.residual else None
+        self.res_scale1 = _scale(channels, res_scale_init)
+        self.mlp = None
+        if variant.mlp:
+            self.norm2 = family_norm(variant, channels)
+            self.mlp = Mlp(
+                channels,
+                variant.mlp_ratio,
+                variant.activation,
+                variant.bias,
+                linear=variant.token_mixers[stage] == 'attention',
+            )
+            self.layer_scale2 = _scale(channels, variant.layer_scale_init)
+            self.res_scale2 = _scale(channels, res_scale_init)
+        skips = drop_path > 0 and variant.residual
+        self.drop_path = DropPath(drop_path) if skips else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W)."""
+        x = self.mix_tokens(x)
+        return x if self.mlp is None else self.mix_channels(x)
+
+    def mix_tokens(self, x: Tensor) -> Tensor:
+        """Apply the first half, which moves information in space."""
+        branch = self.layer_scale1(self.token_mixer(self.norm1(x)))
+        return self._added(self.res_scale1, x, branch)
+
+    def mix_channels(self, x: Tensor) -> Tensor:
+        """Apply the second half, which sees each cell alone."""
+        branch = self.layer_scale2(self.mlp(self.norm2(x)))
+        return self._added(self.res_scale2, x, branch)
+
+    def _added(self, res_scale: nn.Module, x: Tensor, branch: Tensor) -> Tensor:
+        return res_scale(x) + self.drop_path(branch) if self.residual else branch
+
+
+def _scale(channels: int, init_value: float | None) -> nn.Module:
+    return nn.Identity() if init_value is None else Scale(channels, init_value)
+
+
+class MetaFormerStage(nn.Module):
+    """Downsampling (not in the first stage) and a row of blocks.
+
+    Args:
+        variant: The architecture's row of the table.
+        stage: The stage, counted from 0.
+        drop_paths: Drop-path rate of each block.
+        with_cp: Whether blocks recompute their activations in the backward pass.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        stage: int,
+        drop_paths: Sequence[float],
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        channels = variant.dims[stage]
+        self.downsample = nn.Identity()
+        if stage > 0:
+            before = variant.dims[stage - 1]
+            norm = downsample_norm(variant, before)
+            self.downsample = Downsample(before, channels, norm)
+        self.pos_embed = None
+        if stage == variant.position_stage:
+            self.pos_embed = nn.Parameter(
+                torch.zeros(1, channels, *variant.grid(stage))
+            )
+        self.blocks = nn.Sequential(
+            *(
+                MetaFormerBlock(variant, stage, index, rate)
+                for index, rate in enumerate(drop_paths)
+            )
+        )
+        self.with_cp = with_cp
+        # These look at (B, H, W, C); laid out so once, nothing is copied in between.
+        self.channels_last = (
+            variant.norm == 'layer_norm' or variant.token_mixers[stage] == 'attention'
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C', H', W')."""
+        x = self.downsample(x)
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if self.pos_embed is not None:
+            x = x + self._position(x)
+        if not (self.with_cp and self.training and torch.is_grad_enabled()):
+            return self.blocks(x)
+        for block in self.blocks:
+            x = recompute(block, x, use_reentrant=False)
+        return x
+
+    def _position(self, x: Tensor) -> Tensor:
+        """Return the position embedding in the size of a map (B, C, H, W)."""
+        size = x.shape[2:]
+        if size == self.pos_embed.shape[2:]:
+            return self.pos_embed
+        resampled = F.interpolate(self.pos_embed.float(), size=size, mode='bicubic')
+        return resampled.to(x.dtype)  # (1, C, h, w) -> (1, C, H, W)
