@@ -43,7 +43,7 @@ BACKBONE = [
     'huggingface-hub',
     'matplotlib',
     'numpy',
-    'pillow',
+    'pillow<13',  # 13 refuses the 0 bits that timm's RandAugment asks for
     'safetensors',
     'tqdm',
 ]

@@ -5,26 +5,21 @@ mmengine imports this module by itself when it meets a type such as
 name. So any OpenMMLab config can use the package without `custom_imports`.
 """
 
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine import registry as mmengine
 from mmengine.registry import Registry
 
-MODELS = Registry(
-    'model',
-    parent=MMENGINE_MODELS,
-    scope='mmpoolformer',
-    locations=['mmpoolformer.models'],
-)
-DATASETS = Registry(
-    'dataset',
-    parent=MMENGINE_DATASETS,
-    scope='mmpoolformer',
-    locations=['mmpoolformer.datasets.folders'],
-)
-TRANSFORMS = Registry(
-    'transform',
-    parent=MMENGINE_TRANSFORMS,
-    scope='mmpoolformer',
-    locations=['mmpoolformer.datasets.folders'],
+
+def _child(parent: Registry, *locations: str) -> Registry:
+    places = [f'mmpoolformer.{place}' for place in locations]
+    return Registry(parent.name, parent=parent, scope='mmpoolformer', locations=places)
+
+
+MODELS = _child(mmengine.MODELS, 'models', 'classification')
+DATASETS = _child(mmengine.DATASETS, 'datasets.folders', 'classification')
+TRANSFORMS = _child(mmengine.TRANSFORMS, 'datasets.folders')
+DATA_SAMPLERS = _child(mmengine.DATA_SAMPLERS, 'classification')
+METRICS = _child(mmengine.METRICS, 'classification')
+PARAM_SCHEDULERS = _child(mmengine.PARAM_SCHEDULERS, 'classification')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    mmengine.OPTIM_WRAPPER_CONSTRUCTORS, 'classification'
 )

@@ -15,12 +15,18 @@ from mmpoolformer.checkpoints.keymaps import (
     native_keys,
 )
 from mmpoolformer.checkpoints.loaders import register_safe_loaders
-from mmpoolformer.checkpoints.loading import LoadReport, load_weights, unwrap
+from mmpoolformer.checkpoints.loading import (
+    OUTPUT_NORMS,
+    LoadReport,
+    load_weights,
+    unwrap,
+)
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import ZOO, ZooEntry, resolve_source
 
 __all__ = [
     'FORMATS',
+    'OUTPUT_NORMS',
     'ZOO',
     'CheckpointError',
     'ConversionReport',

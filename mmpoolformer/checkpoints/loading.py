@@ -35,6 +35,7 @@ class LoadReport:
         loaded: Names (the model's) that came from the file.
         new: Names of the model that the file doesn't have; they keep their values.
         left: Names of the file, in native form, that the model doesn't have.
+        averaged: Whether they are averaged weights (EMA).
     """
 
     source: str
@@ -44,12 +45,13 @@ class LoadReport:
     loaded: tuple[str, ...]
     new: tuple[str, ...]
     left: tuple[str, ...]
+    averaged: bool = False
 
     def __str__(self) -> str:
         """Say it in one line."""
         place = [f'{self.format} names']
         if self.wrapper:
-            averaged = ' (averaged weights)' if 'ema' in self.wrapper else ''
+            averaged = ' (averaged weights)' if self.averaged else ''
             place.append(f'entry {self.wrapper!r}{averaged}')
         if self.prefix:
             place.append(f'prefix {self.prefix!r}')
@@ -110,6 +112,7 @@ def load_weights(
         loaded=tuple(chosen),
         new=tuple(key for key in own if key not in chosen),
         left=tuple(key for key in native if key not in chosen),
+        averaged=_averaged(content, wrapper),
     )
 
 
@@ -131,6 +134,12 @@ def unwrap(content: Mapping, name: str = 'the dict') -> tuple[str, dict[str, Ten
         if isinstance(entry, Mapping) and entry:
             return wrapper, _tensors(entry, f'{name}, entry {wrapper!r},')
     return '', _tensors(content, name)
+
+
+def _averaged(content: Mapping, wrapper: str) -> bool:
+    # Where mmengine averages, `state_dict` holds the averaged weights.
+    swapped = wrapper == 'state_dict' and 'ema_state_dict' in content
+    return swapped or 'ema' in wrapper
 
 
 def _tensors(entries: Mapping, name: str) -> dict[str, Tensor]:

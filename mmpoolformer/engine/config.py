@@ -40,6 +40,8 @@ READ_BESIDE = {
     'tta_model',
     'tta_pipeline',
 }
+# Samplers that can cut an epoch to whole steps.
+ALIGNED_SAMPLERS = ('mmpoolformer.SeededSampler', 'mmpoolformer.RepeatedSampler')
 EXTRAS = {'mmdet': 'det', 'mmseg': 'seg'}
 
 
@@ -92,9 +94,25 @@ def merge_options(config: Config, pairs: Sequence[str]) -> None:
             )
         _check_top(key, config, readable)
         try:
-            config.merge_from_dict({key: parse_value(text)})
+            value = parse_value(text)
+            if isinstance(value, dict) and not isinstance(_current(config, key), dict):
+                value = {'_delete_': True, **value}  # mmengine merges dicts only
+            config.merge_from_dict({key: value})
         except (AssertionError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f'--cfg-options {pair!r}: {one_line(error)}') from error
+
+
+def _current(config: Config, key: str) -> object:
+    """Return what a setting is now, or an empty dict if it is not there."""
+    node = config
+    for part in key.split('.'):
+        if isinstance(node, (list, tuple)) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, (dict, Config)) and part in node:
+            node = node[part]
+        else:
+            return {}
+    return node
 
 
 def parse_value(text: str) -> object:
@@ -225,3 +243,15 @@ def use_amp(config: Config) -> None:
         raise UserError(f'--amp: can not be added to optim_wrapper.type={kind}')
     config.optim_wrapper.type = 'AmpOptimWrapper'
     config.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def align_epochs(config: Config) -> None:
+    """Let an epoch end with a step of the optimizer where gradients are accumulated.
+
+    A checkpoint holds no gradients: batches that wait for their step at the end of an
+    epoch would be lost to a run that resumes there. Done for this package's samplers.
+    """
+    accumulated = config.optim_wrapper.get('accumulative_counts', 1)
+    loader = config.train_dataloader
+    if accumulated > 1 and loader.sampler.type in ALIGNED_SAMPLERS:
+        loader.sampler.multiple_of = accumulated * loader.batch_size

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from torch import nn
 from torch.utils.data import Dataset
 
 from mmpoolformer.engine.errors import UserError
@@ -57,6 +58,27 @@ def check_dataset(dataset: Dataset) -> None:
         info = dataset.get_data_info(index)
         for key in FILE_KEYS:
             _check_file(info.get(key), name)
+
+
+def check_classes(model: nn.Module, dataset: Dataset) -> None:
+    """Refuse a classifier for another number of classes than its data has.
+
+    Args:
+        model: The model; only those with `num_classes` of their own are looked at.
+        dataset: Its data; class names are its `metainfo['classes']`.
+
+    Raises:
+        UserError: Naming both numbers.
+    """
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    count = getattr(model, 'num_classes', None)
+    if count is None or not classes or count == len(classes):
+        return
+    raise UserError(
+        f'the model has {count} classes, the data {len(classes)} '
+        f'({", ".join(classes[:3])}, ...): set num_classes of the config to '
+        f'{len(classes)}'
+    )
 
 
 def _nothing_to_use(name: str) -> UserError:

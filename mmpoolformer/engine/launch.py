@@ -21,6 +21,7 @@ from mmpoolformer.engine.distributed import (
 from mmpoolformer.engine.errors import UsageError, UserError, blame
 from mmpoolformer.engine.results import (
     DrawPictures,
+    TrainingLog,
     ValidationLog,
     dump_metric,
     write_json,
@@ -85,11 +86,13 @@ def _train(args: Namespace, config: Config) -> None:
         settings.use_auto_scale_lr(config)
     settings.use_resume(config, args.resume)
     settings.check_weights(config)
+    settings.align_epochs(config)
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights = bool(config.get('resume'))
     results = Path(config.work_dir) / 'val_results.json'
     validations = ValidationLog(results)
     runner.register_hook(validations)
+    runner.register_hook(TrainingLog(Path(config.work_dir) / 'train_log.jsonl'))
     runner.prepare_training()
     runner.train()
     if is_main_process():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric, DumpResults
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 
 
@@ -75,6 +75,67 @@ class ValidationLog(Hook):
         self.entries.append(entry)
         if is_main_process():
             write_json(self.path, self.entries)
+
+
+class TrainingLog(Hook):
+    """Keep losses and learning rate of a training in one file, through all resuming.
+
+    One JSON object a line, written as often as mmengine logs, with `epoch` (from 1),
+    `iter` (steps done), `lr`, and the losses of that step alone, not averaged over the
+    steps before. A resumed training drops the lines after its checkpoint and goes on.
+
+    Args:
+        path: The file, ending on .jsonl.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.interval = 10
+
+    def before_train(self, runner: Runner) -> None:
+        """Keep the lines up to where the run starts, none for a new run."""
+        loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
+        self.interval = loggers[0].interval if loggers else self.interval
+        if is_main_process():
+            lines = read_lines(self.path) if runner.iter else []
+            write_lines(
+                self.path, [line for line in lines if line['iter'] <= runner.iter]
+            )
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Add a line if it is time."""
+        step = runner.iter + 1
+        if not is_main_process() or step % self.interval:
+            return
+        place = {'epoch': runner.epoch + 1, 'iter': step}
+        rate = {'lr': runner.optim_wrapper.param_groups[0]['lr']}
+        with self.path.open('a', encoding='utf-8') as file:
+            file.write(json.dumps(plain({**place, **rate, **(outputs or {})})) + '\n')
+
+
+def read_lines(path: str | Path) -> list[dict]:
+    """Read a file of one JSON object a line; a last line cut short is left out."""
+    path = Path(path)
+    text = path.read_text(encoding='utf-8') if path.is_file() else ''
+    return [json.loads(line) for line in text.splitlines(True) if line.endswith('\n')]
+
+
+def write_lines(path: str | Path, lines: Sequence[dict]) -> None:
+    """Write a file of one JSON object a line, whole or not at all."""
+    path = Path(path)
+    part = path.with_name(path.name + '.part')
+    part.write_text(
+        ''.join(json.dumps(line) + '\n' for line in lines), encoding='utf-8'
+    )
+    os.replace(part, path)
 
 
 class DumpSegResults(DumpResults):

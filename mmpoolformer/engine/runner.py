@@ -23,9 +23,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmpoolformer.checkpoints import unwrap
-from mmpoolformer.engine.data import check_dataset, explain_empty
+from mmpoolformer.engine.data import check_classes, check_dataset, explain_empty
 from mmpoolformer.engine.distributed import on_cpu
 from mmpoolformer.engine.errors import UserError, blame, one_line
+from mmpoolformer.engine.seeding import SeedSteps
 
 CHECKPOINT_ERRORS = (
     OSError,
@@ -109,9 +110,13 @@ class ToolRunner(Runner):
         """
         with blame(str(self.cfg.filename or 'config')):
             self._train_loop = self.build_train_loop(self._train_loop)
+            check_classes(unwrapped(self.model), self.train_dataloader.dataset)
             if self._val_loop is not None:
                 self._val_loop = self.build_val_loop(self._val_loop)
+                check_classes(unwrapped(self.model), self.val_dataloader.dataset)
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        self._tell_batch()
+        self.register_hook(SeedSteps())
         if self.averages_statistics:
             self.register_hook(AverageStatistics())
 
@@ -123,6 +128,7 @@ class ToolRunner(Runner):
         """
         with blame(str(self.cfg.filename or 'config')):
             self._test_loop = self.build_test_loop(self._test_loop)
+            check_classes(unwrapped(self.model), self.test_dataloader.dataset)
 
     @staticmethod
     def build_dataloader(
@@ -177,6 +183,32 @@ class ToolRunner(Runner):
                 optim_wrapper.pop(gpu_only, None)
             self.logger.info('Mixed precision on the CPU: bfloat16')
         return super().build_optim_wrapper(optim_wrapper)
+
+    @property
+    def images_a_step(self) -> int:
+        """Images in a step of the optimizer, over all processes and batches."""
+        accumulated = getattr(self.optim_wrapper, '_accumulative_counts', 1)
+        return self.world_size * self.train_dataloader.batch_size * accumulated
+
+    def scale_lr(
+        self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None
+    ) -> None:
+        """Scale the learning rate as mmengine does; accumulated batches count."""
+        accumulated = getattr(optim_wrapper, '_accumulative_counts', 1)
+        if auto_scale_lr and accumulated > 1:
+            base = auto_scale_lr['base_batch_size'] / accumulated
+            auto_scale_lr = {**auto_scale_lr, 'base_batch_size': base}
+        super().scale_lr(optim_wrapper, auto_scale_lr)
+
+    def _tell_batch(self) -> None:
+        """Warn of a learning rate that is for another number of images in a step."""
+        scaling = self.cfg.get('auto_scale_lr') or {}
+        base = scaling.get('base_batch_size')
+        if base and base != self.images_a_step and not scaling.get('enable'):
+            self.logger.warning(
+                f'A step sees {self.images_a_step} images, the learning rate is for '
+                f'{base}: --auto-scale-lr scales it by {self.images_a_step / base:g}'
+            )
 
     def _init_model_weights(self) -> None:
         with blame(str(self.cfg.filename or 'config'), CHECKPOINT_ERRORS):

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmpoolformer.checkpoints import load_weights, native_keys
+from mmpoolformer.checkpoints import OUTPUT_NORMS, load_weights, native_keys
 from mmpoolformer.models.block import MetaFormerStage, downsample_norm, family_norm
 from mmpoolformer.models.layers import Stem, truncated_normal
 from mmpoolformer.models.variants import VARIANTS, Variant, resolve_variant
@@ -70,8 +70,10 @@ class MetaFormerTrunk(BaseModule):
 
         `dict(type='Pretrained', checkpoint=X)`: X is a path, a URL, `zoo://NAME` or
         `timm://NAME`, in any key format that `mmpoolformer.checkpoints` knows; an
-        optional `prefix` names the part of the file to take. Other initialisers
-        are mmengine's. Without `init_cfg` the parameters stay as constructed.
+        optional `prefix` names the part of the file to take, an optional `fresh`
+        parameters that start anew, such as `['head.fc']` for other classes. Other
+        initialisers are mmengine's. Without `init_cfg` the parameters stay as
+        constructed.
 
         Raises:
             ValueError: If the file lacks a parameter or has one of another shape.
@@ -80,7 +82,10 @@ class MetaFormerTrunk(BaseModule):
             super().init_weights()
             return
         report = load_weights(
-            self, self.init_cfg['checkpoint'], prefix=self.init_cfg.get('prefix')
+            self,
+            self.init_cfg['checkpoint'],
+            fresh=(*OUTPUT_NORMS, *self.init_cfg.get('fresh', ())),
+            prefix=self.init_cfg.get('prefix'),
         )
         self._is_init = True
         print_log(str(report), logger='current')
@@ -249,10 +254,10 @@ def _asks_for_pretrained(init_cfg: dict | list[dict] | None) -> bool:
             'init_cfg is a list with a Pretrained entry: give that dict alone, it '
             'sets every parameter'
         )
-    unknown = sorted(set(init_cfg) - {'type', 'checkpoint', 'prefix'})
+    unknown = sorted(set(init_cfg) - {'type', 'checkpoint', 'prefix', 'fresh'})
     if unknown or 'checkpoint' not in init_cfg:
         raise ValueError(
             f'init_cfg={dict(init_cfg)!r}: Pretrained needs checkpoint and takes '
-            f'prefix{", not " + ", ".join(unknown) if unknown else ""}'
+            f'prefix and fresh{", not " + ", ".join(unknown) if unknown else ""}'
         )
     return True

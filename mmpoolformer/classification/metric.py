@@ -1,0 +1,53 @@
+"""Top-k accuracy."""
+
+from collections.abc import Sequence
+
+from mmengine.evaluator import BaseMetric
+
+from mmpoolformer.classification.dataset import NO_CLASS
+from mmpoolformer.registry import METRICS
+
+
+@METRICS.register_module()
+class Accuracy(BaseMetric):
+    """Share of pictures, in percent, whose class is among the k highest scores.
+
+    Results are `top1`, `top5` and so on. Pictures without a class (skipped ones) are
+    left out. With fewer than k classes every picture counts as right.
+
+    Args:
+        topk: The numbers k, from 1.
+        collect_device: As in mmengine's metrics.
+        prefix: Put before the names of the results.
+
+    Raises:
+        ValueError: If `topk` is empty or has a number below 1.
+    """
+
+    def __init__(
+        self,
+        topk: Sequence[int] = (1, 5),
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device, prefix)
+        self.topk = tuple(topk)
+        if not self.topk or min(self.topk) < 1:
+            raise ValueError(f'topk={topk!r}: give numbers from 1, such as (1, 5)')
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Find the rank of the true class of each picture, 0 for the highest score."""
+        for sample in data_samples:
+            scores, label = sample['pred_scores'], sample['gt_label']
+            if label != NO_CLASS:
+                order = scores.argsort(descending=True, stable=True)
+                self.results.append((order == label).nonzero().item())
+
+    def compute_metrics(self, results: list[int]) -> dict[str, float]:
+        """Average over the pictures."""
+        if not results:
+            raise ValueError('no picture has a class, so there is no accuracy')
+        return {
+            f'top{k}': 100 * sum(rank < k for rank in results) / len(results)
+            for k in self.topk
+        }
