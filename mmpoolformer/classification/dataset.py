@@ -163,9 +163,9 @@ class TimmDataset(Dataset):
             print_log(f'skipped {error}', logger='current', level=logging.WARNING)
 
     def _name(self, index: int) -> str:
-        if hasattr(self.data, 'reader'):
-            return self.data.filename(index, absolute=True)
-        return f'{type(self.data).__name__}/{index}'
+        known = hasattr(self.data, 'reader')
+        path = self.data.filename(index, absolute=True) if known else None
+        return path or f'{self.root or type(self.data).__name__}[{index}]'
 
 
 def find_split(root: str | Path, split: str) -> Path:
@@ -208,12 +208,11 @@ def folder_classes(root: str | Path, split: str = 'train') -> tuple[str, ...]:
 
 def _class_names(data: Dataset) -> tuple[str, ...]:
     reader = getattr(data, 'reader', data)
-    to_label = getattr(reader, 'class_to_idx', None)
-    if to_label:
-        return tuple(sorted(to_label, key=to_label.get))
-    features = getattr(getattr(reader, 'dataset', None), 'features', None) or {}
-    label = features.get(getattr(reader, 'label_key', 'label'))
-    return tuple(getattr(label, 'names', None) or ())
+    for name in ('class_to_idx', 'class_name_to_idx'):  # the latter in tar files
+        to_label = getattr(reader, name, None)
+        if to_label:
+            return tuple(sorted(to_label, key=to_label.get))
+    return ()
 
 
 def _check_folders(root: Path, reader: object) -> None:

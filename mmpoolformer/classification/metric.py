@@ -12,17 +12,20 @@ from mmpoolformer.registry import METRICS
 class Accuracy(BaseMetric):
     """Share of pictures, in percent, whose class is among the k highest scores.
 
-    Results are `top1`, `top5` and so on. Pictures without a class (skipped ones) are
-    left out. With fewer than k classes every picture counts as right.
+    Results are `accuracy/top1`, `accuracy/top5` and so on, as in mmpretrain. Pictures
+    without a class (skipped ones) are left out. With fewer than k classes every picture
+    counts as right.
 
     Args:
         topk: The numbers k, from 1.
         collect_device: As in mmengine's metrics.
-        prefix: Put before the names of the results.
+        prefix: Put before the names of the results in place of `accuracy`.
 
     Raises:
         ValueError: If `topk` is empty or has a number below 1.
     """
+
+    default_prefix = 'accuracy'
 
     def __init__(
         self,

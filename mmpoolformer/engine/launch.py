@@ -39,6 +39,7 @@ NOISE = (
     'The draw is False',
     '`reduce_zero_label` will be deprecated',
     '``build_loss`` would be deprecated',
+    "'pin_memory' argument is set as true but no accelerator",
 )
 
 

@@ -53,7 +53,7 @@ default_hooks = dict(
         type='CheckpointHook',
         interval=1,
         max_keep_ckpts=3,
-        save_best='top1',
+        save_best='accuracy/top1',
         rule='greater',
     ),
 )
