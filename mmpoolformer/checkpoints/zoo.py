@@ -9,8 +9,11 @@ from urllib.request import url2pathname
 
 from mmpoolformer.checkpoints.download import fetch
 from mmpoolformer.checkpoints.errors import DownloadError
+from mmpoolformer.names import nearest
 
 RELEASE = 'https://github.com/sail-sg/poolformer/releases/download/v1.0'
+HUB = 'https://huggingface.co/sail/dl/resolve/main'
+IN21K_CLASSES = 21_841
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,11 @@ class ZooEntry:
 
     Attributes:
         url: Where it is.
-        timm_name: The same weights as `timm://NAME`.
-        top1: Published top-1 accuracy on ImageNet-1k, in percent.
-        params: Parameters, with 1000 classes.
-        macs: Multiply-accumulates for one image of `input_size`.
+        timm_name: The same weights as `timm://NAME`, if timm has them.
+        top1: Published top-1 accuracy on ImageNet-1k, in percent; `None` where the
+            classes are others.
+        params: Parameters, with `num_classes` classes.
+        macs: Multiply-accumulates for one image of `input_size`, as fvcore counts.
         crop_pct: Share of the resized image that evaluation crops.
         sha256: Hash of the file, where its authors or hosts publish one. Where it is
             None, the hash of the first download is kept beside the file and later
@@ -30,11 +34,13 @@ class ZooEntry:
         input_size: Channels, height and width of the image.
         mean: Mean of the training pictures' channels, scaled to 0..1.
         std: Their standard deviation.
+        interpolation: How the image is resized.
+        num_classes: Classes: of ImageNet-1k, or of ImageNet-21k.
     """
 
     url: str
-    timm_name: str
-    top1: float
+    timm_name: str | None
+    top1: float | None
     params: int
     macs: int
     crop_pct: float
@@ -42,23 +48,154 @@ class ZooEntry:
     input_size: tuple[int, int, int] = (3, 224, 224)
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: str = 'bicubic'
+    num_classes: int = 1000
 
 
-def _poolformer(
-    arch: str, top1: float, params: int, macs: int, crop_pct: float
+def _release(
+    name: str, top1: float, params: int, macs: int, crop_pct: float
 ) -> ZooEntry:
-    name = f'poolformer_{arch}'
+    timm_name = f'{name}.sail_in1k' if name.startswith('poolformer_') else None
     url = f'{RELEASE}/{name}.pth.tar'
-    return ZooEntry(url, f'{name}.sail_in1k', top1, params, macs, crop_pct)
+    return ZooEntry(url, timm_name, top1, params, macs, crop_pct)
 
 
-# arXiv 2111.11418, table 1; MACs as fvcore counts them. No hashes are published.
+# arXiv 2111.11418, tables 1 and 5. No hashes are published.
+_RELEASES = {
+    'poolformer_s12': (77.2, 11_915_176, 1_822_580_736, 0.9),
+    'poolformer_s24': (80.3, 21_388_968, 3_412_808_704, 0.9),
+    'poolformer_s36': (81.4, 30_862_760, 5_003_036_672, 0.9),
+    'poolformer_m36': (82.1, 56_172_520, 8_801_730_048, 0.95),
+    'poolformer_m48': (82.5, 73_473_448, 11_590_562_304, 0.95),
+    'metaformer_id_s12': (74.3, 11_915_176, 1_822_678_528, 0.9),
+    'metaformer_pppa_s12_224': (78.3, 14_038_440, 1_930_356_224, 0.95),
+    'metaformer_ppaa_s12_224': (81.0, 16_535_592, 2_559_563_264, 0.95),
+    'metaformer_pppf_s12_224': (77.5, 11_919_978, 1_825_137_152, 0.9),
+    'metaformer_ppff_s12_224': (77.9, 12_150_474, 1_898_895_872, 0.9),
+}
+
+
+def _baseline(
+    name: str,
+    training: str,
+    top1: float | None,
+    params: int,
+    macs: int,
+    num_classes: int = 1000,
+) -> ZooEntry:
+    family = name.split('_')[0]
+    side = 384 if '384' in training else 224
+    in_timm = family not in ('identityformer', 'randformer')
+    return ZooEntry(
+        url=f'{HUB}/{family}/{name}{training}.pth',
+        timm_name=f'{name}.{_TIMM_TAGS[training]}' if in_timm else None,
+        top1=top1,
+        params=params,
+        macs=macs,
+        crop_pct=1.0,
+        input_size=(3, side, side),
+        num_classes=num_classes,
+    )
+
+
+_TIMM_TAGS = {
+    '': 'sail_in1k',
+    '_384': 'sail_in1k_384',
+    '_in21ft1k': 'sail_in22k_ft_in1k',
+    '_384_in21ft1k': 'sail_in22k_ft_in1k_384',
+    '_in21k': 'sail_in22k',
+}
+
+# arXiv 2210.13452, table 3: top-1, parameters, MACs.
+_BASIC = {
+    'identityformer_s12': (74.6, 11_891_712, 1_825_378_048),
+    'identityformer_s24': (78.2, 21_341_464, 3_415_606_016),
+    'identityformer_s36': (79.3, 30_791_216, 5_005_833_984),
+    'identityformer_m36': (80.0, 56_077_168, 8_805_831_936),
+    'identityformer_m48': (80.4, 73_346_056, 11_594_664_192),
+    'randformer_s12': (76.6, 12_127_010, 1_901_595_392),
+    'randformer_s24': (78.2, 21_812_060, 3_568_040_704),
+    'randformer_s36': (79.5, 31_497_110, 5_234_486_016),
+    'randformer_m36': (81.2, 56_783_062, 9_082_427_136),
+    'randformer_m48': (81.4, 74_287_248, 11_963_457_792),
+    'poolformerv2_s12': (78.0, 11_891_712, 1_825_378_048),
+    'poolformerv2_s24': (80.7, 21_341_464, 3_415_606_016),
+    'poolformerv2_s36': (81.6, 30_791_216, 5_005_833_984),
+    'poolformerv2_m36': (82.2, 56_077_168, 8_805_831_936),
+    'poolformerv2_m48': (82.6, 73_346_056, 11_594_664_192),
+}
+
+# arXiv 2210.13452, tables 4 and 5: top-1 at 224, at 384, and both after ImageNet-21k;
+# parameters; MACs at 224 and at 384; parameters and MACs with ImageNet-21k's classes.
+_COMMON = {
+    'convformer_s18': (
+        (83.0, 84.4, 83.7, 85.0),
+        26_774_448,
+        (3_959_248_640, 11_629_314_560),
+        (69_477_657, 4_001_931_008),
+    ),
+    'convformer_s36': (
+        (84.1, 85.4, 85.4, 86.4),
+        40_012_152,
+        (7_672_623_872, 22_542_090_752),
+        (82_715_361, 7_715_306_240),
+    ),
+    'convformer_m36': (
+        (84.5, 85.6, 86.1, 86.9),
+        57_051_640,
+        (12_887_976_768, 37_867_802_688),
+        (105_090_145, 12_935_994_432),
+    ),
+    'convformer_b36': (
+        (84.8, 85.7, 87.0, 87.6),
+        99_882_616,
+        (22_690_270_976, 66_671_045_376),
+        (163_927_009, 22_754_294_528),
+    ),
+    'caformer_s18': (
+        (83.6, 85.0, 84.1, 85.4),
+        26_341_656,
+        (4_125_205_760, 13_419_799_040),
+        (69_044_865, 4_167_888_128),
+    ),
+    'caformer_s36': (
+        (84.5, 85.7, 85.8, 86.9),
+        39_297_102,
+        (8_004_538_112, 26_081_034_752),
+        (82_000_311, 8_047_220_480),
+    ),
+    'caformer_m36': (
+        (85.2, 86.2, 86.6, 87.5),
+        56_204_878,
+        (13_286_273_856, 42_111_383_616),
+        (104_243_383, 13_334_291_520),
+    ),
+    'caformer_b36': (
+        (85.5, 86.4, 87.4, 88.1),
+        98_753_614,
+        (23_221_333_760, 72_329_153_280),
+        (162_798_007, 23_285_357_312),
+    ),
+}
+
+
+def _common_entries(name: str) -> dict[str, ZooEntry]:
+    """Return the entries of all trainings of one architecture."""
+    top1s, params, (macs, macs_384), (params_in21k, macs_in21k) = _COMMON[name]
+    entries = {}
+    for training, top1 in zip(_TIMM_TAGS, top1s, strict=False):
+        used = macs_384 if '384' in training else macs
+        entries[name + training] = _baseline(name, training, top1, params, used)
+    entries[f'{name}_in21k'] = _baseline(
+        name, '_in21k', None, params_in21k, macs_in21k, IN21K_CLASSES
+    )
+    return entries
+
+
 ZOO = {
-    'poolformer_s12': _poolformer('s12', 77.2, 11_915_176, 1_822_580_736, 0.9),
-    'poolformer_s24': _poolformer('s24', 80.3, 21_388_968, 3_412_808_704, 0.9),
-    'poolformer_s36': _poolformer('s36', 81.4, 30_862_760, 5_003_036_672, 0.9),
-    'poolformer_m36': _poolformer('m36', 82.1, 56_172_520, 8_801_730_048, 0.95),
-    'poolformer_m48': _poolformer('m48', 82.5, 73_473_448, 11_590_562_304, 0.95),
+    **{name: _release(name, *row) for name, row in _RELEASES.items()},
+    **{name: _baseline(name, '', *row) for name, row in _BASIC.items()},
+    **{k: entry for name in _COMMON for k, entry in _common_entries(name).items()},
 }
 
 
@@ -98,9 +235,8 @@ def resolve_source(source: str | os.PathLike) -> Path:
 
 def _entry(name: str) -> ZooEntry:
     if name not in ZOO:
-        close = difflib.get_close_matches(name, ZOO) or list(ZOO)
         raise ValueError(
-            f'zoo://{name}: no such name; did you mean {", ".join(close)}?'
+            f'zoo://{name}: no such name; did you mean {nearest(name, ZOO)}?'
         )
     return ZOO[name]
 

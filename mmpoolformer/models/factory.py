@@ -1,6 +1,5 @@
 """Models by name, as plain modules outside any config."""
 
-import difflib
 from collections.abc import Callable
 from fnmatch import fnmatch
 from functools import partial
@@ -8,10 +7,11 @@ from os import PathLike
 
 from torch import nn
 
-from mmpoolformer.checkpoints import load_weights
+from mmpoolformer.checkpoints import ZOO, load_weights
 from mmpoolformer.models.classifier import MetaFormerClassifier
 from mmpoolformer.models.metaformer import MetaFormer
 from mmpoolformer.models.variants import VARIANTS
+from mmpoolformer.names import nearest
 
 
 def _metaformer(
@@ -53,7 +53,7 @@ def list_models(pattern: str = '*') -> list[str]:
 def create_model(
     name: str,
     checkpoint: str | PathLike | None = None,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     features_only: bool = False,
     *,
     in_channels: int = 3,
@@ -67,7 +67,8 @@ def create_model(
         name: One of `list_models()`, such as `'poolformer_s12'`.
         checkpoint: Weights to load: a path, a URL, `zoo://NAME` or `timm://NAME`, in
             any known key format. `None` leaves the random initialisation.
-        num_classes: Classes of the classifier; not used with `features_only`.
+        num_classes: Classes of the classifier, not used with `features_only`; by
+            default those of the published weights: 1000, or 21,841 (`..._in21k`).
         features_only: Whether to build the dense backbone (images to a tuple of four
             maps) instead of the classifier (images to logits).
         in_channels: Channels of the image.
@@ -89,10 +90,9 @@ def create_model(
         [(1, 64, 16, 16), (1, 128, 8, 8), (1, 320, 4, 4), (1, 512, 2, 2)]
     """
     if name not in BUILDERS:
-        close = difflib.get_close_matches(name, BUILDERS, n=3) or list(BUILDERS)
-        raise ValueError(f'no model {name!r}: did you mean {", ".join(close)}?')
+        raise ValueError(f'no model {name!r}: did you mean {nearest(name, BUILDERS)}?')
     model = BUILDERS[name](
-        num_classes=num_classes,
+        num_classes=ZOO[name].num_classes if num_classes is None else num_classes,
         features_only=features_only,
         in_channels=in_channels,
         drop_path_rate=drop_path_rate,

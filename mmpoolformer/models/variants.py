@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 
+from mmpoolformer.names import nearest
+
 TOKEN_MIXERS = (
     'pooling',
     'identity',
@@ -320,7 +322,7 @@ def resolve_variant(
 def _row(name: str, table: Mapping[str, Variant]) -> Variant:
     if name not in table:
         raise ValueError(
-            f'arch={name!r} is not known: choose from {", ".join(table)} or give a '
-            'dict such as dict(depths=(2, 2, 6, 2), dims=(64, 128, 320, 512))'
+            f'arch={name!r} is not known: choose from {nearest(name, table)} or give '
+            'a dict such as dict(depths=(2, 2, 6, 2), dims=(64, 128, 320, 512))'
         )
     return table[name]

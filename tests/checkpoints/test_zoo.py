@@ -3,28 +3,159 @@
 import pytest
 import timm
 import torch
+from fvcore.nn import FlopCountAnalysis
 
-from mmpoolformer import create_model
+from mmpoolformer import create_model, list_models
 from mmpoolformer.checkpoints import ZOO, DownloadError, resolve_source
+from mmpoolformer.models import VARIANTS
+from mmpoolformer.models.variants import TRAININGS
+
+# The authors' tables, in GMACs, cut or rounded to one digit; they and fvcore differ in
+# what they count of norms.
+PUBLISHED_GMACS = {
+    'poolformer': dict(s12=1.8, s24=3.4, s36=5.0, m36=8.8, m48=11.6),
+    'metaformer': dict(
+        id_s12=1.8,
+        pppa_s12_224=1.9,
+        ppaa_s12_224=2.5,
+        pppf_s12_224=1.8,
+        ppff_s12_224=1.9,
+    ),
+    'identityformer': dict(s12=1.8, s24=3.4, s36=5.0, m36=8.8, m48=11.5),
+    'randformer': dict(s12=1.9, s24=3.5, s36=5.2, m36=9.0, m48=11.9),
+    'poolformerv2': dict(s12=1.8, s24=3.4, s36=5.0, m36=8.8, m48=11.5),
+    'convformer': dict(
+        s18=3.9,
+        s36=7.6,
+        m36=12.8,
+        b36=22.6,
+        s18_384=11.6,
+        s36_384=22.4,
+        m36_384=37.7,
+        b36_384=66.5,
+    ),
+    'caformer': dict(
+        s18=4.1,
+        s36=8.0,
+        m36=13.2,
+        b36=23.2,
+        s18_384=13.4,
+        s36_384=26.0,
+        m36_384=42.0,
+        b36_384=72.2,
+    ),
+}
 
 
-def test_table_names_every_size() -> None:
-    from mmpoolformer.models import POOLFORMER
+def attention_macs(inputs: list, outputs: list) -> int:
+    """Count what fvcore leaves out: queries times keys, and weights times values."""
+    batch, heads, queries, channels = inputs[0].type().sizes()
+    return 2 * batch * heads * queries * inputs[1].type().sizes()[2] * channels
 
-    assert list(ZOO) == [f'poolformer_{arch}' for arch in POOLFORMER]
+
+def test_table_names_every_model() -> None:
+    assert sorted(ZOO) == sorted(list_models())
 
 
 @pytest.mark.parametrize('name', ZOO)
-def test_entries_agree_with_timm_and_the_models(name) -> None:
+def test_parameters_are_those_of_the_model(name) -> None:
+    with torch.device('meta'):
+        model = create_model(name)
+    assert sum(p.numel() for p in model.parameters()) == ZOO[name].params
+
+
+def head_weights(name: str) -> int:
+    """Return the multiply-accumulates of a MLP head, but for its norms."""
+    channels = VARIANTS[name].dims[-1]
+    return 4 * channels * channels + 4 * channels * ZOO[name].num_classes
+
+
+def attention_of_stages(name: str) -> int:
+    """Return the multiply-accumulates of queries with keys and weights with values."""
+    variant = VARIANTS[name]
+    return sum(
+        2 * depth * variant.grid(stage)[0] ** 4 * dim
+        for stage, (depth, dim, mixer) in enumerate(
+            zip(variant.depths, variant.dims, variant.token_mixers, strict=True)
+        )
+        if mixer == 'attention'
+    )
+
+
+@pytest.mark.parametrize('name', [n for n in ZOO if not n.endswith(TRAININGS[1:])])
+def test_macs_are_those_of_the_model(name) -> None:
+    entry = ZOO[name]
+    with torch.device('meta'):
+        model = create_model(name)
+    model.to_empty(device='cpu').eval()  # numbers don't matter
+    count = FlopCountAnalysis(model, torch.zeros(1, *entry.input_size))
+    count.unsupported_ops_warnings(False)
+    count.set_op_handle('aten::scaled_dot_product_attention', attention_macs)
+    assert count.total() == pytest.approx(entry.macs, rel=1e-3)
+
+
+@pytest.mark.parametrize('name', [n for n in ZOO if n.endswith('_384')])
+def test_macs_at_384_follow_from_those_at_224(name) -> None:
+    plain = name.removesuffix('_384')
+    fixed = head_weights(plain)
+    growing = ZOO[plain].macs - fixed - attention_of_stages(plain)
+    # Every stage's map is 12 / 7 as high and wide.
+    macs = fixed + growing * (12 / 7) ** 2 + attention_of_stages(name)
+    assert ZOO[name].macs == pytest.approx(macs, rel=1e-4)
+    assert ZOO[name].input_size == (3, 384, 384)
+
+
+@pytest.mark.parametrize('name', [n for n in ZOO if n.endswith('_in21k')])
+def test_macs_with_more_classes(name) -> None:
+    plain = name.removesuffix('_in21k')
+    more = head_weights(name) - head_weights(plain)
+    assert ZOO[name].macs == ZOO[plain].macs + more
+    assert ZOO[name].input_size == ZOO[plain].input_size
+
+
+def test_macs_round_to_the_published_digits() -> None:
+    for family, sizes in PUBLISHED_GMACS.items():
+        for size, published in sizes.items():
+            macs = ZOO[f'{family}_{size}'].macs / 1e9
+            assert macs == pytest.approx(published, rel=0.01, abs=0.1), (family, size)
+
+
+def test_fine_tuned_models_have_the_counts_of_their_architecture() -> None:
+    names = [name for name in ZOO if name.endswith('_in21ft1k')]
+    assert len(names) == 16
+    for name in names:
+        entry, plain = ZOO[name], ZOO[name.removesuffix('_in21ft1k')]
+        assert (entry.params, entry.macs) == (plain.params, plain.macs)
+        assert entry.input_size == plain.input_size
+        assert entry.top1 > plain.top1
+
+
+@pytest.mark.parametrize('name', [name for name in ZOO if ZOO[name].timm_name])
+def test_entries_agree_with_timm(name) -> None:
     entry = ZOO[name]
     config = timm.get_pretrained_cfg(entry.timm_name)
     assert config.hf_hub_id == f'timm/{entry.timm_name}'
-    assert entry.url.endswith(f'/v1.0/{name}.pth.tar')
     assert (entry.mean, entry.std) == (config.mean, config.std)
     assert (entry.crop_pct, entry.input_size) == (config.crop_pct, config.input_size)
+    assert entry.interpolation == config.interpolation
+    assert entry.num_classes == config.num_classes
+
+
+def test_names_in_urls_are_those_of_the_table() -> None:
+    assert ZOO['caformer_s18_384_in21ft1k'].url == (
+        'https://huggingface.co/sail/dl/resolve/main/caformer/'
+        'caformer_s18_384_in21ft1k.pth'
+    )
+    for name, entry in ZOO.items():
+        stem = entry.url.rsplit('/', 1)[1].split('.')[0]
+        assert stem == name
+
+
+def test_classes_are_those_of_the_weights() -> None:
     with torch.device('meta'):
-        model = create_model(name)
-    assert sum(p.numel() for p in model.parameters()) == entry.params
+        assert create_model('caformer_s18_in21k').num_classes == 21_841
+        assert create_model('caformer_s18_in21k', num_classes=5).num_classes == 5
+        assert create_model('caformer_s18_in21ft1k').num_classes == 1000
 
 
 def test_paths(tmp_path, monkeypatch) -> None:
@@ -54,7 +185,7 @@ def test_zoo_name_is_fetched_with_its_hash(monkeypatch) -> None:
     ('source', 'message'),
     [
         ('zoo://poolformer_s13', r'no such name; did you mean .*poolformer_s12'),
-        ('zoo://resnet50', r'did you mean poolformer_s12, .*poolformer_m48\?'),
+        ('zoo://resnet50', r'did you mean poolformer_s12, .*, \.\.\.\?'),
         (
             'timm://poolformer_s13',
             r'timm has no weights of this name; did you mean pool',

@@ -7,7 +7,6 @@ import warnings
 import pytest
 import timm
 import torch
-from fvcore.nn import FlopCountAnalysis
 from golden_rule import golden_image, golden_output, golden_state_dict
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
@@ -15,14 +14,6 @@ from torch import nn
 from mmpoolformer import PoolFormer, create_model, list_models
 from mmpoolformer.models import POOLFORMER, MetaFormerClassifier
 
-# arXiv 2111.11418, table 1, with 1000 classes; MACs at 224 x 224 as fvcore counts.
-PUBLISHED = {
-    's12': (11_915_176, 1_822_580_736),
-    's24': (21_388_968, 3_412_808_704),
-    's36': (30_862_760, 5_003_036_672),
-    'm36': (56_172_520, 8_801_730_048),
-    'm48': (73_473_448, 11_590_562_304),
-}
 TINY = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 
 
@@ -84,23 +75,8 @@ def test_stage_maps_equal_timm(arch: str, size: tuple[int, int]) -> None:
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('arch', POOLFORMER)
-def test_parameters_equal_the_published_count(arch: str) -> None:
-    with torch.device('meta'):
-        model = create_model(f'poolformer_{arch}')
-    assert sum(p.numel() for p in model.parameters()) == PUBLISHED[arch][0]
-
-
-@pytest.mark.parametrize('arch', POOLFORMER)
-def test_macs_equal_the_published_count(arch: str) -> None:
-    model = create_model(f'poolformer_{arch}').eval()
-    count = FlopCountAnalysis(model, torch.zeros(1, 3, 224, 224))
-    count.unsupported_ops_warnings(False)
-    assert count.total() == pytest.approx(PUBLISHED[arch][1], rel=1e-3)
-
-
 def test_models_are_those_of_the_paper() -> None:
-    assert list_models('poolformer_*') == [f'poolformer_{arch}' for arch in PUBLISHED]
+    assert list_models('poolformer_*') == [f'poolformer_{arch}' for arch in POOLFORMER]
     assert list_models('pool*r_s?6') == ['poolformer_s36']
     assert list_models('resnet*') == []
 
