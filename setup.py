@@ -47,7 +47,9 @@ BACKBONE = [
     'safetensors',
     'tqdm',
 ]
-DEV = ['fvcore', 'psutil', 'pytest>=7.0', 'pyyaml', 'ruff', 'tensorboard']
+# For tools/complexity.py and tools/gradcam.py.
+ANALYSIS = ['fvcore', 'grad-cam>=1.5']
+DEV = ['psutil', 'pytest>=7.0', 'pyyaml', 'ruff', 'tensorboard']
 
 
 def read_version() -> str:
@@ -92,8 +94,9 @@ def choose_family() -> str:
 def requirements() -> tuple:
     """Return what the backbone requires and the extras, for the chosen family."""
     family = FAMILIES[choose_family()]
-    both = sorted({*family['det'], *family['seg']})
-    extras = {'det': family['det'], 'seg': family['seg'], 'all': both, 'dev': DEV}
+    extras = {'det': family['det'], 'seg': family['seg'], 'analysis': ANALYSIS}
+    extras['all'] = sorted({name for names in extras.values() for name in names})
+    extras['dev'] = DEV
     return BACKBONE + family['engine'], extras
 
 

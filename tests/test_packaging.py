@@ -251,7 +251,7 @@ def test_backbone_needs_no_compiled_operators(
     names = {re.match(r'[\w-]+', x)[0] for x in given['install_requires']}
     assert {'torch', 'timm', 'onedl-mmengine'} <= names
     assert not {name for name in names if re.search('mmcv|mmdet|mmseg|opencv', name)}
-    assert set(given['extras_require']) == {'det', 'seg', 'all', 'dev'}
+    assert set(given['extras_require']) == {'det', 'seg', 'analysis', 'all', 'dev'}
 
 
 def test_every_import_is_required(

@@ -51,7 +51,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         'a config file, or all',
     )
     parser.add_argument(
-        '--all', action='store_true', help='all of mmpoolformer.list_models()'
+        '--all',
+        action='store_true',
+        help='all of mmpoolformer.list_models(), once where names stand for other '
+        'weights of one architecture',
     )
     parser.add_argument(
         '--size',
@@ -89,11 +92,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Count what the command line says, print tables, write the file."""
     args = parse(argv)
-    from mmpoolformer.analysis import complexity  # torch: not for --help
+    from mmpoolformer.analysis import building, complexity  # torch: not for --help
     from mmpoolformer.engine.results import write_json
-    from mmpoolformer.models import list_models
 
-    names = list(dict.fromkeys([*args.models, *(list_models() if args.all else [])]))
+    every = building.list_architectures() if args.all else []
+    names = list(dict.fromkeys([*args.models, *every]))
     results = count_all(names, args)
     if len(names) > 1:
         print(complexity.summary_table(results))

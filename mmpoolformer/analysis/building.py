@@ -16,7 +16,7 @@ from mmpoolformer.checkpoints import (
     resolve_source,
     unwrap,
 )
-from mmpoolformer.models import create_model, list_models
+from mmpoolformer.models import VARIANTS, create_model, list_models
 
 TIMM = 'timm/'
 DEFAULT_SIZE = (224, 224)
@@ -51,10 +51,22 @@ def resolve_name(name: str) -> str:
 def input_size(name: str) -> tuple[int, int]:
     """Return height and width of the images that a model of that name was made for."""
     name = resolve_name(name)
+    if name in VARIANTS:
+        return (VARIANTS[name].image_size,) * 2
     if not name.startswith(TIMM):
         return DEFAULT_SIZE
     known = get_pretrained_cfg(name.removeprefix(TIMM))
     return tuple(known.input_size[1:]) if known else DEFAULT_SIZE
+
+
+def list_architectures() -> list[str]:
+    """Return `mmpoolformer.list_models()` less the names that differ in weights alone.
+
+    `caformer_s18_in21k` is left out, because it is built as `caformer_s18`;
+    `caformer_s18_384` is not, because it was made for larger images.
+    """
+    first = {VARIANTS.get(name, name): name for name in reversed(list_models())}
+    return sorted(first.values(), key=list_models().index)
 
 
 def build_classifier(
