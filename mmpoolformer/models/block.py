@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint as recompute
 
+from mmpoolformer.models.base import RecomputedSequential, resampled_position
 from mmpoolformer.models.layers import ChannelNorm, Downsample, Mlp, Scale, build_norm
 from mmpoolformer.models.token_mixers import (
     Attention,
@@ -144,13 +143,13 @@ class MetaFormerStage(nn.Module):
             self.pos_embed = nn.Parameter(
                 torch.zeros(1, channels, *variant.grid(stage))
             )
-        self.blocks = nn.Sequential(
+        row = RecomputedSequential if with_cp else nn.Sequential
+        self.blocks = row(
             *(
                 MetaFormerBlock(variant, stage, index, rate)
                 for index, rate in enumerate(drop_paths)
             )
         )
-        self.with_cp = with_cp
         # These look at (B, H, W, C); laid out so once, nothing is copied in between.
         self.channels_last = (
             variant.norm == 'layer_norm' or variant.token_mixers[stage] == 'attention'
@@ -162,17 +161,5 @@ class MetaFormerStage(nn.Module):
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         if self.pos_embed is not None:
-            x = x + self._position(x)
-        if not (self.with_cp and self.training and torch.is_grad_enabled()):
-            return self.blocks(x)
-        for block in self.blocks:
-            x = recompute(block, x, use_reentrant=False)
-        return x
-
-    def _position(self, x: Tensor) -> Tensor:
-        """Return the position embedding in the size of a map (B, C, H, W)."""
-        size = x.shape[2:]
-        if size == self.pos_embed.shape[2:]:
-            return self.pos_embed
-        resampled = F.interpolate(self.pos_embed.float(), size=size, mode='bicubic')
-        return resampled.to(x.dtype)  # (1, C, h, w) -> (1, C, H, W)
+            x = x + resampled_position(self.pos_embed, x.shape[2:])
+        return self.blocks(x)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from mmpoolformer.models.base import checked_classes, checked_rate
 from mmpoolformer.models.heads import build_head
 from mmpoolformer.models.metaformer import MetaFormerTrunk
 from mmpoolformer.models.variants import VARIANTS, Variant, resolve_variant
@@ -24,7 +25,7 @@ class MetaFormerClassifier(MetaFormerTrunk):
         drop_path_rate: Drop-path rate of the last block, in [0, 1).
         drop_rate: Dropout rate before the last linear layer, in [0, 1).
         with_cp: Whether blocks recompute their activations in the backward pass.
-        init_cfg: See `MetaFormerTrunk.init_weights`.
+        init_cfg: See `PretrainedModule.init_weights`.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -42,11 +43,8 @@ class MetaFormerClassifier(MetaFormerTrunk):
     ) -> None:
         variant = resolve_variant(arch, VARIANTS)
         super().__init__(variant, in_channels, drop_path_rate, with_cp, init_cfg)
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f'num_classes={num_classes!r}: give a whole number from 1')
-        if not 0 <= drop_rate < 1:
-            raise ValueError(f'drop_rate={drop_rate!r}: must be in [0, 1)')
-        self.num_classes = num_classes
+        self.num_classes = checked_classes(num_classes)
+        checked_rate('drop_rate', drop_rate)
         self.head = build_head(variant, num_classes, drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,18 +11,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from mmengine.logging import print_log
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmpoolformer.checkpoints import OUTPUT_NORMS, load_weights, native_keys
+from mmpoolformer.models.base import (
+    PretrainedModule,
+    checked_indices,
+    checked_rate,
+    checked_stages,
+)
 from mmpoolformer.models.block import MetaFormerStage, downsample_norm, family_norm
 from mmpoolformer.models.layers import Stem, truncated_normal
 from mmpoolformer.models.variants import VARIANTS, Variant, resolve_variant
 from mmpoolformer.registry import MODELS
 
 
-class MetaFormerTrunk(BaseModule):
+class MetaFormerTrunk(PretrainedModule):
     """Stem and stages: what the dense backbone and the classifier share.
 
     Args:
@@ -32,7 +35,7 @@ class MetaFormerTrunk(BaseModule):
             at the first one.
         with_cp: Whether blocks recompute their activations in the backward pass
             (less memory, same outputs and gradients).
-        init_cfg: `None` (random) or mmengine's, see `init_weights`.
+        init_cfg: `None` (random) or mmengine's, see `PretrainedModule.init_weights`.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -46,13 +49,9 @@ class MetaFormerTrunk(BaseModule):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
-        if not isinstance(in_channels, int) or in_channels < 1:
-            raise ValueError(f'in_channels={in_channels!r}: give a whole number from 1')
-        if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate={drop_path_rate!r}: must be in [0, 1)')
+        super().__init__(in_channels, init_cfg)
+        checked_rate('drop_path_rate', drop_path_rate)
         self.variant = variant
-        self.in_channels = in_channels
         depths = variant.depths
         last = max(sum(depths) - 1, 1)
         rates = (drop_path_rate * i / last for i in range(sum(depths)))
@@ -63,40 +62,6 @@ class MetaFormerTrunk(BaseModule):
             for i, depth in enumerate(depths)
         )
         truncated_normal(self, strided=variant.init_strided)
-        self._register_load_state_dict_pre_hook(_rename_keys)
-
-    def init_weights(self) -> None:
-        """Load pretrained weights if `init_cfg` asks for them.
-
-        `dict(type='Pretrained', checkpoint=X)`: X is a path, a URL, `zoo://NAME` or
-        `timm://NAME`, in any key format that `mmpoolformer.checkpoints` knows; an
-        optional `prefix` names the part of the file to take, an optional `fresh`
-        parameters that start anew, such as `['head.fc']` for other classes. Other
-        initialisers are mmengine's. Without `init_cfg` the parameters stay as
-        constructed.
-
-        Raises:
-            ValueError: If the file lacks a parameter or has one of another shape.
-        """
-        if not _asks_for_pretrained(self.init_cfg):
-            super().init_weights()
-            return
-        report = load_weights(
-            self,
-            self.init_cfg['checkpoint'],
-            fresh=(*OUTPUT_NORMS, *self.init_cfg.get('fresh', ())),
-            prefix=self.init_cfg.get('prefix'),
-        )
-        self._is_init = True
-        print_log(str(report), logger='current')
-
-    def check_input(self, x: Tensor) -> None:
-        """Refuse an input that is not (B, in_channels, H, W)."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f'input of shape {tuple(x.shape)}: expected (B, {self.in_channels}, '
-                'H, W); another number of channels is set by in_channels'
-            )
 
 
 @MODELS.register_module()
@@ -126,7 +91,7 @@ class MetaFormer(MetaFormerTrunk):
         with_cp: Whether blocks recompute their activations in the backward pass.
         init_cfg: `dict(type='Pretrained', checkpoint=X)` with a path, a URL,
             `zoo://poolformer_s12` or `timm://poolformer_s12.sail_in1k`; see
-            `MetaFormerTrunk.init_weights`.
+            `PretrainedModule.init_weights`.
         token_mixers: This and the options below change the field of the same name, see
             `Variant`; `None` leaves what `arch` says.
         pool_size: Window of the pooling mixer, in cells.
@@ -185,13 +150,8 @@ class MetaFormer(MetaFormerTrunk):
         )
         super().__init__(variant, in_channels, drop_path_rate, with_cp, init_cfg)
         n_stages = len(variant.depths)
-        self.out_indices = _checked_indices(out_indices, n_stages)
-        if frozen_stages not in range(-1, n_stages + 1):
-            raise ValueError(
-                f'frozen_stages={frozen_stages!r}: choose from -1 (nothing), 0 (the '
-                f'stem) to {n_stages} (the stem and all stages)'
-            )
-        self.frozen_stages = frozen_stages
+        self.out_indices = checked_indices(out_indices, n_stages)
+        self.frozen_stages = checked_stages(frozen_stages, n_stages)
         self.out_channels = tuple(variant.dims[i] for i in self.out_indices)
         self.out_strides = tuple(4 * 2**i for i in self.out_indices)
         for i in self.out_indices:
@@ -228,36 +188,3 @@ class MetaFormer(MetaFormerTrunk):
             return
         for part in (self.stem, *self.stages[: self.frozen_stages]):
             part.eval().requires_grad_(False)
-
-
-def _rename_keys(state_dict: dict, prefix: str, *_: object) -> None:
-    """Bring the keys under `prefix` to native names before they are loaded."""
-    native_keys(state_dict, prefix)
-
-
-def _checked_indices(out_indices: Sequence[int], n_stages: int) -> tuple[int, ...]:
-    indices = tuple(out_indices)
-    legal = range(n_stages)
-    if not indices or indices != tuple(sorted({i for i in indices if i in legal})):
-        raise ValueError(
-            f'out_indices={indices}: give rising stage numbers from 0 to {n_stages - 1}'
-        )
-    return indices
-
-
-def _asks_for_pretrained(init_cfg: dict | list[dict] | None) -> bool:
-    entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-    if not any(entry and entry.get('type') == 'Pretrained' for entry in entries):
-        return False
-    if isinstance(init_cfg, list):
-        raise ValueError(
-            'init_cfg is a list with a Pretrained entry: give that dict alone, it '
-            'sets every parameter'
-        )
-    unknown = sorted(set(init_cfg) - {'type', 'checkpoint', 'prefix', 'fresh'})
-    if unknown or 'checkpoint' not in init_cfg:
-        raise ValueError(
-            f'init_cfg={dict(init_cfg)!r}: Pretrained needs checkpoint and takes '
-            f'prefix and fresh{", not " + ", ".join(unknown) if unknown else ""}'
-        )
-    return True

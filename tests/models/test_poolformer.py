@@ -13,6 +13,7 @@ from torch import nn
 
 from mmpoolformer import PoolFormer, create_model, list_models
 from mmpoolformer.models import POOLFORMER, MetaFormerClassifier
+from mmpoolformer.models.base import RecomputedSequential
 
 TINY = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
 
@@ -156,7 +157,8 @@ def test_options_of_create_model_reach_the_model() -> None:
     for model in (dense, classifier):
         assert model.in_channels == 1
         assert model.stages[3].blocks[-1].drop_path.drop_prob == pytest.approx(0.5)
-        assert all(stage.with_cp for stage in model.stages)
+        rows = [stage.blocks for stage in model.stages]
+        assert all(isinstance(row, RecomputedSequential) for row in rows)
     assert (classifier.num_classes, classifier.head.drop.p) == (7, 0.4)
 
 

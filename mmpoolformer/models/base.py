@@ -1,0 +1,159 @@
+"""What every backbone and classifier here shares: weights, checks, recomputation."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint as recompute
+
+from mmpoolformer.checkpoints import OUTPUT_NORMS, load_weights, native_keys
+
+
+class PretrainedModule(BaseModule):
+    """A model of images that loads weights with any known names.
+
+    Args:
+        in_channels: Channels of the image.
+        init_cfg: `None` (random) or mmengine's, see `init_weights`.
+
+    Raises:
+        ValueError: If `in_channels` is no positive whole number.
+    """
+
+    def __init__(
+        self, in_channels: int = 3, init_cfg: dict | list[dict] | None = None
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if not isinstance(in_channels, int) or in_channels < 1:
+            raise ValueError(f'in_channels={in_channels!r}: give a whole number from 1')
+        self.in_channels = in_channels
+        self._register_load_state_dict_pre_hook(_rename_keys)
+
+    def init_weights(self) -> None:
+        """Load pretrained weights if `init_cfg` asks for them.
+
+        `dict(type='Pretrained', checkpoint=X)`: X is a path, a URL, `zoo://NAME` or
+        `timm://NAME`, in any key format that `mmpoolformer.checkpoints` knows; an
+        optional `prefix` names the part of the file to take, an optional `fresh`
+        parameters that start anew, such as `['head.fc']` for other classes. Other
+        initialisers are mmengine's. Without `init_cfg` the parameters stay as
+        constructed.
+
+        Raises:
+            ValueError: If the file lacks a parameter or has one of another shape.
+        """
+        if not _asks_for_pretrained(self.init_cfg):
+            super().init_weights()
+            return
+        report = load_weights(
+            self,
+            self.init_cfg['checkpoint'],
+            fresh=(*OUTPUT_NORMS, *self.init_cfg.get('fresh', ())),
+            prefix=self.init_cfg.get('prefix'),
+        )
+        self._is_init = True
+        print_log(str(report), logger='current')
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse an input that is not (B, in_channels, H, W)."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'input of shape {tuple(x.shape)}: expected (B, {self.in_channels}, '
+                'H, W); another number of channels is set by in_channels'
+            )
+
+
+class RecomputedSequential(nn.Sequential):
+    """Modules in a row that recompute their activations in the backward pass.
+
+    In training this takes less memory and more time, with the same outputs and
+    gradients.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pass x through all modules."""
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(x)
+        for module in self:
+            x = recompute(module, x, use_reentrant=False)
+        return x
+
+
+def resampled_position(embedding: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring a position embedding to another size of map.
+
+    Bicubically, without antialiasing: a learned embedding is smooth, and the plain
+    kernel is the one that exporters know. In its own size it stays as it is.
+
+    Args:
+        embedding: The embedding (1, C, h, w).
+        size: Height and width H, W of the map, in cells.
+
+    Returns:
+        The embedding (1, C, H, W), resampled in float32 and given in its own type.
+    """
+    if tuple(size) == tuple(embedding.shape[2:]):
+        return embedding
+    resampled = F.interpolate(embedding.float(), size=tuple(size), mode='bicubic')
+    return resampled.to(embedding.dtype)
+
+
+def checked_rate(name: str, rate: float) -> float:
+    """Return a rate that is in [0, 1), or raise a `ValueError` that names it."""
+    if not 0 <= rate < 1:
+        raise ValueError(f'{name}={rate!r}: must be in [0, 1)')
+    return rate
+
+
+def checked_classes(num_classes: int) -> int:
+    """Return a number of classes, or raise a `ValueError`."""
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(f'num_classes={num_classes!r}: give a whole number from 1')
+    return num_classes
+
+
+def checked_indices(out_indices: Sequence[int], n_stages: int) -> tuple[int, ...]:
+    """Return the stages whose maps are given out, or raise a `ValueError`."""
+    indices = tuple(out_indices)
+    legal = range(n_stages)
+    if not indices or indices != tuple(sorted({i for i in indices if i in legal})):
+        raise ValueError(
+            f'out_indices={indices}: give rising stage numbers from 0 to {n_stages - 1}'
+        )
+    return indices
+
+
+def checked_stages(frozen_stages: int, n_stages: int) -> int:
+    """Return how far a backbone is frozen, or raise a `ValueError`."""
+    if frozen_stages not in range(-1, n_stages + 1):
+        raise ValueError(
+            f'frozen_stages={frozen_stages!r}: choose from -1 (nothing), 0 (the stem) '
+            f'to {n_stages} (the stem and all stages)'
+        )
+    return frozen_stages
+
+
+def _rename_keys(state_dict: dict, prefix: str, *_: object) -> None:
+    """Bring the keys under `prefix` to native names before they are loaded."""
+    native_keys(state_dict, prefix)
+
+
+def _asks_for_pretrained(init_cfg: dict | list[dict] | None) -> bool:
+    entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    if not any(entry and entry.get('type') == 'Pretrained' for entry in entries):
+        return False
+    if isinstance(init_cfg, list):
+        raise ValueError(
+            'init_cfg is a list with a Pretrained entry: give that dict alone, it '
+            'sets every parameter'
+        )
+    unknown = sorted(set(init_cfg) - {'type', 'checkpoint', 'prefix', 'fresh'})
+    if unknown or 'checkpoint' not in init_cfg:
+        raise ValueError(
+            f'init_cfg={dict(init_cfg)!r}: Pretrained needs checkpoint and takes '
+            f'prefix and fresh{", not " + ", ".join(unknown) if unknown else ""}'
+        )
+    return True
