@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from mmpoolformer.engine.errors import blame, run_tool
 
 # Not imported from the package: --help should not wait for torch.
-FORMATS = ('native', 'timm', 'sail', 'mmpretrain', 'huggingface')
+FORMATS = ('native', 'timm', 'sail', 'mmpretrain', 'huggingface', 'pit', 'paddle')
 
 DESCRIPTION = """Give the weights in a checkpoint the names of another codebase.
 
@@ -17,10 +17,12 @@ segmentors keep their other parts as they are."""
 
 EXAMPLES = """names:
   native       this package: timm's, and norm0..norm3 of a dense backbone
-  timm         timm's metaformer models
+  timm         timm's metaformer and pit models
   sail         the authors' repositories (PoolFormer and the MetaFormer baselines)
   mmpretrain   mmpretrain's classifiers
   huggingface  transformers' PoolFormerForImageClassification
+  pit          the authors' repository of PiT
+  paddle       PiT in PaddlePaddle, with its transposed linear weights
 
 examples:
   an ImageNet file of the authors for timm:
@@ -29,6 +31,9 @@ examples:
     python tools/convert_checkpoint.py zoo://poolformer_s12 s12.safetensors --to timm
   a detector trained with this package for the authors' code:
     python tools/convert_checkpoint.py work_dirs/x/epoch_12.pth sail.pth --to sail
+  a PiT trained in PaddlePaddle for timm, and one of timm's for PaddlePaddle:
+    python tools/convert_checkpoint.py Best_PiT.pdparams pit_ti.pth --to timm
+    python tools/convert_checkpoint.py timm://pit_ti_224 pit_ti.pdparams --to paddle
 """
 
 
@@ -42,7 +47,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument('source', help='path, URL, zoo://NAME or timm://NAME')
-    parser.add_argument('destination', help='file to make; .safetensors or any other')
+    parser.add_argument(
+        'destination', help='file to make; .safetensors, .pdparams or any other'
+    )
     parser.add_argument('--to', required=True, choices=FORMATS, help='names to give')
     parser.add_argument(
         '--from', dest='source_format', choices=FORMATS, help='found out if not given'

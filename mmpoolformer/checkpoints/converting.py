@@ -4,10 +4,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
+from mmpoolformer.checkpoints import paddle
 from mmpoolformer.checkpoints.errors import CheckpointError
 from mmpoolformer.checkpoints.keymaps import (
     convert_state_dict,
@@ -87,7 +89,7 @@ def convert_file(
     Args:
         source: What `resolve_source` takes.
         destination: The file to make, whole or not at all.
-        target: The format to make, one of `FORMATS`.
+        target: The format to make, one of `FORMATS`; for a `.pdparams` file `paddle`.
         source_format: The format of the source; found out if not given.
         prefix: What stands before the backbone's names, such as `'backbone.'`; found
             out if not given.
@@ -104,18 +106,23 @@ def convert_file(
     destination = Path(destination).expanduser()
     if destination.exists() and not force:
         raise FileExistsError(f'{destination} exists: choose another name, or --force')
+    if destination.suffix == paddle.SUFFIX and target != 'paddle':
+        raise ValueError(
+            f'{destination}: a {paddle.SUFFIX} file takes the names of paddle, not of '
+            f'{target}; choose that format, or another ending'
+        )
     content = read_checkpoint(resolve_source(source), trust=trust)
-    flat = destination.suffix == '.safetensors'
+    flat = destination.suffix in FLAT
     entries = _entries(content, str(source), only_first=flat)
     first = next(iter(entries.values()))
     prefix = find_prefix(first) if prefix is None else prefix
-    part = [key.removeprefix(prefix) for key in first if key.startswith(prefix)]
+    part = {k.removeprefix(prefix): v for k, v in first.items() if k.startswith(prefix)}
     converted = {
         name: convert_state_dict(weights, target, source_format, prefix)
         for name, weights in entries.items()
     }
     result = _result(content, converted, flat)
-    _write(result, destination, flat)
+    _write(result, destination)
     return ConversionReport(
         source=detect_format(part),
         target=target,
@@ -155,16 +162,13 @@ def _result(content: Mapping, converted: Mapping[str, dict], flat: bool) -> dict
     }
 
 
-def _write(result: dict, destination: Path, flat: bool) -> None:
+def _write(result: dict, destination: Path) -> None:
     """Write under a temporary name first, so that the file is whole or not there."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     temporary = destination.with_name(f'.{destination.name}.{os.getpid()}.tmp')
     try:
         with temporary.open('wb') as file:
-            if flat:
-                file.write(_safetensors(result))
-            else:
-                torch.save(result, file)
+            FLAT.get(destination.suffix, torch.save)(result, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, destination)
@@ -174,9 +178,13 @@ def _write(result: dict, destination: Path, flat: bool) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _safetensors(weights: dict[str, Tensor]) -> bytes:
+def _write_safetensors(weights: dict[str, Tensor], file: BinaryIO) -> None:
     # Imported here: the other formats don't need it.
     from safetensors.torch import save
 
     # The format knows neither views nor shared memory.
-    return save({k: v.contiguous().clone() for k, v in weights.items()})
+    file.write(save({k: v.contiguous().clone() for k, v in weights.items()}))
+
+
+# What writes the files that hold weights and nothing else, by their endings.
+FLAT = {'.safetensors': _write_safetensors, paddle.SUFFIX: paddle.write_paddle}

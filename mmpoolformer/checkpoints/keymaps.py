@@ -12,16 +12,20 @@ the same order, so each table reads in both directions. Native names are timm's,
 | `sail` | the authors' code: PoolFormer and its ablations, and the baselines |
 | `mmpretrain` | mmpretrain's classifiers, a `backbone.` and a `head.` |
 | `huggingface` | transformers' `PoolFormerForImageClassification` |
+| `pit` | the authors' code of PiT, naver-ai/pit |
+| `paddle` | PiT in PaddlePaddle: the names of `pit`, linear weights transposed |
+
+PiT's native names are those of timm's `pit.py`, and `norm0` to `norm2`.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from torch import Tensor
 
-FORMATS = ('native', 'timm', 'sail', 'mmpretrain', 'huggingface')
+FORMATS = ('native', 'timm', 'sail', 'mmpretrain', 'huggingface', 'pit', 'paddle')
 
 # What the entries of `network` hold in the authors' PoolFormer: a row of blocks, the
 # downsampling before a stage, or the position embedding that the hybrids with attention
@@ -82,6 +86,36 @@ HUGGINGFACE = (
 
 NATIVE = tuple((f'{x}.*', f'{x}.*') for x in ('stem', 'stages', 'norm{n}', 'head'))
 
+PIT_ENDS = (
+    ('patch_embed.conv.*', 'patch_embed.conv.*'),
+    ('pos_embed', 'pos_embed'),
+    ('cls_token', 'cls_token'),
+    ('norm.*', 'norm.*'),
+    ('head.*', 'head.*'),
+    ('head_dist.*', 'head_dist.*'),
+)
+PIT_NATIVE = (
+    ('transformers.{n}.*', 'transformers.{n}.*'),
+    ('norm{n}.*', 'norm{n}.*'),
+    *PIT_ENDS,
+)
+# The pooling before a stage is a part of it here, and in a list of its own there.
+PIT = (
+    ('transformers.{n}.blocks.*', 'transformers.{n}.blocks.*'),
+    ('pools.0.*', 'transformers.1.pool.*'),
+    ('pools.1.*', 'transformers.2.pool.*'),
+    *PIT_ENDS,
+)
+PIT_MARKS = ('patch_embed.conv.weight', 'transformers.0.blocks.')
+
+# Weights of PiT's linear layers: (in, out) where Paddle holds them.
+PIT_LINEAR = re.compile(
+    r'transformers\.\d+\.(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])|pool\.fc)\.weight'
+    r'|head(_dist)?\.weight'
+)
+# The one by which they are told: never square, and its name is the same everywhere.
+PIT_QKV = 'transformers.0.blocks.0.attn.qkv.weight'
+
 # Weights of layers that see each cell alone. The authors' PoolFormer and hybrids hold
 # 1x1 convolutions, their baselines 2-D weights, native models and timm's 2-D weights in
 # the stages with attention and 1x1 convolutions in the others.
@@ -101,18 +135,26 @@ class KeyMap:
             names; all must be there.
         rules: Pairs (their name, native name); the first that fits is taken.
         linear: Whether these weights are 2-D throughout, or 1x1 convolutions.
+        transposed: Whether linear weights are (in, out) and not (out, in).
     """
 
     format: str
     marks: tuple[str, ...]
     rules: tuple[tuple[str, str], ...]
     linear: bool = False
+    transposed: bool = False
 
-    def fits(self, keys: Iterable[str]) -> bool:
-        """Tell whether the names are of this table."""
-        keys = set(keys)
-        return self.marks[0] in keys and all(
-            any(key.startswith(mark) for key in keys) for mark in self.marks[1:]
+    @property
+    def is_native(self) -> bool:
+        """Whether the names are those of this package."""
+        return not self.transposed and all(a == b for a, b in self.rules)
+
+    def fits(self, part: Collection[str]) -> bool:
+        """Tell whether names, or parameters by name, are of this table."""
+        return (
+            self.marks[0] in part
+            and all(any(key.startswith(m) for key in part) for m in self.marks[1:])
+            and self.transposed == _is_transposed(part)
         )
 
     def to_native(self, key: str) -> str | None:
@@ -125,6 +167,11 @@ class KeyMap:
         """Return the name here of a native one, or None if none leads back."""
         theirs = _apply(_turned(self.rules), key)
         return theirs if theirs and _apply(self.rules, theirs) == key else None
+
+
+def _is_transposed(part: Collection[str]) -> bool:
+    qkv = part.get(PIT_QKV) if isinstance(part, Mapping) else None
+    return qkv is not None and qkv.ndim == 2 and qkv.shape[0] < qkv.shape[1]
 
 
 def _apply(rules: Sequence[tuple[str, str]], key: str) -> str | None:
@@ -192,17 +239,22 @@ MAPS = (
     ),
     KeyMap('native', ('stem.conv.weight', 'stages.0.blocks.', 'norm'), NATIVE),
     KeyMap('timm', ('stem.conv.weight', 'stages.0.blocks.'), NATIVE),
+    KeyMap('pit', (*PIT_MARKS, 'pools.'), PIT),
+    KeyMap('paddle', (*PIT_MARKS, 'pools.'), PIT, transposed=True),
+    *(KeyMap('native', (*PIT_MARKS, f'norm{i}.'), PIT_NATIVE) for i in range(3)),
+    KeyMap('timm', PIT_MARKS, PIT_NATIVE),
 )
 
 
-def detect_format(keys: Iterable[str]) -> str:
+def detect_format(part: Iterable[str]) -> str:
     """Tell which codebase parameter names come from.
 
     The same name can mean different parameters (`norm2` is the second stage's output
     norm in the authors' files and the third's here), so all names are looked at.
 
     Args:
-        keys: Parameter names, without what wrappers put before them (`module.`).
+        part: Parameter names, without what wrappers put before them (`module.`), or
+            parameters by name: `paddle` and `pit` differ only in shapes.
 
     Returns:
         One of `FORMATS`.
@@ -210,13 +262,13 @@ def detect_format(keys: Iterable[str]) -> str:
     Raises:
         ValueError: If the names are of no known format.
     """
-    return _map_of(list(keys)).format
+    return _map_of(part if isinstance(part, Mapping) else list(part)).format
 
 
-def _map_of(keys: Sequence[str]) -> KeyMap:
-    found = _find_map(keys)
+def _map_of(part: Collection[str]) -> KeyMap:
+    found = _find_map(part)
     if found is None:
-        raise ValueError(_unknown(keys))
+        raise ValueError(_unknown(list(part)))
     return found
 
 
@@ -227,8 +279,8 @@ def _unknown(keys: Sequence[str]) -> str:
     )
 
 
-def _find_map(keys: Sequence[str]) -> KeyMap | None:
-    return next((m for m in MAPS if m.fits(keys)), None)
+def _find_map(part: Collection[str]) -> KeyMap | None:
+    return next((m for m in MAPS if m.fits(part)), None)
 
 
 def find_prefix(keys: Iterable[str]) -> str:
@@ -297,7 +349,7 @@ def convert_state_dict(
         if name not in FORMATS:
             raise ValueError(f'no format {name!r}: choose from {", ".join(FORMATS)}')
     part = _part(state_dict, prefix)
-    native = _to_native(part, _source_map(list(part), source))
+    native = _to_native(part, _source_map(part, source))
     converted = _from_native(native, target)
     renamed = dict(zip(part, converted.items(), strict=True))
     return _merged(state_dict, prefix, renamed)
@@ -317,8 +369,8 @@ def native_keys(state_dict: dict[str, Tensor], prefix: str = '') -> None:
         ValueError: If two parameters would get the same name.
     """
     part = _part(state_dict, prefix)
-    key_map = _find_map(list(part))
-    if key_map is None or key_map.rules == NATIVE:
+    key_map = _find_map(part)
+    if key_map is None or key_map.is_native:
         return
     known = {key: value for key, value in part.items() if key_map.to_native(key)}
     native = _to_native(known, key_map)
@@ -351,14 +403,14 @@ def _merged(
     return merged
 
 
-def _source_map(keys: Sequence[str], source: str | None) -> KeyMap:
-    key_map = _map_of(keys)
+def _source_map(part: Mapping[str, Tensor], source: str | None) -> KeyMap:
+    key_map = _map_of(part)
     # The two formats with the same names may stand for each other.
-    same = key_map.rules == NATIVE and source in ('native', 'timm')
+    same = key_map.is_native and source in ('native', 'timm')
     if source not in (None, key_map.format) and not same:
         raise ValueError(
             f'the names are of the format {key_map.format!r}, not {source!r} '
-            f'({some(keys)})'
+            f'({some(list(part))})'
         )
     return key_map
 
@@ -372,7 +424,9 @@ def _to_native(part: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]
             f'{some(unknown)}'
         )
     native = {names[key]: value for key, value in part.items()}
-    return native if key_map.rules == NATIVE else _as_native(native)
+    if key_map.transposed:
+        return _with_linear_turned(native)
+    return native if key_map.is_native else _as_native(native)
 
 
 def _from_native(native: Mapping[str, Tensor], target: str) -> dict[str, Tensor]:
@@ -383,13 +437,9 @@ def _from_native(native: Mapping[str, Tensor], target: str) -> dict[str, Tensor]
         unnamed.append([key for key, theirs in names.items() if theirs is None])
         if unnamed[-1]:
             continue
-        if key_map.rules == NATIVE or _find_map(list(names.values())) is key_map:
-            return {
-                names[key]: value
-                if key_map.rules == NATIVE
-                else _pointwise(key, value, key_map.linear)
-                for key, value in native.items()
-            }
+        theirs = {names[key]: v for key, v in _shaped(native, key_map).items()}
+        if key_map.is_native or _find_map(theirs) is key_map:
+            return theirs
     fewest = min(unnamed, key=len)
     if not fewest:
         raise ValueError(f'{target} files hold a whole classifier, and this is not one')
@@ -398,10 +448,24 @@ def _from_native(native: Mapping[str, Tensor], target: str) -> dict[str, Tensor]
     )
 
 
+def _shaped(native: Mapping[str, Tensor], key_map: KeyMap) -> Mapping[str, Tensor]:
+    """Give linear weights the shapes of a table that is about to rename them."""
+    if key_map.is_native:
+        return native
+    if key_map.transposed:
+        return _with_linear_turned(native)
+    return {k: _pointwise(k, v, key_map.linear) for k, v in native.items()}
+
+
+def _with_linear_turned(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.t() if PIT_LINEAR.fullmatch(k) else v for k, v in native.items()}
+
+
 def _as_native(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    attention = {m.group(1) for m in map(ATTENTION.fullmatch, native) if m}
+    matches = (ATTENTION.fullmatch(key) for key in native)
+    attention = tuple(f'stages.{match.group(1)}.' for match in matches if match)
     return {
-        key: _pointwise(key, value, linear=key.split('.')[1] in attention)
+        key: _pointwise(key, value, linear=key.startswith(attention))
         for key, value in native.items()
     }
 

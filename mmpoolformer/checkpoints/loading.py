@@ -204,23 +204,29 @@ def _may_stay(key: str, own: Mapping[str, Tensor]) -> bool:
     Classifiers and output norms are optional, and a dense backbone is built up to the
     last stage that it gives out. Other blocks mean another architecture.
     """
-    if re.match(r'(head|norm\d)\.', key):
+    if re.match(r'(head|head_dist|norm\d?)\.', key):
         return True
-    stage = re.match(r'stages\.\d+\.', key)
+    stage = re.match(r'(stages|transformers)\.\d+\.', key)
     return bool(stage) and not any(k.startswith(stage.group()) for k in own)
 
 
 def _cure(missing: Sequence[str], reshaped: Sequence[str]) -> str:
     wrong = {*missing, *reshaped}
-    if 'stem.conv.weight' in reshaped and len(wrong) == 1:
+    first = {'stem.conv.weight', 'patch_embed.conv.weight'}
+    if reshaped and wrong <= first:
         return (
             'The number of image channels differs: train from scratch '
-            '(init_cfg=None), or change stem.conv.weight in the file'
+            f'(init_cfg=None), or change {reshaped[0]} in the file'
         )
-    if wrong and all(key.startswith('head.fc.') for key in wrong):
+    if 'cls_token' in reshaped:
+        return 'If only one of the two is distilled, change the option distilled'
+    if reshaped == ['pos_embed'] and not missing:
+        return 'It is of another image size: arch=dict(base=..., image_size=...)'
+    heads = {key.rpartition('.')[0] for key in wrong}
+    if heads and heads <= {'head.fc', 'head', 'head_dist'}:
         return (
-            'The number of classes differs: load_weights(..., fresh=("head.fc",)) '
-            'starts that layer anew'
+            'The number of classes differs: load_weights(..., '
+            f'fresh={tuple(sorted(heads))}) starts that layer anew'
         )
     return 'Check that the file is of the same architecture and size'
 

@@ -30,8 +30,10 @@ import torch
 from torch import Tensor
 
 from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
+from mmpoolformer.checkpoints.paddle import SUFFIX, read_paddle
 from mmpoolformer.checkpoints.unpickling import STREAM_ERRORS, TABLE, Unpickler
 
+PICKLE = b'\x80'  # the first byte since protocol 2
 TRUST_VARIABLE = 'MMPOOLFORMER_TRUST_CHECKPOINTS'
 
 # How a damaged file can fail.
@@ -45,12 +47,12 @@ def read_checkpoint(path: str | os.PathLike, *, trust: bool = False) -> dict:
     """Read a checkpoint file without running anything in it.
 
     Args:
-        path: A file written by `torch.save` (today's or the format before 1.6), or a
-            `.safetensors` file.
+        path: A file written by `torch.save` (today's or the format before 1.6), a
+            `.safetensors` file, or a `.pdparams` file of Paddle's.
         trust: Whether to let the file run whatever it asks for, as pickle does by
             itself. Only for files that you or people you trust have made. The
             environment variable `MMPOOLFORMER_TRUST_CHECKPOINTS=1` says the same for
-            every file.
+            every file. Files of Paddle's never get more.
 
     Returns:
         What the file holds, its tensors on the CPU.
@@ -67,6 +69,8 @@ def read_checkpoint(path: str | os.PathLike, *, trust: bool = False) -> dict:
         head = file.read(64)
     if path.suffix == '.safetensors' or head[8:10] == b'{"':
         content = _read_safetensors(path)
+    elif path.suffix == SUFFIX and head[:1] == PICKLE:
+        content = read_paddle(path)
     elif trust or os.environ.get(TRUST_VARIABLE) == '1':
         content = _read_trusted(path)
     else:
@@ -100,7 +104,7 @@ def _read_safely(path: Path, head: bytes) -> object:
     try:
         if head[:4] == b'PK\x03\x04':
             return _read_zip(path)
-        if head[:1] == b'\x80':
+        if head[:1] == PICKLE:
             return _read_legacy(path)
     except UntrustedCheckpointError as error:
         wanted = str(error)[:200]
@@ -125,7 +129,7 @@ def _other_kind(path: Path, head: bytes) -> str:
         return 'it is a Git LFS pointer; fetch the file itself with "git lfs pull"'
     if tarfile.is_tarfile(path):
         return 'it is a tar archive (of a torch before 0.1.10, or yet to be unpacked)'
-    return 'it does not start like a file of torch.save or safetensors'
+    return 'it does not start like a file of torch.save, safetensors or Paddle'
 
 
 def _read_zip(path: Path) -> object:

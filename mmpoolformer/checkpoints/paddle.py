@@ -1,0 +1,105 @@
+"""Files of PaddlePaddle's `paddle.save`, read and written without PaddlePaddle.
+
+A `.pdparams` file is a pickle of a dict of numpy arrays. Beside them it may hold
+`StructuredToParameterName@@`, the names that Paddle itself gave the parameters. Only
+arrays and plain containers are read; whatever else a file names is refused.
+"""
+
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
+from mmpoolformer.checkpoints.unpickling import ARRAYS, STREAM_ERRORS, Unpickler
+
+SUFFIX = '.pdparams'
+
+# Paddle reads pickles up to this protocol.
+_PROTOCOL = 4
+
+_PLAIN = (str, bytes, bool, int, float, np.generic, type(None))
+
+
+def read_paddle(path: Path) -> dict:
+    """Read a `.pdparams` file without running anything in it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What the file holds, arrays as tensors. Weights of linear layers stay as Paddle
+        has them, (in, out).
+
+    Raises:
+        UntrustedCheckpointError: If the file asks for more than numpy arrays.
+        CheckpointError: If it is damaged.
+    """
+    # From memory: there a read gives what is there, however much a file announces.
+    stream = io.BytesIO(path.read_bytes())
+    try:
+        return _as_torch(Unpickler(stream, ARRAYS).load())
+    except UntrustedCheckpointError as error:
+        raise UntrustedCheckpointError(
+            f'{path} asks for {str(error)[:200]}. Weights of Paddle are numpy arrays '
+            'of numbers in dicts, so it was not read'
+        ) from None
+    except STREAM_ERRORS as error:
+        cause = str(error) or type(error).__name__
+        raise CheckpointError(f'{path} is damaged or truncated: {cause}') from error
+
+
+def write_paddle(weights: Mapping[str, Tensor], file: BinaryIO) -> None:
+    """Write weights as `paddle.load` takes them.
+
+    Args:
+        weights: Tensors by name, linear weights (in, out).
+        file: Where to.
+    """
+    arrays = {name: _as_array(tensor) for name, tensor in weights.items()}
+    pickle.dump(arrays, file, protocol=_PROTOCOL)
+
+
+def _as_torch(value: object) -> object:
+    """Turn the arrays inside plain containers into tensors."""
+    if isinstance(value, np.ndarray):
+        return _as_tensor(value)
+    if _is_named(value):
+        return _as_tensor(value[1])
+    if isinstance(value, dict):
+        return {key: _as_torch(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_as_torch(item) for item in value)
+    if isinstance(value, _PLAIN):
+        return value
+    raise UntrustedCheckpointError(f'a {type(value).__name__}')
+
+
+def _is_named(value: object) -> bool:
+    """Tell whether this is a tensor as Paddle saves it within others: (name, array)."""
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], np.ndarray)
+    )
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    if array.dtype == np.uint16:  # how Paddle's arrays hold bfloat16
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    if array.dtype.kind not in 'biufc':
+        raise UntrustedCheckpointError(f'a numpy array of type {array.dtype.str!r}')
+    return torch.from_numpy(array.copy())  # of its own: pickled bytes cannot be changed
+
+
+def _as_array(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    return tensor.numpy()
