@@ -3,6 +3,7 @@
 from mmpoolformer.models.classifier import MetaFormerClassifier
 from mmpoolformer.models.factory import create_model, list_models
 from mmpoolformer.models.metaformer import MetaFormer
+from mmpoolformer.models.pit import PiT, PiTClassifier
 from mmpoolformer.models.poolformer import (
     CAFormer,
     ConvFormer,
@@ -13,14 +14,17 @@ from mmpoolformer.models.poolformer import (
 )
 from mmpoolformer.models.variants import (
     FAMILIES,
+    PIT,
     POOLFORMER,
     VARIANTS,
+    PiTVariant,
     Variant,
     resolve_variant,
 )
 
 __all__ = [
     'FAMILIES',
+    'PIT',
     'POOLFORMER',
     'VARIANTS',
     'CAFormer',
@@ -28,6 +32,9 @@ __all__ = [
     'IdentityFormer',
     'MetaFormer',
     'MetaFormerClassifier',
+    'PiT',
+    'PiTClassifier',
+    'PiTVariant',
     'PoolFormer',
     'PoolFormerV2',
     'RandFormer',

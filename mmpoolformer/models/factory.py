@@ -10,7 +10,8 @@ from torch import nn
 from mmpoolformer.checkpoints import ZOO, load_weights
 from mmpoolformer.models.classifier import MetaFormerClassifier
 from mmpoolformer.models.metaformer import MetaFormer
-from mmpoolformer.models.variants import VARIANTS
+from mmpoolformer.models.pit import PiT, PiTClassifier
+from mmpoolformer.models.variants import PIT, VARIANTS
 from mmpoolformer.names import nearest
 
 
@@ -35,9 +36,35 @@ def _metaformer(
     )
 
 
+def _pit(
+    arch: str,
+    distilled: bool,
+    num_classes: int,
+    features_only: bool,
+    in_channels: int,
+    drop_path_rate: float,
+    drop_rate: float,
+    with_cp: bool,
+) -> nn.Module:
+    options = dict(
+        distilled=distilled,
+        in_channels=in_channels,
+        drop_path_rate=drop_path_rate,
+        with_cp=with_cp,
+    )
+    if features_only:
+        return PiT(arch, **options)
+    return PiTClassifier(arch, num_classes, drop_rate=drop_rate, **options)
+
+
 # What builds the model of each name, from the other options of `create_model`.
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    name: partial(_metaformer, name) for name in VARIANTS
+    **{name: partial(_metaformer, name) for name in VARIANTS},
+    **{
+        f'pit_{arch}{"_distilled" if distilled else ""}': partial(_pit, arch, distilled)
+        for arch in PIT
+        for distilled in (False, True)
+    },
 }
 
 

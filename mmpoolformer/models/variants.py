@@ -1,7 +1,8 @@
 """The one table of architectures: every family, every size."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import TypeVar
 
 from mmpoolformer.names import nearest
 
@@ -89,7 +90,7 @@ class Variant:
 
     def __post_init__(self) -> None:
         """Bring all values to one form and refuse what cannot be built."""
-        self._check_stages()
+        _check_stages(self, 'depths', 'dims')
         self._spread_over_stages()
         for name, choices in (
             ('norm', NORMS),
@@ -107,20 +108,6 @@ class Variant:
             raise ValueError(
                 'position_embedding=True: it is added before the first stage with '
                 f'attention, and token_mixers={self.token_mixers} has none'
-            )
-
-    def _check_stages(self) -> None:
-        for name in ('depths', 'dims'):
-            values = tuple(getattr(self, name))
-            if not values or any(not isinstance(v, int) or v < 1 for v in values):
-                raise ValueError(
-                    f'{name}={values!r}: give one positive whole number for each stage'
-                )
-            object.__setattr__(self, name, values)
-        if len(self.depths) != len(self.dims):
-            raise ValueError(
-                f'depths={self.depths} and dims={self.dims} name a different '
-                'number of stages'
             )
 
     def _spread_over_stages(self) -> None:
@@ -149,6 +136,62 @@ class Variant:
         for _ in range(stage):
             side = (side + 2 * 1 - 3) // 2 + 1  # 3x3, stride 2, padding 1
         return side, side
+
+
+@dataclass(frozen=True)
+class PiTVariant:
+    """What tells one PiT from another.
+
+    Attributes:
+        patch_size: Side of a patch, in pixels.
+        stride: Step from patch to patch, in pixels; patches overlap.
+        head_dim: Channels of one attention head.
+        depths: Blocks in each stage.
+        heads: Attention heads in each stage.
+        mlp_ratio: Hidden channels of the MLP over the stage's channels.
+        image_size: Side of the training images, in pixels. It sets the grid of the
+            position embedding.
+    """
+
+    patch_size: int
+    stride: int
+    head_dim: int
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    mlp_ratio: float = 4.0
+    image_size: int = 224
+
+    def __post_init__(self) -> None:
+        """Turn lists into tuples and refuse what cannot be built."""
+        _check_stages(self, 'depths', 'heads')
+        for name in ('patch_size', 'stride', 'head_dim', 'image_size'):
+            _check_whole(name, getattr(self, name), from_=1)
+        if self.mlp_ratio <= 0:
+            raise ValueError(f'mlp_ratio={self.mlp_ratio!r}: must be above 0')
+        if self.image_size < self.patch_size:
+            raise ValueError(
+                f'image_size={self.image_size}: must hold a patch, '
+                f'patch_size={self.patch_size}'
+            )
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.head_dim * heads for heads in self.heads)
+
+
+def _check_stages(variant: 'Variant | PiTVariant', *names: str) -> None:
+    """Turn the fields that have one number for each stage into tuples."""
+    for name in names:
+        values = tuple(getattr(variant, name))
+        if not values or any(not isinstance(v, int) or v < 1 for v in values):
+            raise ValueError(
+                f'{name}={values!r}: give one positive whole number for each stage'
+            )
+        object.__setattr__(variant, name, values)
+    if len({len(getattr(variant, name)) for name in names}) > 1:
+        listed = ' and '.join(f'{name}={getattr(variant, name)}' for name in names)
+        raise ValueError(f'{listed} name a different number of stages')
 
 
 def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
@@ -283,28 +326,40 @@ VARIANTS = {
 }
 
 
+# arXiv 2103.16302, table 3.
+PIT = {
+    'ti': PiTVariant(16, 8, 32, (2, 6, 4), (2, 4, 8)),
+    'xs': PiTVariant(16, 8, 48, (2, 6, 4), (2, 4, 8)),
+    's': PiTVariant(16, 8, 48, (2, 6, 4), (3, 6, 12)),
+    'b': PiTVariant(14, 7, 64, (3, 6, 4), (4, 8, 16)),
+}
+
+AnyVariant = TypeVar('AnyVariant', Variant, PiTVariant)
+
+
 def resolve_variant(
-    arch: str | Mapping | Variant, table: Mapping[str, Variant]
-) -> Variant:
+    arch: str | Mapping | AnyVariant, table: Mapping[str, AnyVariant]
+) -> AnyVariant:
     """Return the table's row for a name, or a row made from a dict of its fields.
 
     Args:
-        arch: A key of `table`, a mapping with the fields of `Variant`, or a row itself.
+        arch: A key of `table`, a mapping with the fields of its rows, or a row itself.
             A mapping has `base`, a key of `table` of which the other entries change
-            fields, or `depths` and `dims`; then the others have `Variant`'s defaults.
+            fields, or all fields that have no default.
         table: The sizes of one family, or all names.
 
     Raises:
         ValueError: If the name or a field is unknown, or a value can't be built.
         TypeError: If `arch` is none of these.
     """
-    if isinstance(arch, Variant):
+    kind = type(next(iter(table.values())))
+    if isinstance(arch, kind):
         return arch
     if isinstance(arch, str):
         return _row(arch, table)
     if not isinstance(arch, Mapping):
         raise TypeError(f'arch={arch!r}: expected a name or a dict of fields')
-    known = [field.name for field in fields(Variant)]
+    known = [field.name for field in fields(kind)]
     unknown = sorted(set(arch) - {'base', *known})
     if unknown:
         raise ValueError(
@@ -313,16 +368,17 @@ def resolve_variant(
     if 'base' in arch:
         values = {name: value for name, value in arch.items() if name != 'base'}
         return replace(_row(arch['base'], table), **values)
-    missing = sorted({'depths', 'dims'} - set(arch))
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    missing = sorted(needed - set(arch))
     if missing:
         raise ValueError(f'arch={dict(arch)!r} lacks {missing}')
-    return Variant(**arch)
+    return kind(**arch)
 
 
-def _row(name: str, table: Mapping[str, Variant]) -> Variant:
+def _row(name: str, table: Mapping[str, AnyVariant]) -> AnyVariant:
     if name not in table:
         raise ValueError(
             f'arch={name!r} is not known: choose from {nearest(name, table)} or give '
-            'a dict such as dict(depths=(2, 2, 6, 2), dims=(64, 128, 320, 512))'
+            f'a dict such as dict(base={next(iter(table))!r}, mlp_ratio=3)'
         )
     return table[name]
