@@ -13,6 +13,11 @@ from mmpoolformer.names import nearest
 
 RELEASE = 'https://github.com/sail-sg/poolformer/releases/download/v1.0'
 HUB = 'https://huggingface.co/sail/dl/resolve/main'
+# The files of PiT's authors, who have them on a drive without plain addresses.
+PIT_RELEASE = (
+    'https://github.com/rwightman/pytorch-image-models/releases/download/'
+    'v0.1-pit-weights'
+)
 IN21K_CLASSES = 21_841
 
 
@@ -192,10 +197,31 @@ def _common_entries(name: str) -> dict[str, ZooEntry]:
     return entries
 
 
+# arXiv 2103.16302, table 3, and naver-ai/pit: top-1, parameters, MACs.
+_PIT = {
+    'pit_ti': (73.0, 4_847_272, 702_020_096),
+    'pit_ti_distilled': (74.6, 5_104_336, 707_948_800),
+    'pit_xs': (78.1, 10_618_888, 1_399_140_096),
+    'pit_xs_distilled': (79.1, 11_003_984, 1_411_381_632),
+    'pit_s': (80.9, 23_461_912, 2_877_457_536),
+    'pit_s_distilled': (81.9, 24_039_056, 2_903_353_920),
+    'pit_b': (82.0, 73_764_840, 12_419_867_648),
+    'pit_b_distilled': (84.0, 74_790_096, 12_500_390_912),
+}
+
+
+def _pit(name: str, top1: float, params: int, macs: int) -> ZooEntry:
+    # The files carry their accuracy in their names: pit_ti_distill_746.pth.
+    stem = f'{name.replace("distilled", "distill")}_{round(10 * top1)}'
+    url = f'{PIT_RELEASE}/{stem}.pth'
+    return ZooEntry(url, f'{name}_224.in1k', top1, params, macs, crop_pct=0.9)
+
+
 ZOO = {
     **{name: _release(name, *row) for name, row in _RELEASES.items()},
     **{name: _baseline(name, '', *row) for name, row in _BASIC.items()},
     **{k: entry for name in _COMMON for k, entry in _common_entries(name).items()},
+    **{name: _pit(name, *row) for name, row in _PIT.items()},
 }
 
 

@@ -96,7 +96,7 @@ def create_model(
             any known key format. `None` leaves the random initialisation.
         num_classes: Classes of the classifier, not used with `features_only`; by
             default those of the published weights: 1000, or 21,841 (`..._in21k`).
-        features_only: Whether to build the dense backbone (images to a tuple of four
+        features_only: Whether to build the dense backbone (images to a tuple of
             maps) instead of the classifier (images to logits).
         in_channels: Channels of the image.
         drop_path_rate: Drop-path rate of the last block, in [0, 1).

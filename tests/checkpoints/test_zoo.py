@@ -44,6 +44,7 @@ PUBLISHED_GMACS = {
         m36_384=42.0,
         b36_384=72.2,
     ),
+    'pit': dict(ti=0.71, xs=1.4, s=2.9, b=12.5),
 }
 
 
@@ -146,8 +147,14 @@ def test_names_in_urls_are_those_of_the_table() -> None:
         'https://huggingface.co/sail/dl/resolve/main/caformer/'
         'caformer_s18_384_in21ft1k.pth'
     )
+    assert ZOO['pit_s_distilled'].url == (
+        'https://github.com/rwightman/pytorch-image-models/releases/download/'
+        'v0.1-pit-weights/pit_s_distill_819.pth'
+    )
     for name, entry in ZOO.items():
         stem = entry.url.rsplit('/', 1)[1].split('.')[0]
+        if name.startswith('pit_'):  # whose names end in the accuracy
+            stem = stem.replace('distill', 'distilled').rpartition('_')[0]
         assert stem == name
 
 
