@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from mmpoolformer.engine.errors import UserError
 
@@ -79,6 +79,27 @@ def check_classes(model: nn.Module, dataset: Dataset) -> None:
         f'({", ".join(classes[:3])}, ...): set num_classes of the config to '
         f'{len(classes)}'
     )
+
+
+def check_pairs(model: nn.Module, loader: DataLoader) -> None:
+    """Refuse batches of an odd size where pictures are mixed in pairs.
+
+    Args:
+        model: The model; only those with `mixup` are looked at.
+        loader: Its training data.
+
+    Raises:
+        UserError: Naming the size.
+    """
+    if not getattr(model, 'mixup', None):
+        return
+    size = loader.batch_size
+    last = 0 if loader.drop_last else len(loader.sampler) % size
+    if size % 2 or last % 2:
+        raise UserError(
+            f'train_dataloader: a batch of {size if size % 2 else last}, but Mixup and '
+            'CutMix mix pairs; give an even batch_size and drop_last=True'
+        )
 
 
 def _nothing_to_use(name: str) -> UserError:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from torch.utils.data import Dataset
 
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
+from mmpoolformer.classification.pictures import PictureError
 from mmpoolformer.engine import config as settings
 from mmpoolformer.engine.distributed import (
     connect_processes,
@@ -31,6 +33,9 @@ from mmpoolformer.engine.tta import use_tta
 
 TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 TEST_NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
+
+# Tasks whose predictions can be drawn on the picture.
+DRAWN_SCOPES = ('mmdet', 'mmseg')
 
 # Warnings of mmdet and mmseg about what every config has or nobody asked for.
 NOISE = (
@@ -73,6 +78,11 @@ def _run(
             os.environ[TRUST_VARIABLE] = '1'
         connect_processes(args.launcher, config.get('env_cfg', {}).get('dist_cfg'))
         job(args, config)
+    except PictureError as error:
+        let_first_process_speak()
+        # A worker process sends its traceback along; the reason is the last line.
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(reason.split('PictureError: ')[-1]) from error
     except UserError:
         let_first_process_speak()
         raise
@@ -97,13 +107,14 @@ def _train(args: Namespace, config: Config) -> None:
     runner.prepare_training()
     runner.train()
     if is_main_process():
+        _tell_unreadable(runner.train_dataloader.dataset)
         print(f'checkpoints and logs: {config.work_dir}')
         if validations.entries:
             print(f'results: {results}')
 
 
 def _test(args: Namespace, config: Config) -> None:
-    _check_outputs(args)
+    _check_outputs(args, config.get('default_scope', 'mmengine'))
     # Only the checkpoint of the command line counts, and all of it.
     config.load_from, config.resume = args.checkpoint, False
     if args.tta:
@@ -118,10 +129,26 @@ def _test(args: Namespace, config: Config) -> None:
         runner.register_hook(_pictures(args, config))
     metrics = runner.test()
     if is_main_process():
+        _tell_unreadable(runner.test_dataloader.dataset)
         _report(args, config, metrics)
 
 
-def _check_outputs(args: Namespace) -> None:
+def _tell_unreadable(dataset: Dataset) -> None:
+    """Name the pictures that a data set of classification has skipped."""
+    paths = getattr(dataset, 'unreadable', ())
+    if paths:
+        what = 'picture was' if len(paths) == 1 else 'pictures were'
+        print(f'{len(paths)} unreadable {what} skipped:')
+    for path in paths:
+        print(f'  {path}')
+
+
+def _check_outputs(args: Namespace, scope: str) -> None:
+    if (args.show or args.show_dir) and scope not in DRAWN_SCOPES:
+        raise UsageError(
+            '--show, --show-dir: draws detections and segmentations, not '
+            f'default_scope={scope}; --out keeps predictions of every kind'
+        )
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise UsageError(f'--out {args.out}: must end on .pkl or .pickle')
     has_screen = sys.platform in ('win32', 'darwin') or any(

@@ -23,7 +23,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmpoolformer.checkpoints import unwrap
-from mmpoolformer.engine.data import check_classes, check_dataset, explain_empty
+from mmpoolformer.engine.data import (
+    check_classes,
+    check_dataset,
+    check_pairs,
+    explain_empty,
+)
 from mmpoolformer.engine.distributed import on_cpu
 from mmpoolformer.engine.errors import UserError, blame, one_line
 from mmpoolformer.engine.seeding import SeedSteps
@@ -111,6 +116,7 @@ class ToolRunner(Runner):
         with blame(str(self.cfg.filename or 'config')):
             self._train_loop = self.build_train_loop(self._train_loop)
             check_classes(unwrapped(self.model), self.train_dataloader.dataset)
+            check_pairs(unwrapped(self.model), self.train_dataloader)
             if self._val_loop is not None:
                 self._val_loop = self.build_val_loop(self._val_loop)
                 check_classes(unwrapped(self.model), self.val_dataloader.dataset)

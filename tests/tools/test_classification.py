@@ -200,31 +200,37 @@ def commands(
     (wrong / 'split' / 'val').rename(wrong / 'split' / 'rest')
     torn = wrong / 'torn/train/class_2/3.png'
     torn.write_bytes(torn.read_bytes()[:60])
+    options = ['--cfg-options']
     data = 'train_dataloader.dataset.root'
     one_epoch = 'train_cfg.max_epochs=1'
     jobs = {
         'test': [*test, work / 't0', '--out', work / 'predictions.pkl'],
         'tta': [*test, work / 't1', '--show-dir', work / 'pictures'],
-        'classes': [*train, work / 't2', '--cfg-options'],
+        'classes': [
+            *train,
+            work / 't2',
+            *options,
+            'model.backbone.num_classes=4',
+        ],
         'batch': [
             *train,
             work / 't3',
-            '--cfg-options',
+            *options,
             'train_dataloader.batch_size=3',
         ],
-        'empty': [*train, work / 't4', '--cfg-options', f'{data}={wrong / "empty"}'],
+        'empty': [*train, work / 't4', *options, f'{data}={wrong / "empty"}'],
         'split': [
             *train,
             work / 't5',
-            '--cfg-options',
+            *options,
             f'val_dataloader.dataset.root={wrong / "split"}',
         ],
-        'torn': [*train, work / 't6', '--cfg-options', f'{data}={wrong / "torn"}'],
+        'torn': [*train, work / 't6', *options, f'{data}={wrong / "torn"}'],
         'skip': [
             *train,
             work / 't7',
             '--auto-scale-lr',
-            '--cfg-options',
+            *options,
             f'{data}={wrong / "torn"}',
             'train_dataloader.dataset.on_error=skip',
             one_epoch,
@@ -232,11 +238,10 @@ def commands(
         'few': [
             *train,
             work / 't8',
-            '--cfg-options',
+            *options,
             'optim_wrapper.accumulative_counts=99',
         ],
     }
-    jobs['classes'].append('model.backbone.num_classes=4')
     results = run_many(list(jobs.values()), work)
     return {
         name: SimpleNamespace(**result)
@@ -260,7 +265,7 @@ def test_test_prints_both_accuracies(
     [
         ('tta', 2, '--show-dir: draws detections and segmentations'),
         ('classes', 1, 'the model has 4 classes, the data 3'),
-        ('batch', 1, 'a batch of 3: Mixup and CutMix mix pairs'),
+        ('batch', 1, 'a batch of 3, but Mixup and CutMix mix pairs'),
         ('empty', 1, 'no picture in class_1'),
         ('split', 1, "no folder for the split 'val'"),
         ('torn', 1, 'class_2/3.png: can not be read as a picture'),
