@@ -12,10 +12,11 @@ ARGS ?=
 ENV_PYTHON = "$(VENV)/bin/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint doctor setup clean
+.PHONY: help quickstart pretrain-demo test lint doctor setup clean
 
 help:
 	@echo 'make quickstart  set up, train and evaluate a small detector, draw pictures'
+	@echo 'make pretrain-demo  pretrain a classifier, then train a detector from it'
 	@echo 'make test        set up, check the style, run the tests'
 	@echo 'make setup       create or complete the environment, nothing else'
 	@echo 'make lint        check the style only'
@@ -35,6 +36,9 @@ setup:
 
 quickstart: setup
 	@$(ENV_PYTHON) tools/quickstart.py $(ARGS)
+
+pretrain-demo: setup
+	@$(ENV_PYTHON) tools/pretrain_demo.py $(ARGS)
 
 lint: setup
 	@$(ENV_PYTHON) -m ruff check .

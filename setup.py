@@ -49,7 +49,7 @@ BACKBONE = [
 ]
 # For tools/complexity.py and tools/gradcam.py.
 ANALYSIS = ['fvcore', 'grad-cam>=1.5']
-DEV = ['psutil', 'pytest>=7.0', 'pyyaml', 'ruff', 'tensorboard']
+DEV = ['psutil', 'pytest>=7.0', 'pyyaml', 'ruff', 'tensorboard', 'webdataset']
 
 
 def read_version() -> str:

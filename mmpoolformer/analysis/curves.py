@@ -5,7 +5,7 @@ was resumed has several, which are read as one.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -111,14 +111,35 @@ def draw_curves(
     for curve, label in zip(curves, labels, strict=True):
         _plot(axes, curve, label)
     axes.set_title(title, fontsize=13)
-    axes.set_xlabel('iteration', fontsize=11)
-    axes.set_ylabel(y_label, fontsize=11)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(y_limits)
-    axes.grid(alpha=0.3)
-    axes.spines[['top', 'right']].set_visible(False)
-    if len(curves) > 1:
-        axes.legend(fontsize=10, frameon=False)
+    _dress(axes, y_label)
+    return figure
+
+
+def draw_comparison(
+    panels: Mapping[str, Sequence[tuple[str, Curve]]], title: str
+) -> Figure:
+    """Draw curves of several runs, one panel for each quantity.
+
+    Args:
+        panels: What the values of a panel are, and its curves with the runs' names.
+        title: Printed above.
+
+    Returns:
+        A figure that no global state of matplotlib knows; see `save_figure`.
+
+    Raises:
+        ValueError: If there is no panel or one without a curve.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError(f'panels {list(panels)}: give each a curve at least')
+    figure = Figure(figsize=(5.5 * len(panels), 4.2), layout='constrained')
+    figure.suptitle(title, fontsize=13)
+    every_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (y_label, curves) in zip(every_axes, panels.items(), strict=True):
+        for name, curve in curves:
+            _plot(axes, curve, name)
+        _dress(axes, y_label)
     return figure
 
 
@@ -128,6 +149,17 @@ def save_figure(figure: Figure, path: str | PathLike) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_figure(path, dpi=DPI, format='png')
     return path
+
+
+def _dress(axes: Axes, y_label: str) -> None:
+    """Name the axes, draw a grid, and a legend where there is more than one curve."""
+    axes.set_xlabel('iteration', fontsize=11)
+    axes.set_ylabel(y_label, fontsize=11)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+    if len(axes.get_lines()) > 1:
+        axes.legend(fontsize=10, frameon=False)
 
 
 def _plot(axes: Axes, curve: Curve, label: str) -> None:

@@ -6,6 +6,7 @@ from mmpoolformer.classification.metric import Accuracy
 from mmpoolformer.classification.optimizer import TimmOptimizer
 from mmpoolformer.classification.sampler import RepeatedSampler, SeededSampler
 from mmpoolformer.classification.schedule import CosineLR
+from mmpoolformer.classification.stream import TimmStream
 
 __all__ = [
     'Accuracy',
@@ -16,5 +17,6 @@ __all__ = [
     'TimmClassifier',
     'TimmDataset',
     'TimmOptimizer',
+    'TimmStream',
     'folder_classes',
 ]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from mmengine.logging import print_log
 from timm.data import create_dataset, create_transform
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from mmpoolformer.classification.pictures import PictureError, open_picture
 from mmpoolformer.engine.seeding import seeded
@@ -78,8 +78,11 @@ class TimmDataset(Dataset):
         self.data = create_dataset(
             name, root=str(self.root), split=split, search_split=False, **options or {}
         )
-        if not hasattr(self.data, '__getitem__'):
-            raise ValueError(f'{name}: a stream of pictures; use a set read by index')
+        if isinstance(self.data, IterableDataset):
+            raise ValueError(
+                f'name={name!r}: read one after another, not by index; use '
+                "type='mmpoolformer.TimmStream' and sampler=None"
+            )
         classes = _class_names(self.data)
         self.metainfo = {'classes': classes} if classes else {}
         if not name and Path(self.root).is_dir():

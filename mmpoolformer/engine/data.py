@@ -94,7 +94,7 @@ def check_pairs(model: nn.Module, loader: DataLoader) -> None:
     if not getattr(model, 'mixup', None):
         return
     size = loader.batch_size
-    last = 0 if loader.drop_last else len(loader.sampler) % size
+    last = 0 if loader.drop_last else len(loader.dataset) % size
     if size % 2 or last % 2:
         raise UserError(
             f'train_dataloader: a batch of {size if size % 2 else last}, but Mixup and '

@@ -4,11 +4,8 @@ Each step leaves its result in a file, and a step whose result is there is skipp
 training that was interrupted goes on from its last checkpoint.
 """
 
-import hashlib
 import json
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -16,7 +13,7 @@ from typing import TextIO
 import numpy as np
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from PIL import Image
 
 from mmpoolformer.analysis.curves import (
@@ -37,12 +34,19 @@ from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.datasets.demo_data import DemoSettings, make_demo_data
 from mmpoolformer.datasets.demo_shapes import CLASSES
 from mmpoolformer.engine.arguments import parse_train
-from mmpoolformer.engine.config import load_config, use_resume
-from mmpoolformer.engine.errors import UserError, blame
+from mmpoolformer.engine.config import load_config
+from mmpoolformer.engine.errors import blame
 from mmpoolformer.engine.results import write_json
 from mmpoolformer.engine.runner import ToolRunner
+from mmpoolformer.engine.steps import (
+    ProgressHook,
+    claim,
+    final_checkpoint,
+    quiet,
+    read_settings,
+    train_to_end,
+)
 from mmpoolformer.paths import config_path
-from mmpoolformer.progress import progress_bar
 
 CONFIG = 'detection/demo_retinanet_poolformer_s12'
 NEEDED = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator')
@@ -99,11 +103,11 @@ def run_quickstart(job: Quickstart) -> dict[str, float]:
         if not make_demo_data(job.data, job.settings):
             print('   are there already')
         job.work_dir.mkdir(parents=True, exist_ok=True)
-    with _quiet(job.work_dir / 'quickstart.log') as (say, bars):
-        _claim(job, config)
+    with quiet(job.work_dir / 'quickstart.log') as (say, bars):
+        claim(job.work_dir, config.pretty_text + read_settings(job.data))
         say(f'2. Training, checkpoints and logs: {job.work_dir}')
-        if _final_checkpoint(config) is None:
-            _train(config, bars)
+        if final_checkpoint(config) is None:
+            train_to_end(config, bars)
         else:
             say('   is done already')
         say(f'3. Evaluating on {job.settings.val} scenes held out: {job.results}')
@@ -120,65 +124,6 @@ def summary(job: Quickstart, metrics: dict[str, float]) -> str:
     return '\n'.join(
         ['Pictures:', *lines, f'Box AP {metrics[AP]:.3f}, AP50 {metrics[AP50]:.3f}']
     )
-
-
-class ProgressHook(Hook):
-    """Show how far training or testing is.
-
-    Args:
-        file: Where the bars are drawn.
-    """
-
-    priority = 'VERY_LOW'
-
-    def __init__(self, file: TextIO) -> None:
-        self.file = file
-        self.bar = progress_bar(0, '', shown=False)
-
-    def before_train(self, runner: Runner) -> None:
-        """Begin a bar over all iterations."""
-        self.bar = progress_bar(
-            runner.max_iters, '   training', done=runner.iter, file=self.file
-        )
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Say that it is training again."""
-        self.bar.set_description_str('   training')
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        """Count the iteration and show its loss."""
-        loss = float(outputs['loss'])
-        self.bar.set_postfix_str(f'loss {loss:.2f}', refresh=False)
-        self.bar.update()
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Say why the bar stands still."""
-        self.bar.set_description_str('   testing ')
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Begin a bar over the batches."""
-        total = len(runner.test_dataloader)
-        self.bar = progress_bar(total, '   testing ', file=self.file)
-
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: Sequence | None = None,
-    ) -> None:
-        """Count the batch."""
-        self.bar.update()
-
-    def after_run(self, runner: Runner) -> None:
-        """End the bar."""
-        self.bar.close()
 
 
 class KeepSamples(Hook):
@@ -203,26 +148,6 @@ class KeepSamples(Hook):
         self.samples.extend(outputs[: self.count - len(self.samples)])
 
 
-@contextmanager
-def _quiet(log: Path) -> Iterator[tuple]:
-    """Let what is printed go to a file.
-
-    Yields:
-        A `print` and a stream that still reach the user.
-    """
-    screen, bars = sys.stdout, sys.stderr
-
-    def say(text: str) -> None:
-        print(text, file=screen, flush=True)
-
-    with (
-        log.open('a', encoding='utf-8') as file,
-        redirect_stdout(file),
-        redirect_stderr(file),
-    ):
-        yield say, bars
-
-
 def _read_config(job: Quickstart) -> Config:
     """Return the config of the training, with the job's folders in it."""
     argv = [str(config_path(CONFIG)), '--work-dir', str(job.work_dir)]
@@ -237,42 +162,6 @@ def _read_config(job: Quickstart) -> Config:
     return config
 
 
-def _claim(job: Quickstart, config: Config) -> None:
-    """Mark the work dir with what is run in it; refuse one with another mark."""
-    mark = job.work_dir / 'quickstart.json'
-    text = config.pretty_text + (job.data / 'settings.json').read_text(encoding='utf-8')
-    asked = {'fingerprint': hashlib.sha256(text.encode()).hexdigest()}
-    if mark.is_file() and json.loads(mark.read_text(encoding='utf-8')) != asked:
-        raise UserError(
-            f'{job.work_dir} holds a run with another config or other scenes: choose '
-            'another --work-dir or delete it'
-        )
-    write_json(mark, asked)
-
-
-def _final_checkpoint(config: Config) -> Path | None:
-    """Return the checkpoint of the last epoch, if it was written to its end."""
-    latest = find_latest_checkpoint(config.work_dir)
-    wanted = Path(config.work_dir) / f'epoch_{config.train_cfg.max_epochs}.pth'
-    is_final = latest is not None and Path(latest).name == wanted.name
-    return wanted if is_final and wanted.is_file() else None
-
-
-def _train(config: Config, bars: TextIO) -> None:
-    """Train to the end, from the last checkpoint if there is one."""
-    config = config.copy()
-    use_resume(config, 'auto')
-    runner = ToolRunner.from_cfg(config)
-    runner.needs_all_weights = bool(config.resume)
-    hook = ProgressHook(bars)
-    runner.register_hook(hook)
-    runner.prepare_training()
-    try:
-        runner.train()
-    finally:
-        hook.bar.close()
-
-
 def _is_evaluated(job: Quickstart) -> bool:
     return job.results.is_file() and all(p.is_file() for p in job.pictures.values())
 
@@ -280,7 +169,7 @@ def _is_evaluated(job: Quickstart) -> bool:
 def _evaluate(job: Quickstart, config: Config, bars: TextIO) -> None:
     """Test the final checkpoint, draw the pictures, write the results."""
     config = config.copy()
-    config.load_from, config.resume = str(_final_checkpoint(config)), False
+    config.load_from, config.resume = str(final_checkpoint(config)), False
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights = True
     runner.prepare_test()

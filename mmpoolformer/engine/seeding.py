@@ -49,7 +49,7 @@ def seeded(*place: int) -> Iterator[None]:
 
 
 class SeedSteps(Hook):
-    """Start the generators before each training step, and samplers with the run's seed.
+    """Start the generators before each training step; tell the data seed and epoch.
 
     A resumed run takes its seed from the checkpoint, after the data loader was built
     with another one; so the sampler's seed is set again.
@@ -63,6 +63,12 @@ class SeedSteps(Hook):
         for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
             if hasattr(sampler, 'seed'):
                 sampler.seed = runner.seed
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Tell the epoch to data that is no sampler's but orders itself."""
+        dataset = runner.train_dataloader.dataset
+        if hasattr(dataset, 'set_epoch'):
+            dataset.set_epoch(runner.epoch)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None

@@ -1,5 +1,6 @@
 """Pictures with class labels: right ones read as timm reads them, wrong ones named."""
 
+import json
 import random
 import tarfile
 from pathlib import Path
@@ -11,7 +12,12 @@ from mmengine.runner import Runner
 from PIL import Image
 from timm.data import create_dataset, create_transform
 
-from mmpoolformer.classification import SeededSampler, TimmDataset, folder_classes
+from mmpoolformer.classification import (
+    SeededSampler,
+    TimmDataset,
+    TimmStream,
+    folder_classes,
+)
 from mmpoolformer.classification.pictures import PictureError, open_picture
 
 EVALUATION = dict(input_size=16, crop_pct=1.0)
@@ -237,3 +243,38 @@ def test_bombs_and_text_are_refused(
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
     with pytest.raises(PictureError, match=r'large\.png.*decompression bomb'):
         open_picture(tmp_path / 'large.png')
+
+
+def test_streams_give_every_picture(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip('webdataset')
+    shard = tmp_path / 'shards' / 'train-0000.tar'
+    shard.parent.mkdir()
+    paths = sorted((folder / 'train').rglob('*.png'))
+    with tarfile.open(shard, 'w') as tar:
+        for i, path in enumerate(paths):
+            tar.add(path, f'{i:04d}.png')
+            label = folder / 'label.txt'
+            label.write_text(str(('ant', 'bee', 'cat').index(path.parent.name)))
+            tar.add(label, f'{i:04d}.cls')
+    part = {
+        'name': 'train',
+        'num_samples': 12,
+        'filenames': [shard.name],
+        'shard_lengths': [12],
+    }
+    info = {'splits': {'train': part}}
+    (shard.parent / '_info.json').write_text(json.dumps(info))
+    stream = TimmStream(
+        'wds/shards', str(shard.parent), 'train', transform=dict(input_size=16)
+    )
+    assert len(stream) == 12
+    plain = TimmDataset(str(folder), 'train', transform=dict(input_size=16))
+    for i, item in enumerate(stream):
+        assert item['targets'] == plain[i]['targets']
+        assert torch.equal(item['inputs'], plain[i]['inputs'])
+    assert i == 11
+
+
+def test_streams_and_indexed_sets_are_told_apart(folder: Path) -> None:
+    with pytest.raises(ValueError, match='is read by index'):
+        TimmStream('', str(folder), 'train')
