@@ -194,7 +194,8 @@ class ToolRunner(Runner):
     def images_a_step(self) -> int:
         """Images in a step of the optimizer, over all processes and batches."""
         accumulated = getattr(self.optim_wrapper, '_accumulative_counts', 1)
-        return self.world_size * self.train_dataloader.batch_size * accumulated
+        batch = self.train_dataloader.batch_sampler.batch_size
+        return self.world_size * batch * accumulated
 
     def scale_lr(
         self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None
