@@ -77,6 +77,10 @@ class PiTTrunk(PretrainedModule):
         for stage in self.transformers if with_cp else ():
             stage.blocks = RecomputedSequential(*stage.blocks)
 
+    def no_weight_decay(self) -> set[str]:
+        """Return the parameters that timm's recipes train without weight decay."""
+        return {'pos_embed', 'cls_token'}
+
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Turn images into patches and class tokens.
 
@@ -256,13 +260,7 @@ class PiTClassifier(PiTTrunk):
         self.head_dist = nn.Linear(channels, num_classes) if distilled else None
 
     def set_distilled_training(self, enable: bool = True) -> None:
-        """Make a distilled model give the logits of both heads in training, or not.
-
-        Raises:
-            ValueError: If the model has one head.
-        """
-        if enable and self.head_dist is None:
-            raise ValueError('the model has one head: build it with distilled=True')
+        """Make training give the logits of both heads, where there are two."""
         self.distilled_training = enable
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmpoolformer import create_model
 from mmpoolformer.checkpoints import convert_state_dict, detect_format, read_checkpoint
 from mmpoolformer.engine.errors import run_tool
 
@@ -81,6 +82,22 @@ def test_plain_and_averaged_weights_are_both_converted(convert, tmp_path) -> Non
     assert list(result) == ['state_dict', 'state_dict_ema', 'epoch']
     assert same(result['state_dict'], convert_state_dict(plain, 'timm'))
     assert same(result['state_dict_ema'], convert_state_dict(averaged, 'timm'))
+
+
+def test_paddles_files_from_the_command_line(convert, tmp_path, capsys) -> None:
+    weights = {k: v.clone() for k, v in create_model('pit_ti').state_dict().items()}
+    torch.save(weights, tmp_path / 'a.pth')
+    assert convert(tmp_path / 'a.pth', tmp_path / 'b.pdparams', '--to', 'paddle') == 0
+    assert convert(tmp_path / 'b.pdparams', tmp_path / 'c.pth', '--to', 'timm') == 0
+    assert same(read_checkpoint(tmp_path / 'c.pth'), weights)
+    said = capsys.readouterr().out.splitlines()
+    count = len(weights)
+    assert said[1] == f'{tmp_path / "c.pth"}: {count} tensors from paddle to timm names'
+    assert convert(tmp_path / 'a.pth', tmp_path / 'd.pdparams', '--to', 'pit') == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f'error: {tmp_path / "d.pdparams"}: a .pdparams file takes')
+    assert error.count('\n') == 1
+    assert not (tmp_path / 'd.pdparams').exists()
 
 
 def test_existing_file_is_kept_without_force(convert, source, tmp_path, capsys) -> None:

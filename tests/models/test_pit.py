@@ -16,7 +16,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmpoolformer import create_model, list_models
-from mmpoolformer.checkpoints import convert_state_dict
+from mmpoolformer.checkpoints import (
+    CheckpointError,
+    convert_file,
+    convert_state_dict,
+    load_weights,
+)
+from mmpoolformer.classification.optimizer import TimmOptimizer
 from mmpoolformer.models import PIT, PiT, PiTClassifier
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'detection'
@@ -153,9 +159,10 @@ def test_distilled_training_gives_both_heads_as_timm() -> None:
     close(model.eval()(x), mean)
 
 
-def test_one_head_gives_no_second_answer() -> None:
-    with pytest.raises(ValueError, match='one head: build it with distilled=True'):
-        PiTClassifier(TINY).set_distilled_training()
+def test_one_head_gives_one_answer() -> None:
+    model = PiTClassifier(TINY).train()
+    model.set_distilled_training()
+    assert model(image(2, 3, 16, 16)).shape == (2, 1000)
 
 
 @pytest.mark.parametrize('arch', PIT)
@@ -244,6 +251,13 @@ def test_out_indices_are_stages_and_every_parameter_gets_a_gradient(
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_every_size_gives_every_parameter_a_gradient(name) -> None:
+    model = create_model(name, features_only=True)
+    sum(m.square().sum() for m in model(image(1, 3, 24, 32))).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
 @pytest.mark.parametrize('distilled', [False, True])
 def test_classifier_gives_every_parameter_a_gradient(distilled) -> None:
     model = PiTClassifier(TINY, num_classes=7, distilled=distilled)
@@ -316,6 +330,23 @@ def test_drop_path_grows_linearly_over_all_blocks() -> None:
         for block in stage.blocks
     ]
     assert rates == pytest.approx([0.1 * i / 11 for i in range(12)])
+
+
+def test_position_and_tokens_do_not_decay() -> None:
+    model = PiTClassifier(TINY)
+    wrapper = TimmOptimizer(dict(optimizer=dict(type='adamw', weight_decay=0.1)))(model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decaying, others = (
+        {
+            names[id(p)]
+            for group in wrapper.optimizer.param_groups
+            for p in group['params']
+            if bool(group['weight_decay']) == decays
+        }
+        for decays in (True, False)
+    )
+    assert {'pos_embed', 'cls_token', 'head.bias'} <= others
+    assert {'head.weight', 'transformers.1.pool.fc.weight'} <= decaying
 
 
 def test_dropout_of_the_head() -> None:
@@ -399,6 +430,51 @@ def test_pretrained_weights_of_every_format(format, tmp_path) -> None:
     assert weights.keys() - own.keys() == left
     for key in own.keys() - norms:
         assert torch.equal(own[key], weights[key]), key
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.pdparams'])
+def test_zoo_names_and_paddles_files_as_init_cfg(suffix, tmp_path, monkeypatch) -> None:
+    weights = reference('pit_ti_distilled').state_dict()
+    torch.save(convert_state_dict(weights, 'pit'), tmp_path / 'pit_ti_distill_746.pth')
+    source = 'zoo://pit_ti_distilled'
+    monkeypatch.setattr(
+        'mmpoolformer.checkpoints.zoo.fetch', lambda url, _: tmp_path / Path(url).name
+    )
+    if suffix == '.pdparams':
+        convert_file(source, tmp_path / 'a.pdparams', 'paddle')
+        source = str(tmp_path / 'a.pdparams')
+    checkpoint = dict(type='Pretrained', checkpoint=source)
+    model = PiT('ti', distilled=True, init_cfg=checkpoint)
+    model.init_weights()
+    assert torch.equal(model.cls_token, weights['cls_token'])
+    fc = 'transformers.2.blocks.3.mlp.fc1.weight'
+    assert torch.equal(model.state_dict()[fc], weights[fc])
+
+
+@pytest.mark.parametrize(
+    ('model', 'cure'),
+    [
+        (dict(arch=TINY, distilled=True), 'change the option distilled'),
+        (dict(arch=dict(TINY, image_size=32)), 'another image size: .*image_size=...'),
+        (dict(arch=TINY, in_channels=1), r'change patch_embed\.conv\.weight'),
+        (dict(arch=TINY, num_classes=5), r"classes differs: .*fresh=\('head',\)"),
+        (dict(arch=dict(TINY, depths=(1, 3, 1))), 'same architecture and size'),
+    ],
+)
+def test_weights_that_do_not_fit(model, cure) -> None:
+    weights = PiTClassifier(TINY).state_dict()
+    with pytest.raises(CheckpointError, match=cure):
+        load_weights(PiTClassifier(**model), weights)
+
+
+def test_other_classes_start_anew() -> None:
+    weights = randomised(PiTClassifier(TINY, distilled=True)).state_dict()
+    model = PiTClassifier(TINY, num_classes=5, distilled=True)
+    report = load_weights(model, weights, fresh=('head', 'head_dist'))
+    assert set(report.new) == {
+        f'{head}.{p}' for head in ('head', 'head_dist') for p in ('weight', 'bias')
+    }
+    assert torch.equal(model.norm.bias, weights['norm.bias'])
 
 
 def test_retinanet_takes_it_as_backbone() -> None:
