@@ -43,7 +43,7 @@ def read_paddle(path: Path) -> dict:
     # From memory: there a read gives what is there, however much a file announces.
     stream = io.BytesIO(path.read_bytes())
     try:
-        return _as_torch(Unpickler(stream, ARRAYS).load())
+        return _as_torch(Unpickler(stream, ARRAYS).load(), {})
     except UntrustedCheckpointError as error:
         raise UntrustedCheckpointError(
             f'{path} asks for {str(error)[:200]}. Weights of Paddle are numpy arrays '
@@ -65,16 +65,26 @@ def write_paddle(weights: Mapping[str, Tensor], file: BinaryIO) -> None:
     pickle.dump(arrays, file, protocol=_PROTOCOL)
 
 
-def _as_torch(value: object) -> object:
-    """Turn the arrays inside plain containers into tensors."""
+def _as_torch(value: object, done: dict[int, object]) -> object:
+    """Turn the arrays inside plain containers into tensors.
+
+    Each thing once, however often a file refers to it: a small one could ask for more
+    memory than there is.
+    """
+    if id(value) not in done:
+        done[id(value)] = _converted(value, done)
+    return done[id(value)]
+
+
+def _converted(value: object, done: dict[int, object]) -> object:
     if isinstance(value, np.ndarray):
         return _as_tensor(value)
     if _is_named(value):
-        return _as_tensor(value[1])
+        return _as_torch(value[1], done)
     if isinstance(value, dict):
-        return {key: _as_torch(item) for key, item in value.items()}
+        return {key: _as_torch(item, done) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_as_torch(item) for item in value)
+        return type(value)(_as_torch(item, done) for item in value)
     if isinstance(value, _PLAIN):
         return value
     raise UntrustedCheckpointError(f'a {type(value).__name__}')

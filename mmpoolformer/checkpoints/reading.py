@@ -196,7 +196,10 @@ def _read_legacy(path: Path) -> object:
             return Unpickler(file, TABLE, storages).load()
 
         if load() != _LEGACY_MAGIC:
-            raise ValueError('it is a pickle, but not one of torch.save')
+            raise ValueError(
+                'it is a pickle, but not one of torch.save; the name of a file of '
+                f'Paddle must end in {SUFFIX}'
+            )
         if load() != _LEGACY_VERSION or load()['little_endian'] is not True:
             raise ValueError('it was saved in an unknown way')
         content = load()

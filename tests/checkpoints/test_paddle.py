@@ -339,6 +339,17 @@ def test_dict_that_holds_itself(tmp_path) -> None:
         read_checkpoint(save(content, tmp_path / 'a.pdparams'))
 
 
+def test_what_is_referred_to_often_is_there_once(tmp_path) -> None:
+    array = np.ones(2, np.float32)
+    nested = [array]
+    for _ in range(100):  # 2 ** 100 references to the array
+        nested = [nested, nested]
+    content = {'a': array, 'b': ('linear_0.b_0', array), 'c': nested}
+    read = read_checkpoint(save(content, tmp_path / 'a.pdparams'))
+    assert read['a'] is read['b']
+    assert read['c'][0] is read['c'][1]
+
+
 @pytest.mark.parametrize(
     ('content', 'reason'),
     [
@@ -351,6 +362,12 @@ def test_other_files(tmp_path, content, reason) -> None:
     (tmp_path / 'a.pdparams').write_bytes(content)
     with pytest.raises(CheckpointError, match=rf'a\.pdparams is .*{reason}'):
         read_checkpoint(tmp_path / 'a.pdparams')
+
+
+def test_other_ending(tmp_path) -> None:
+    path = save(paddle_arrays(timm_weights()), tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match=r'of Paddle must end in \.pdparams'):
+        read_checkpoint(path)
 
 
 def test_content_that_is_no_dict(tmp_path) -> None:
