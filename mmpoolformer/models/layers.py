@@ -35,6 +35,10 @@ class GroupNorm1(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W); the result has x's shape and type."""
+        if torch.is_grad_enabled() and not x.requires_grad:
+            # The output norm of a frozen stage: torch (2.1 to 2.11, on the CPU) dies in
+            # the backward pass if this input is laid out as channels_last.
+            x = x.contiguous()
         if x.dtype not in HALF:
             return super().forward(x)
         weight = self.weight.float()
@@ -232,8 +236,8 @@ def truncated_normal(module: nn.Module, strided: bool) -> None:
         strided: Whether strided convolutions are meant too.
     """
     for layer in module.modules():
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
-            continue
+        if not isinstance(layer, nn.Conv2d | nn.Linear) or layer.weight.is_meta:
+            continue  # on the meta device there are no numbers, only slow bookkeeping
         if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1) and not strided:
             continue
         nn.init.trunc_normal_(layer.weight, std=0.02)

@@ -92,6 +92,12 @@ def test_position_embeddings_of_the_hybrids() -> None:
         )
         qkv = native['stages.3.blocks.1.token_mixer.qkv.weight']
         assert torch.equal(qkv, weights['network.7.1.token_mixer.qkv.weight'])
+        # 1x1 convolutions there; here, as in timm, linear layers beside attention.
+        fc1 = native['stages.3.blocks.1.mlp.fc1.weight']
+        theirs = weights['network.7.1.mlp.fc1.weight']
+        assert (fc1.shape, theirs.shape) == ((2048, 512), (2048, 512, 1, 1))
+        assert torch.equal(fc1, theirs[:, :, 0, 0])
+        assert native['stages.1.blocks.1.mlp.fc1.weight'].ndim == 4
 
 
 def test_linear_weights_change_shape_and_nothing_else() -> None:

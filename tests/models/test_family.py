@@ -1,8 +1,11 @@
 """The baselines and hybrids against the original, timm and the published counts."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import pytest
+import timm
 import torch
 from golden_rule import (
     GOLDEN,
@@ -11,10 +14,13 @@ from golden_rule import (
     golden_output,
     golden_state_dict,
 )
+from random_weights import randomised
+from timm.models.metaformer import Attention, GroupNorm1NoBias, LayerNorm2d, Pooling
+from timm.models.metaformer import MetaFormer as TimmMetaFormer
 from torch import nn
 
 from mmpoolformer import create_model
-from mmpoolformer.models import VARIANTS
+from mmpoolformer.models import VARIANTS, MetaFormer
 
 PARAMETERS = json.loads((GOLDEN / 'params.json').read_text())
 NAMES = [
@@ -75,3 +81,94 @@ def test_stage_maps_equal_the_original(name: str) -> None:
     for i, found in enumerate(maps):
         error = difference(found[:, :32], expected[f'stage{i}'])
         assert error < ROUNDING.get((name, i), 1e-5), i
+
+
+def image(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize('size', [(64, 64), (97, 131)])
+@pytest.mark.parametrize(
+    'name', ['poolformerv2_m36', 'convformer_s18', 'convformer_m36', 'caformer_s36']
+)
+def test_logits_equal_timm(name: str, size: tuple[int, int]) -> None:
+    reference = randomised(timm.create_model(name)).eval()
+    model = create_model(name).eval()
+    model.load_state_dict(reference.state_dict())
+    # timm's copy has another eps than the original's in this one norm.
+    if name != 'poolformerv2_m36':
+        reference.head.fc.norm.eps = model.head.fc.norm.eps
+    with torch.no_grad():
+        found, expected = model(image(2, 3, *size)), reference(image(2, 3, *size))
+    assert difference(found, expected) < 1e-5
+
+
+# What timm has no names for, put together from its parts.
+PARTS = {
+    'identityformer_s12': dict(token_mixers=nn.Identity, norm_layers=GroupNorm1NoBias),
+    'metaformer_ppaa_s12_224': dict(
+        token_mixers=[Pooling, Pooling, Attention, Attention],
+        norm_layers=[partial(LayerNorm2d, eps=1e-5)] * 2
+        + [partial(nn.LayerNorm, eps=1e-5)] * 2,
+        downsample_norm=None,
+        mlp_act=nn.GELU,
+        mlp_bias=True,
+        proj_bias=True,
+        layer_scale_init_values=1e-5,
+        res_scale_init_values=None,
+    ),
+}
+
+
+@pytest.mark.parametrize('size', [(64, 64), (97, 131)])
+@pytest.mark.parametrize('name', PARTS)
+def test_stage_maps_equal_timms_parts(name: str, size: tuple[int, int]) -> None:
+    reference = randomised(TimmMetaFormer(use_mlp_head=False, **PARTS[name])).eval()
+    model = MetaFormer(name).eval()
+    weights = reference.state_dict()
+    fresh = model.load_state_dict(
+        {key: value for key, value in weights.items() if not key.startswith('head.')},
+        strict=False,
+    )
+    assert {key.split('.')[-1] for key in fresh.missing_keys} <= {
+        'weight',  # of the output norms
+        'bias',
+        'pos_embed',  # which starts at zero
+    }
+    for i in range(4):
+        setattr(model, f'norm{i}', nn.Identity())
+    with torch.no_grad():
+        found = model(image(2, 3, *size))
+        _, expected = reference.forward_intermediates(image(2, 3, *size))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert difference(ours, theirs) < 1e-5
+
+
+def test_random_mixing_is_the_originals_formula() -> None:
+    mixer = create_model('randformer_s12').stages[3].blocks[0].token_mixer
+    x = image(2, 5, 7, 7)
+    tokens = x.flatten(2).mT  # (B, N, C)
+    mixed = torch.einsum('mn,bnc->bmc', mixer.random_matrix, tokens)
+    torch.testing.assert_close(mixer(x), mixed.mT.unflatten(2, (7, 7)))
+
+
+def test_trainings_of_one_architecture_differ_in_the_image_alone() -> None:
+    for name in ('convformer_b36', 'caformer_s18'):
+        for training in ('_384', '_in21ft1k', '_384_in21ft1k', '_in21k'):
+            variant = VARIANTS[name + training]
+            assert variant.image_size == (384 if '384' in training else 224)
+            assert replace(variant, image_size=224) == VARIANTS[name]
+
+
+@pytest.mark.parametrize('name', ['convformer_s18', 'randformer_s12'])
+def test_every_layer_of_the_baselines_starts_truncated_normal(name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(name)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight.numel() > 9000:
+            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+            assert layer.bias is None or layer.bias.abs().max() == 0
+    block = model.stages[3].blocks[0]
+    assert (block.mlp.act.scale, block.mlp.act.bias) == (1, 0)
+    assert torch.equal(block.res_scale1.scale, torch.ones(512))
+    assert not hasattr(model.stages[1].blocks[0].res_scale1, 'scale')
