@@ -1,5 +1,7 @@
 """The configs build what was published, and state only differences."""
 
+import copy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from mmpoolformer import PoolFormer
+from mmpoolformer.checkpoints import ZOO
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 
@@ -32,8 +35,13 @@ DETECTION = RETINANET + MASK_RCNN
 SEGMENTATION = [name for name in PUBLISHED_MILLIONS if 'ade20k' in name]
 
 
-def load(name: str) -> Config:
+@cache
+def read(name: str) -> Config:
     return Config.fromfile(CONFIGS / f'{name}.py')
+
+
+def load(name: str) -> Config:
+    return copy.deepcopy(read(name))
 
 
 def build(config: Config) -> object:
@@ -143,3 +151,150 @@ def test_a_larger_size_states_only_its_difference(name: str) -> None:
             larger.model[part].pop(field)
             base.model[part].pop(field)
     assert larger.to_dict() == base.to_dict()
+
+
+# arXiv 2111.11418 and 2210.13452, 2103.16302 for PiT: drop path, head dropout, rate,
+# warm-up and images a step in pretraining; drop path and dropout at 384 x 384.
+V1_DROP_PATH = {'s12': 0.1, 's24': 0.1, 's36': 0.2, 'm36': 0.3, 'm48': 0.4}
+V2_DROP_PATH = V1_DROP_PATH
+CONVFORMER = {'s18': (0.2, 0), 's36': (0.3, 0), 'm36': (0.4, 0), 'b36': (0.6, 0)}
+CAFORMER = {'s18': (0.15, 0), 's36': (0.3, 0.4), 'm36': (0.4, 0.4), 'b36': (0.6, 0.5)}
+FINE_TUNED = {
+    's18': (0.3, 0.4),
+    's36': (0.5, 0.4),
+    'm36': (0.7, 0.4),
+    'b36': (0.8, 0.5),
+}
+RECIPES = {
+    **{
+        f'poolformer_{a}': (drop, 0, 'adamw', 1e-3, 5, 1024)
+        for a, drop in V1_DROP_PATH.items()
+    },
+    **{
+        f'{family}_{a}': (drop, 0, 'adamw', 4e-3, 5, 4096)
+        for family in ('identityformer', 'randformer', 'poolformerv2')
+        for a, drop in V2_DROP_PATH.items()
+    },
+    **{
+        f'convformer_{a}': (*drops, 'adamw', 4e-3, 20, 4096)
+        for a, drops in CONVFORMER.items()
+    },
+    **{
+        f'caformer_{a}': (*drops, 'lamb', 8e-3, 20, 4096)
+        for a, drops in CAFORMER.items()
+    },
+}
+AT_384 = {
+    **{
+        f'convformer_{a}': (0.8 if a == 'm36' else drops[0], drops[1], 'adamw', 5e-5)
+        for a, drops in FINE_TUNED.items()
+    },
+    **{f'caformer_{a}': (*drops, 'lamb', 1e-4) for a, drops in FINE_TUNED.items()},
+}
+CLASSIFICATION = {
+    **{name: f'classification/{name}_8xb128_in1k' for name in RECIPES},
+    **{f'{name}_384': f'classification/{name}_8xb128_in1k-384px' for name in AT_384},
+    'pit_ti': 'classification/pit_ti_4xb256_in1k',
+}
+
+
+def images_a_step(config: Config, gpus: int) -> int:
+    accumulated = config.optim_wrapper.get('accumulative_counts', 1)
+    return gpus * config.train_dataloader.batch_size * accumulated
+
+
+def test_every_classification_recipe_is_listed_above() -> None:
+    found = {
+        path.relative_to(CONFIGS).with_suffix('').as_posix()
+        for path in CONFIGS.glob('classification/*in1k*.py')
+    }
+    assert found == set(CLASSIFICATION.values())
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_pretraining_is_the_published_one(name: str) -> None:
+    config = load(CLASSIFICATION[name])
+    optimizer = config.optim_wrapper.optimizer
+    assert (
+        config.model.backbone.drop_path_rate,
+        config.model.backbone.get('drop_rate', 0),
+        optimizer.type,
+        optimizer.lr,
+        config.param_scheduler.warmup_t,
+        images_a_step(config, 8),
+    ) == RECIPES[name]
+    assert config.auto_scale_lr.base_batch_size == images_a_step(config, 8)
+    assert optimizer.weight_decay == 0.05
+    assert config.param_scheduler.t_initial == 300
+    assert config.train_cfg.max_epochs == 310
+    transform = config.train_dataloader.dataset.transform
+    assert transform.auto_augment == 'rand-m9-mstd0.5-inc1'
+    assert (transform.re_prob, transform.re_mode) == (0.25, 'pixel')
+    assert config.model.mixup == dict(
+        mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5
+    )
+    assert config.model.label_smoothing == 0.1
+
+
+@pytest.mark.parametrize('name', AT_384)
+def test_fine_tuning_is_the_published_one(name: str) -> None:
+    config = load(CLASSIFICATION[f'{name}_384'])
+    backbone, optimizer = config.model.backbone, config.optim_wrapper.optimizer
+    assert (
+        backbone.drop_path_rate,
+        backbone.drop_rate,
+        optimizer.type,
+        optimizer.lr,
+    ) == AT_384[name]
+    assert images_a_step(config, 8) == config.auto_scale_lr.base_batch_size == 1024
+    assert config.train_cfg.max_epochs == 30
+    assert config.param_scheduler is None
+    assert config.model.mixup is None
+    assert config.custom_hooks[0].momentum == pytest.approx(1 - 0.9999)
+    assert backbone.init_cfg.checkpoint == f'zoo://{name}'
+
+
+def test_pit_is_trained_as_published() -> None:
+    config = load(CLASSIFICATION['pit_ti'])
+    schedule = config.param_scheduler
+    assert images_a_step(config, 4) == config.auto_scale_lr.base_batch_size == 1024
+    assert config.optim_wrapper.optimizer.lr == 5e-4
+    assert config.optim_wrapper.clip_grad.max_norm == 5
+    rates = schedule.warmup_t, schedule.warmup_lr_init, schedule.lr_min
+    assert rates == (20, 5e-7, 5e-6)
+    assert config.custom_hooks[0].momentum == pytest.approx(1 - 0.99996)
+    assert config.model.backbone.drop_path_rate == 0.1
+
+
+@pytest.mark.parametrize('name', CLASSIFICATION)
+def test_classifiers_are_evaluated_as_published(name: str) -> None:
+    entry, config = ZOO[name], load(CLASSIFICATION[name])
+    for loader in (config.val_dataloader, config.test_dataloader):
+        transform = loader.dataset.transform
+        assert transform.input_size == entry.input_size[1]
+        assert transform.crop_pct == entry.crop_pct
+        assert transform.interpolation == entry.interpolation
+        assert 'is_training' not in transform
+    text = (CONFIGS / f'{CLASSIFICATION[name]}.py').read_text()
+    head = text[: text.index('_base_')]
+    gpus = 4 if 'pit' in name else 8
+    assert f'tools/dist_train.sh configs/{CLASSIFICATION[name]}.py {gpus}' in head
+    assert f'{entry.params / 1e6:.1f} M parameters' in head
+    assert f'{entry.macs / 1e9:.2f} G MACs' in head
+    assert f'top-1 {entry.top1}' in head
+
+
+@pytest.mark.parametrize('name', CLASSIFICATION)
+def test_classifiers_are_what_their_name_says(name: str) -> None:
+    backbone = load(CLASSIFICATION[name]).model.backbone
+    assert backbone.get('arch', backbone.get('name')) == name.removesuffix('_384')
+    assert backbone.num_classes == ZOO[name].num_classes
+
+
+@pytest.mark.parametrize(
+    'name', ['poolformer_s24', 'randformer_s12', 'caformer_s18_384', 'pit_ti']
+)
+def test_classifiers_are_built_with_the_published_parameters(name: str) -> None:
+    with torch.device('meta'):
+        model = MODELS.build(load(CLASSIFICATION[name]).model)
+    assert sum(p.numel() for p in model.parameters()) == ZOO[name].params

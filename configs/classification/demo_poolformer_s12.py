@@ -4,12 +4,11 @@
 # Minutes on two CPU cores: pictures of 64 x 64, without mixing. The backbone is that of
 # detection/demo_retinanet_poolformer_s12.py, which can start from its checkpoint.
 # No result is published; the README says what was measured.
-_base_ = 'poolformer_s12_8xb128_in1k.py'
+_base_ = '_base_/poolformer.py'
 
 model = dict(
     backbone=dict(
         arch=dict(
-            _delete_=True,
             depths=(2, 2, 6, 2),
             dims=(64, 128, 320, 512),
             layer_scale_init=0.01,
@@ -37,7 +36,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
 auto_scale_lr = dict(base_batch_size=16)
-param_scheduler = dict(t_initial=8, warmup_t=1)
-train_cfg = dict(max_epochs=8)
+param_scheduler = dict(t_initial=5, warmup_t=1)
+train_cfg = dict(max_epochs=5)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(max_keep_ckpts=1))
 randomness = dict(seed=0)

@@ -6,7 +6,7 @@
 # on one GPU add --auto-scale-lr; a shorter one needs both
 #   --cfg-options train_cfg.max_epochs=30 param_scheduler.t_initial=30
 # No result is published for your data.
-_base_ = 'poolformer_s12_8xb128_in1k.py'
+_base_ = '_base_/poolformer.py'
 
 from mmpoolformer.classification import folder_classes
 
@@ -14,6 +14,7 @@ data_root = '{{$DATA_ROOT:data/mine}}'
 _classes = folder_classes(data_root)
 model = dict(
     backbone=dict(
+        arch='poolformer_s12',
         num_classes=len(_classes),
         init_cfg=dict(
             type='Pretrained', checkpoint='zoo://poolformer_s12', fresh=('head.fc',)

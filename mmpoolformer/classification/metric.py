@@ -42,12 +42,14 @@ class Accuracy(BaseMetric):
         """Find the rank of the true class of each picture, 0 for the highest score."""
         for sample in data_samples:
             scores, label = sample['pred_scores'], sample['gt_label']
-            if label != NO_CLASS:
-                order = scores.argsort(descending=True, stable=True)
-                self.results.append((order == label).nonzero().item())
+            order = scores.argsort(descending=True, stable=True)
+            rank = None if label == NO_CLASS else (order == label).nonzero().item()
+            # Kept without a class too: processes' results are merged by their place.
+            self.results.append(rank)
 
-    def compute_metrics(self, results: list[int]) -> dict[str, float]:
-        """Average over the pictures."""
+    def compute_metrics(self, results: list[int | None]) -> dict[str, float]:
+        """Average over the pictures with a class."""
+        results = [rank for rank in results if rank is not None]
         if not results:
             raise ValueError('no picture has a class, so there is no accuracy')
         return {

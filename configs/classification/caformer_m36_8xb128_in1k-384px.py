@@ -1,0 +1,15 @@
+# CAFormer-M36 on ImageNet-1k, 30 epochs of fine-tuning at 384 x 384.
+#   tools/dist_train.sh configs/classification/caformer_m36_8xb128_in1k-384px.py 8
+# 8 GPUs x 128 images; 56.2 M parameters, 42.11 G MACs.
+# Published: top-1 86.2 (arXiv 2210.13452).
+_base_ = '_base_/finetune_384.py'
+
+model = dict(
+    backbone=dict(
+        arch='caformer_m36',
+        drop_path_rate=0.7,
+        drop_rate=0.4,
+        init_cfg=dict(checkpoint='zoo://caformer_m36'),
+    )
+)
+optim_wrapper = dict(optimizer=dict(type='lamb', lr=1e-4))

@@ -1,0 +1,8 @@
+# ConvFormer-B36 on ImageNet-1k, 300 epochs.
+#   tools/dist_train.sh configs/classification/convformer_b36_8xb128_in1k.py 8
+# 8 GPUs x 128 images x 4 accumulated; 99.9 M parameters, 22.69 G MACs.
+# Published: top-1 84.8 (arXiv 2210.13452).
+_base_ = '_base_/metaformer_baselines.py'
+
+model = dict(backbone=dict(arch='convformer_b36', drop_path_rate=0.6))
+param_scheduler = dict(warmup_t=20)

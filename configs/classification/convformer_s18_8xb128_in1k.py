@@ -1,0 +1,8 @@
+# ConvFormer-S18 on ImageNet-1k, 300 epochs.
+#   tools/dist_train.sh configs/classification/convformer_s18_8xb128_in1k.py 8
+# 8 GPUs x 128 images x 4 accumulated; 26.8 M parameters, 3.96 G MACs.
+# Published: top-1 83.0 (arXiv 2210.13452).
+_base_ = '_base_/metaformer_baselines.py'
+
+model = dict(backbone=dict(arch='convformer_s18', drop_path_rate=0.2))
+param_scheduler = dict(warmup_t=20)

@@ -1,0 +1,7 @@
+# IdentityFormer-M48 on ImageNet-1k, 300 epochs.
+#   tools/dist_train.sh configs/classification/identityformer_m48_8xb128_in1k.py 8
+# 8 GPUs x 128 images x 4 accumulated; 73.3 M parameters, 11.59 G MACs.
+# Published: top-1 80.4 (arXiv 2210.13452).
+_base_ = '_base_/metaformer_baselines.py'
+
+model = dict(backbone=dict(arch='identityformer_m48', drop_path_rate=0.4))

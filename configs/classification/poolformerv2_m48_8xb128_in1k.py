@@ -1,0 +1,7 @@
+# PoolFormerV2-M48 on ImageNet-1k, 300 epochs.
+#   tools/dist_train.sh configs/classification/poolformerv2_m48_8xb128_in1k.py 8
+# 8 GPUs x 128 images x 4 accumulated; 73.3 M parameters, 11.59 G MACs.
+# Published: top-1 82.6 (arXiv 2210.13452).
+_base_ = '_base_/metaformer_baselines.py'
+
+model = dict(backbone=dict(arch='poolformerv2_m48', drop_path_rate=0.4))
