@@ -1,0 +1,13 @@
+# RetinaNet with a CAFormer-S36 on COCO, 12 epochs.
+#   tools/dist_train.sh configs/detection/retinanet_caformer_s36_fpn_1x_coco.py 8
+# 8 GPUs x 2 images; 46.4 M parameters.
+# No result is published; the recipe is PoolFormer's.
+_base_ = 'retinanet_poolformer_s12_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        type='mmpoolformer.CAFormer',
+        arch='s36',
+        init_cfg=dict(checkpoint='zoo://caformer_s36'),
+    )
+)

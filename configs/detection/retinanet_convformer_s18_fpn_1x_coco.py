@@ -1,0 +1,13 @@
+# RetinaNet with a ConvFormer-S18 on COCO, 12 epochs.
+#   tools/dist_train.sh configs/detection/retinanet_convformer_s18_fpn_1x_coco.py 8
+# 8 GPUs x 2 images; 33.9 M parameters.
+# No result is published; the recipe is PoolFormer's.
+_base_ = 'retinanet_poolformer_s12_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        type='mmpoolformer.ConvFormer',
+        arch='s18',
+        init_cfg=dict(checkpoint='zoo://convformer_s18'),
+    )
+)

@@ -1,0 +1,13 @@
+# RetinaNet with a IdentityFormer-S12 on COCO, 12 epochs.
+#   tools/dist_train.sh configs/detection/retinanet_identityformer_s12_fpn_1x_coco.py 8
+# 8 GPUs x 2 images; 21.6 M parameters.
+# No result is published; the recipe is PoolFormer's.
+_base_ = 'retinanet_poolformer_s12_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        type='mmpoolformer.IdentityFormer',
+        arch='s12',
+        init_cfg=dict(checkpoint='zoo://identityformer_s12'),
+    )
+)
