@@ -9,13 +9,29 @@ from importlib import import_module
 from mmpoolformer.version import __version__
 
 _HOMES = {
+    'CAFormer': 'mmpoolformer.models',
+    'ConvFormer': 'mmpoolformer.models',
+    'IdentityFormer': 'mmpoolformer.models',
     'PoolFormer': 'mmpoolformer.models',
+    'PoolFormerV2': 'mmpoolformer.models',
+    'RandFormer': 'mmpoolformer.models',
     'create_model': 'mmpoolformer.models',
     'list_models': 'mmpoolformer.models',
     'config_path': 'mmpoolformer.paths',
 }
 
-__all__ = ['PoolFormer', '__version__', 'config_path', 'create_model', 'list_models']
+__all__ = [
+    'CAFormer',
+    'ConvFormer',
+    'IdentityFormer',
+    'PoolFormer',
+    'PoolFormerV2',
+    'RandFormer',
+    '__version__',
+    'config_path',
+    'create_model',
+    'list_models',
+]
 
 
 def __getattr__(name: str) -> object:

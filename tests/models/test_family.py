@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import timm
@@ -10,7 +11,6 @@ import torch
 from golden_rule import (
     GOLDEN,
     golden_image,
-    golden_keys,
     golden_output,
     golden_state_dict,
 )
@@ -20,6 +20,7 @@ from timm.models.metaformer import MetaFormer as TimmMetaFormer
 from torch import nn
 
 from mmpoolformer import create_model
+from mmpoolformer.checkpoints import load_weights
 from mmpoolformer.models import VARIANTS, MetaFormer
 
 PARAMETERS = json.loads((GOLDEN / 'params.json').read_text())
@@ -50,13 +51,28 @@ def test_parameters_equal_the_original(name: str) -> None:
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_original_names_load(name: str) -> None:
-    model = create_model(name)
-    before = dict(model.state_dict())
-    loaded = model.load_state_dict(golden_state_dict(name))
-    assert (loaded.missing_keys, loaded.unexpected_keys) == ([], [])
-    sizes = sorted(torch.Size(shape).numel() for shape in golden_keys(name).values())
-    assert sorted(value.numel() for value in before.values()) == sizes
+def test_original_files_load(name: str, tmp_path: Path) -> None:
+    weights = golden_state_dict(name)
+    torch.save(weights, tmp_path / 'weights.pth')
+    model = create_model(name, checkpoint=tmp_path / 'weights.pth')
+    # The same numbers in the same order, whatever their names and shapes.
+    found = sorted(model.state_dict().values(), key=order)
+    expected = sorted(weights.values(), key=order)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours.flatten(), theirs.flatten())
+    dense = create_model(name, features_only=True)
+    report = load_weights(dense, weights)
+    assert {key.split('.')[0] for key in report.new} == {
+        'norm0',
+        'norm1',
+        'norm2',
+        'norm3',
+    }
+    assert all(key.startswith('head.') for key in report.left)
+
+
+def order(value: torch.Tensor) -> tuple[float, ...]:
+    return (value.numel(), *value.flatten()[:3].tolist())
 
 
 @pytest.mark.parametrize('name', LOGITS)
