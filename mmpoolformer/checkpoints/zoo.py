@@ -65,7 +65,8 @@ def _release(
     return ZooEntry(url, timm_name, top1, params, macs, crop_pct)
 
 
-# arXiv 2111.11418, tables 1 and 5. No hashes are published.
+# arXiv 2111.11418 and its ablations: top-1, parameters, MACs, crop. No hashes are
+# published.
 _RELEASES = {
     'poolformer_s12': (77.2, 11_915_176, 1_822_580_736, 0.9),
     'poolformer_s24': (80.3, 21_388_968, 3_412_808_704, 0.9),
@@ -111,7 +112,7 @@ _TIMM_TAGS = {
     '_in21k': 'sail_in22k',
 }
 
-# arXiv 2210.13452, table 3: top-1, parameters, MACs.
+# arXiv 2210.13452, basic token mixers: top-1, parameters, MACs.
 _BASIC = {
     'identityformer_s12': (74.6, 11_891_712, 1_825_378_048),
     'identityformer_s24': (78.2, 21_341_464, 3_415_606_016),
@@ -130,8 +131,9 @@ _BASIC = {
     'poolformerv2_m48': (82.6, 73_346_056, 11_594_664_192),
 }
 
-# arXiv 2210.13452, tables 4 and 5: top-1 at 224, at 384, and both after ImageNet-21k;
-# parameters; MACs at 224 and at 384; parameters and MACs with ImageNet-21k's classes.
+# arXiv 2210.13452, common token mixers: top-1 at 224, at 384, and both after
+# ImageNet-21k; parameters; MACs at 224 and at 384; parameters and MACs with
+# ImageNet-21k's classes.
 _COMMON = {
     'convformer_s18': (
         (83.0, 84.4, 83.7, 85.0),

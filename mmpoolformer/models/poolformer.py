@@ -53,7 +53,7 @@ class ConvFormer(MetaFormer):
 class CAFormer(MetaFormer):
     """Convolutions, then attention (arXiv 2210.13452): `arch` s18, s36, m36, b36.
 
-    Set `attention_window` (such as 14) where large images need too much memory.
+    Set `attention_window` (such as 14) where large images take too long.
     """
 
     sizes: ClassVar = FAMILIES['caformer']

@@ -33,7 +33,7 @@ class Variant:
             reaches one cell further up and left than down and right.
         head_dim: Channels of one attention head.
         attention_window: Side, in cells, of the windows in which attention is taken;
-            `None` takes it over the whole map. Memory for large images, see
+            `None` takes it over the whole map. For large images, see
             `token_mixers.Attention`.
         global_every: With windows, every so manieth block of a stage keeps attention
             over the whole map, so that windows hear of each other; 0 is no block.
@@ -238,7 +238,7 @@ POOLFORMER = {
     'm48': Variant((8, 8, 24, 8), MEDIUM, layer_scale_init=1e-6),
 }
 
-# arXiv 2111.11418, table 5 (ablations of S12), under the names of the released files.
+# The ablations of arXiv 2111.11418 with weights, under the names of their files.
 _HYBRID = dict(norm='layer_norm', position_embedding=True)
 ABLATIONS = {
     'id_s12': replace(POOLFORMER['s12'], token_mixers='identity'),
@@ -271,7 +271,7 @@ _BASELINE = dict(
     head='pool_norm',
     init_strided=True,
 )
-# arXiv 2210.13452, table 1 (the first three families have PoolFormer's sizes).
+# The first three families of arXiv 2210.13452 have PoolFormer's sizes.
 IDENTITYFORMER, RANDFORMER, POOLFORMERV2 = (
     {
         size: replace(variant, token_mixers=mixers, **_BASELINE)
