@@ -68,6 +68,7 @@ def load_weights(
     fresh: Sequence[str] = OUTPUT_NORMS,
     trust: bool = False,
     prefix: str | None = None,
+    name: str | None = None,
 ) -> LoadReport:
     """Load weights of any known format into a model with native names.
 
@@ -85,6 +86,7 @@ def load_weights(
         trust: See `read_checkpoint`.
         prefix: What stands before the names of the backbone, such as `'backbone.'`;
             found out if not given.
+        name: How messages call the source; by default as it is given.
 
     Returns:
         What was loaded, what is new, what was left.
@@ -92,7 +94,8 @@ def load_weights(
     Raises:
         ValueError: If a parameter is missing, has another shape, or is too many.
     """
-    name = 'a dict' if isinstance(source, Mapping) else str(source)
+    if name is None:
+        name = 'a dict' if isinstance(source, Mapping) else str(source)
     if isinstance(source, Mapping):
         content = source
     else:

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import torch
 from mmengine.evaluator import BaseMetric
+from torch import Tensor
 
 from mmpoolformer.classification.dataset import NO_CLASS
 from mmpoolformer.registry import METRICS
@@ -40,19 +42,55 @@ class Accuracy(BaseMetric):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Find the rank of the true class of each picture, 0 for the highest score."""
-        for sample in data_samples:
-            scores, label = sample['pred_scores'], sample['gt_label']
-            order = scores.argsort(descending=True, stable=True)
-            rank = None if label == NO_CLASS else (order == label).nonzero().item()
-            # Kept without a class too: processes' results are merged by their place.
-            self.results.append(rank)
+        scores = torch.stack([sample['pred_scores'] for sample in data_samples])
+        labels = torch.tensor([sample['gt_label'] for sample in data_samples])
+        # Kept without a class too: processes' results are merged by their place.
+        self.results.extend(class_ranks(scores, labels))
 
     def compute_metrics(self, results: list[int | None]) -> dict[str, float]:
         """Average over the pictures with a class."""
-        results = [rank for rank in results if rank is not None]
-        if not results:
-            raise ValueError('no picture has a class, so there is no accuracy')
-        return {
-            f'top{k}': 100 * sum(rank < k for rank in results) / len(results)
-            for k in self.topk
-        }
+        return topk_accuracy(results, self.topk)
+
+
+def class_ranks(scores: Tensor, labels: Tensor) -> list[int | None]:
+    """Return the rank of each picture's true class, 0 for the highest score.
+
+    Args:
+        scores: Scores (B, classes); of equal ones the first class counts as higher.
+        labels: True classes (B).
+
+    Returns:
+        A rank for each picture; None where the label is `NO_CLASS`.
+
+    Raises:
+        ValueError: If there is no score for a label.
+    """
+    if len(labels) and labels.max() >= scores.shape[1]:
+        raise ValueError(
+            f'a picture of class {labels.max()} (counted from 0), but only '
+            f'{scores.shape[1]} scores'
+        )
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    places = order.argsort(dim=1)  # where in the order each class stands
+    labels = labels.to(scores.device)
+    ranks = places.gather(1, labels.clamp(min=0)[:, None])[:, 0].tolist()
+    return [
+        None if label == NO_CLASS else rank
+        for label, rank in zip(labels.tolist(), ranks, strict=True)
+    ]
+
+
+def topk_accuracy(ranks: Sequence[int | None], topk: Sequence[int]) -> dict[str, float]:
+    """Return the share of ranks below each k, in percent, as `top1` and so on.
+
+    Args:
+        ranks: See `class_ranks`; those that are None don't count.
+        topk: The numbers k.
+
+    Raises:
+        ValueError: If there are no ranks.
+    """
+    ranks = [rank for rank in ranks if rank is not None]
+    if not ranks:
+        raise ValueError('no picture has a class, so there is no accuracy')
+    return {f'top{k}': 100 * sum(r < k for r in ranks) / len(ranks) for k in topk}

@@ -1,7 +1,9 @@
 """Networks of timm, built and filled with weights in timm's names."""
 
+from collections.abc import Mapping
+
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from mmpoolformer.checkpoints import read_checkpoint, resolve_source, unwrap
 
@@ -30,22 +32,36 @@ def build_timm(
     return model
 
 
-def load_timm(model: nn.Module, checkpoint: str) -> None:
+def load_timm(
+    model: nn.Module, checkpoint: str | Mapping, name: str | None = None
+) -> None:
     """Load weights with timm's names into a model of timm, strictly.
 
     Args:
         model: The model.
-        checkpoint: A path or URL; a checkpoint of `TimmClassifier` will do.
+        checkpoint: A path or URL, or what a file holds; a checkpoint of
+            `TimmClassifier` will do.
+        name: How messages call it; by default as it is given.
 
     Raises:
         ValueError: If the weights don't fit.
     """
-    weights = unwrap(read_checkpoint(resolve_source(checkpoint)), str(checkpoint))[1]
-    for prefix in ('module.', 'backbone.'):
-        if all(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): weights[key] for key in weights}
+    if isinstance(checkpoint, Mapping):
+        content, name = checkpoint, name or 'a dict'
+    else:
+        content, name = read_checkpoint(resolve_source(checkpoint)), name or checkpoint
+    weights = without_wrappers(unwrap(content, str(name))[1])
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = ' '.join(str(error).split())[:300]
-        raise ValueError(f'{checkpoint}: {reason}') from error
+        raise ValueError(f'{name}: {reason}') from error
+
+
+def without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights without the prefixes of wrappers around a timm model."""
+    weights = dict(weights)
+    for prefix in ('module.', 'backbone.'):
+        if all(key.startswith(prefix) for key in weights):
+            weights = {key.removeprefix(prefix): weights[key] for key in weights}
+    return weights

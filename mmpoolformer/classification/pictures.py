@@ -19,7 +19,14 @@ DEEPEST = 65535
 
 
 class PictureError(ValueError):
-    """A picture that can't be read; the message names the file."""
+    """A picture that can't be read; the message names the file.
+
+    Where it comes from a worker process, torch puts the process's traceback before the
+    message; that is dropped, because it tells nothing about the picture.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition('PictureError: ')[2].strip())
 
 
 def open_picture(

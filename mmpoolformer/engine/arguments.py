@@ -1,4 +1,4 @@
-"""The command lines of tools/train.py and tools/test.py."""
+"""The command lines of tools/train.py and tools/test.py, and parts of others."""
 
 import argparse
 import os
@@ -158,6 +158,56 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='load checkpoints that hold more than weights and plain data; such a '
         'file can run any program, so only for files of your own',
+    )
+    parser.add_argument(
+        '--traceback',
+        '--debug',
+        action='store_true',
+        help='show where an error comes from, not just its line',
+    )
+
+
+def add_inference_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    """Add what tools have in common that run known models without a config.
+
+    Args:
+        parser: The tool's parser.
+        batch_size: Default number of pictures at a time.
+    """
+    parser.add_argument(
+        '--checkpoint',
+        metavar='FILE',
+        help='path, URL, zoo://NAME or timm://NAME (default: the published weights)',
+    )
+    parser.add_argument(
+        '--skip-unreadable',
+        action='store_true',
+        help='go on after pictures that can not be read, and count them',
+    )
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        default=batch_size,
+        metavar='N',
+        help='pictures at a time (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--workers',
+        type=int,
+        metavar='N',
+        help='processes that read pictures (default: one for each core, at most 4)',
+    )
+    parser.add_argument(
+        '--device', metavar='NAME', help='such as cuda:1 (default: cuda or else cpu)'
+    )
+    parser.add_argument(
+        '--force', action='store_true', help='replace existing files of results'
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        '--trust',
+        action='store_true',
+        help='read files that hold more than data; such a file can run anything',
     )
     parser.add_argument(
         '--traceback',

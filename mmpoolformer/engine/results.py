@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
+
+from mmpoolformer.files import write_whole
 
 
 def plain(value: object) -> object:
@@ -38,11 +39,7 @@ def write_json(path: str | Path, content: object) -> None:
         path: The file; its folder is made if need be.
         content: Dicts, lists, numbers, strings; also tensors and arrays.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    part.write_text(json.dumps(plain(content), indent=2) + '\n', encoding='utf-8')
-    os.replace(part, path)
+    write_whole(path, json.dumps(plain(content), indent=2) + '\n')
 
 
 class ValidationLog(Hook):
@@ -130,12 +127,7 @@ def read_lines(path: str | Path) -> list[dict]:
 
 def write_lines(path: str | Path, lines: Sequence[dict]) -> None:
     """Write a file of one JSON object a line, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(path.name + '.part')
-    part.write_text(
-        ''.join(json.dumps(line) + '\n' for line in lines), encoding='utf-8'
-    )
-    os.replace(part, path)
+    write_whole(path, ''.join(json.dumps(line) + '\n' for line in lines))
 
 
 class DumpSegResults(DumpResults):

@@ -1,0 +1,78 @@
+"""What the classes of a classifier are called, and which folder holds which."""
+
+from collections.abc import Mapping, Sequence
+
+from timm.data import ImageNetInfo, infer_imagenet_subset
+
+SHOWN = 5
+
+
+def recorded_classes(content: Mapping) -> tuple[str, ...]:
+    """Return the class names in a checkpoint of tools/train.py, or none."""
+    meta = content.get('meta')
+    about_data = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
+    classes = about_data.get('classes') if isinstance(about_data, Mapping) else None
+    return tuple(str(name) for name in classes or ())
+
+
+def describe_classes(classes: Sequence[str], num_classes: int) -> tuple[str, ...]:
+    """Return names to show for the classes of a model.
+
+    Args:
+        classes: Names from its checkpoint, or none. Synsets of ImageNet such as
+            `'n01440764'` become words.
+        num_classes: Classes; without names, 1000 are ImageNet-1k's and 21,841 those of
+            ImageNet-21k, and others become numbers.
+    """
+    subset = infer_imagenet_subset({'num_classes': num_classes})
+    names = classes or imagenet_synsets(num_classes) or range(num_classes)
+    words = ImageNetInfo(subset or 'imagenet-22k').label_descriptions(as_dict=True)
+    return tuple(words.get(name, str(name)) for name in names)
+
+
+def imagenet_synsets(num_classes: int) -> tuple[str, ...]:
+    """Return the synsets of the ImageNet with this number of classes, or none."""
+    subset = infer_imagenet_subset({'num_classes': num_classes})
+    return tuple(ImageNetInfo(subset).label_names()) if subset else ()
+
+
+def match_classes(
+    folders: Sequence[str], classes: Sequence[str], num_classes: int
+) -> dict[str, int]:
+    """Return which class of a model each class folder is.
+
+    Args:
+        folders: Names of the class folders, in the order of their labels.
+        classes: The model's class names from its checkpoint, or none. Then folders
+            named by ImageNet's synsets, all or some of them, are matched by name, and
+            others by their order.
+        num_classes: The model's number of classes.
+
+    Returns:
+        The model's class of each folder's name.
+
+    Raises:
+        ValueError: If they aren't the same classes; names those that differ.
+    """
+    if classes and set(classes) != set(folders):
+        raise ValueError(
+            'other classes than those of the checkpoint: '
+            f'{_names("only in the folder", set(folders) - set(classes))}; '
+            f'{_names("only in the checkpoint", set(classes) - set(folders))}'
+        )
+    names = classes or imagenet_synsets(num_classes)
+    if set(folders) <= set(names):
+        return {name: i for i, name in enumerate(names)}
+    if len(folders) != num_classes:
+        raise ValueError(
+            f'{len(folders)} classes ({", ".join(folders[:SHOWN])}'
+            f'{", ..." if len(folders) > SHOWN else ""}), but the model has '
+            f'{num_classes}'
+        )
+    return {name: i for i, name in enumerate(folders)}
+
+
+def _names(where: str, names: set[str]) -> str:
+    shown = ', '.join(sorted(names)[:SHOWN]) or 'none'
+    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
+    return f'{where}: {shown}{more}'

@@ -1,0 +1,165 @@
+"""Accuracy, loss and speed of a classifier on pictures, outside of mmengine's Runner.
+
+The data set and the accuracy are those of tools/test.py.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from mmpoolformer.classification.class_labels import match_classes
+from mmpoolformer.classification.dataset import NO_CLASS, SPLITS, TimmDataset
+from mmpoolformer.classification.metric import class_ranks, topk_accuracy
+from mmpoolformer.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` has found.
+
+    Attributes:
+        top1: Share of pictures whose class has the highest score, in percent.
+        top5: Share of pictures whose class is among the five highest scores.
+        loss: Mean cross-entropy.
+        pictures: Number of pictures that count.
+        unreadable: Paths of those that were skipped.
+        pictures_per_second: Pictures over the time for all, reading them included.
+    """
+
+    top1: float
+    top5: float
+    loss: float
+    pictures: int
+    unreadable: tuple[str, ...]
+    pictures_per_second: float
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a network runs, and in which numbers.
+
+    Attributes:
+        device: The device.
+        dtype: Of weights and images.
+        amp: Whether to run in mixed precision: float16 on a GPU, bfloat16 on a CPU.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device('cpu'))
+    dtype: torch.dtype = torch.float32
+    amp: bool = False
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Move a network there and put it into evaluation mode."""
+        return network.to(self.device, self.dtype).eval()
+
+    @torch.inference_mode()
+    def logits(self, network: nn.Module, images: Tensor) -> Tensor:
+        """Run a network on images (B, 3, H, W); return its logits (B, classes)."""
+        images = images.to(self.device, self.dtype, non_blocking=True)
+        half = torch.bfloat16 if self.device.type == 'cpu' else torch.float16
+        with torch.autocast(self.device.type, half, enabled=self.amp):
+            return network(images).float()
+
+
+def evaluation_data(
+    root: str | Path,
+    settings: dict,
+    classes: tuple[str, ...],
+    num_classes: int,
+    skip_unreadable: bool = False,
+) -> TimmDataset:
+    """Read a folder of pictures for the evaluation of a model.
+
+    Args:
+        root: Folder with one subfolder per class, or with a split `val` (or the like)
+            that has them; or a tar file.
+        settings: Options of `timm.data.create_transform`.
+        classes: The model's class names, or none; see `match_classes`.
+        num_classes: The model's number of classes.
+        skip_unreadable: Whether to leave out pictures that can't be read.
+
+    Raises:
+        ValueError: If there is no such data, or its classes aren't the model's.
+    """
+    options = dict(
+        root=str(root),
+        split='val' if _has_splits(Path(root)) else '',
+        transform=settings,
+        on_error='skip' if skip_unreadable else 'raise',
+    )
+    data = TimmDataset(**options)
+    folders = data.metainfo.get('classes', ())
+    labels = match_classes(folders, classes, num_classes)
+    if labels == {name: i for i, name in enumerate(folders)}:
+        return data
+    return TimmDataset(**options, options={'class_map': labels})
+
+
+def evaluate(
+    network: nn.Module,
+    data: TimmDataset,
+    placement: Placement | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    text: str = '',
+) -> Evaluation:
+    """Measure a classifier.
+
+    Args:
+        network: From images (B, 3, H, W) to logits (B, classes).
+        data: The pictures, see `evaluation_data`.
+        placement: Where and how to compute; by default on the CPU in float32.
+        batch_size: Pictures at a time.
+        workers: Processes that read them; 0 for none but this one.
+        text: What the progress bar calls it; empty for no bar.
+
+    Raises:
+        PictureError: If a picture can't be read and is not to be skipped.
+    """
+    placement = placement or Placement()
+    network = placement.prepare(network)
+    loader = DataLoader(
+        data,
+        batch_size,
+        num_workers=workers,
+        pin_memory=placement.device.type == 'cuda',
+    )
+    ranks, loss, start = [], 0.0, time.perf_counter()
+    with progress_bar(len(data), text, shown=bool(text)) as bar:
+        for batch in loader:
+            logits = placement.logits(network, batch['inputs'])
+            labels = batch['targets'].to(logits.device)
+            # Probabilities, as the classifier's predictions in tools/test.py.
+            ranks += class_ranks(logits.softmax(1), labels)
+            loss += _summed_loss(logits, labels)
+            bar.update(len(labels))
+    seconds = time.perf_counter() - start
+    count = sum(rank is not None for rank in ranks)
+    return Evaluation(
+        **topk_accuracy(ranks, (1, 5)),
+        loss=loss / count,
+        pictures=count,
+        unreadable=tuple(data.unreadable),
+        pictures_per_second=count / seconds,
+    )
+
+
+def _summed_loss(logits: Tensor, labels: Tensor) -> float:
+    return F.cross_entropy(
+        logits, labels, ignore_index=NO_CLASS, reduction='sum'
+    ).item()
+
+
+def _has_splits(root: Path) -> bool:
+    """Tell whether a folder has splits that have the class folders, or those itself."""
+    names = (name for split in SPLITS for name in split)
+    return any(
+        any(below.is_dir() for below in (root / name).iterdir())
+        for name in names
+        if (root / name).is_dir()
+    )
