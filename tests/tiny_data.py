@@ -1,6 +1,7 @@
-"""Tiny data sets and configs for tests that train: squares and discs, 64 x 64."""
+"""Tiny data sets and configs for tests: squares and discs, 64 x 64, and folders."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +178,15 @@ def _draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[dict]]
             )
         )
     return picture, labels, found
+
+
+def write_classes(root: Path, classes: Sequence[str], count: int = 4) -> None:
+    """Write an image folder: noise of random colours, of several sizes."""
+    generator = np.random.default_rng(0)
+    for i, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for j in range(count):
+            colour = generator.integers(0, 200, 3)
+            noise = generator.integers(0, 56, (50 + 3 * i, 60 - 2 * j, 3))
+            pixels = (colour + noise).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f'{j}.png')

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from timm.data import create_transform
+from timm.data import DEFAULT_CROP_PCT, create_transform
 
 from mmpoolformer.checkpoints import DownloadError
 from mmpoolformer.classification.class_labels import describe_classes
 from mmpoolformer.classification.evaluation import (
+    Evaluation,
     Placement,
     evaluate,
     evaluation_data,
@@ -22,7 +23,6 @@ from mmpoolformer.classification.known import (
     check_name,
     load_classifier,
 )
-from mmpoolformer.classification.pictures import PictureError
 from mmpoolformer.classification.prediction import (
     Prediction,
     find_pictures,
@@ -45,6 +45,7 @@ def validate(args: Namespace) -> None:
         UserError: If the options, the data or a checkpoint are wrong.
     """
     placement = choose_placement(args)
+    _check_settings(args)
     check_output(args.results, args.force)
     rows = []
     for name, source in choose_models(args.model, args.checkpoint, args.checkpoints):
@@ -249,7 +250,7 @@ def _load(args: Namespace, name: str, source: str | None) -> KnownClassifier:
     try:
         return load_classifier(name, source, args.trust_checkpoint)
     except DownloadError as error:
-        cure = '' if source else '; or give a file by --checkpoint'
+        cure = '' if source else '; or give a file of the weights by --checkpoint FILE'
         raise UserError(f'{error}{cure}') from error
 
 
@@ -263,20 +264,20 @@ def _validate_one(
         data = evaluation_data(
             args.data, settings, known.classes, known.num_classes, args.skip_unreadable
         )
+    workers = _workers(args.workers, len(data), args.batch_size)
     try:
         result = evaluate(
-            known.network,
-            data,
-            placement,
-            args.batch_size,
-            _workers(args.workers, len(data), args.batch_size),
-            name,
+            known.network, data, placement, args.batch_size, workers, name
         )
-    except PictureError as error:
+    except ValueError as error:  # a picture, or a size that the network can't take
         cure = str(error).replace("on_error='skip'", '--skip-unreadable')
         raise UserError(cure) from error
+    return _row(known, settings, result)
+
+
+def _row(known: KnownClassifier, settings: dict, result: Evaluation) -> dict:
     return {
-        'model': name,
+        'model': known.name,
         'checkpoint': known.source,
         'top1': round(result.top1, 3),
         'top5': round(result.top5, 3),
@@ -287,17 +288,20 @@ def _validate_one(
         'classes': known.num_classes,
         'params': sum(p.numel() for p in known.network.parameters()),
         'img_size': 'x'.join(str(side) for side in picture_size(settings)),
-        'crop_pct': settings.get('crop_pct'),
+        'crop_pct': settings.get('crop_pct') or DEFAULT_CROP_PCT,
         'interpolation': settings.get('interpolation', 'bilinear'),
     }
 
 
-def _settings(args: Namespace, known: KnownClassifier) -> dict:
-    """Return how pictures are prepared, changed as the command line says."""
+def _check_settings(args: Namespace) -> None:
     if args.img_size is not None and args.img_size < 1:
         raise UsageError(f'--img-size {args.img_size}: give a number from 1')
     if args.crop_pct is not None and not 0 < args.crop_pct <= 1:
         raise UsageError(f'--crop-pct {args.crop_pct}: give a share, above 0 up to 1')
+
+
+def _settings(args: Namespace, known: KnownClassifier) -> dict:
+    """Return how pictures are prepared, changed as the command line says."""
     settings = changed_settings(known.settings, args.img_size, args.crop_pct)
     about = getattr(known.network, 'pretrained_cfg', {})
     size = about.get('input_size', (3, 0, 0))[1:]

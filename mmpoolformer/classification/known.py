@@ -30,8 +30,9 @@ from mmpoolformer.classification.preprocessing import (
 from mmpoolformer.models import create_model, list_models
 from mmpoolformer.names import nearest
 
-# The weight of the last layer in the key formats of this package's models.
-LAST_LAYER = re.compile(r'(?:^|\.)(?:head|classifier)(?:\.fc)?(?:\.fc2)?\.weight$')
+# The last layer in the key formats of this package's models. Its bias, because weights
+# lie transposed in some.
+LAST_LAYER = re.compile(r'(?:^|\.)(?:head|classifier)(?:\.fc)?(?:\.fc2)?\.bias$')
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,67 @@
+"""Names of classes, and which folder is which class."""
+
+import pytest
+
+from mmpoolformer.classification.class_labels import (
+    describe_classes,
+    imagenet_synsets,
+    match_classes,
+    recorded_classes,
+)
+
+# As every list of ImageNet's classes has them.
+WORDS = {0: 'tench, Tinca tinca', 281: 'tabby, tabby cat', 985: 'daisy'}
+SYNSETS = {0: 'n01440764', 281: 'n02123045', 999: 'n15075141'}
+
+
+def test_imagenet_has_words_and_synsets() -> None:
+    names, synsets = describe_classes((), 1000), imagenet_synsets(1000)
+    assert len(names) == len(synsets) == 1000
+    assert {i: names[i] for i in WORDS} == WORDS
+    assert {i: synsets[i] for i in SYNSETS} == SYNSETS
+
+
+def test_imagenet_21k_has_words() -> None:
+    names = describe_classes((), 21_841)
+    assert len(names) == 21_841
+    assert 'tabby, tabby cat' in names
+
+
+def test_own_names_come_first_and_synsets_become_words() -> None:
+    assert describe_classes(('ant', 'n02123045'), 2) == ('ant', 'tabby, tabby cat')
+    assert describe_classes((), 3) == ('0', '1', '2')
+
+
+@pytest.mark.parametrize(
+    ('content', 'classes'),
+    [
+        ({'meta': {'dataset_meta': {'classes': ['a', 'b']}}}, ('a', 'b')),
+        ({'meta': {'dataset_meta': None}}, ()),
+        ({'meta': {'epoch': 3}}, ()),
+        ({'meta': 'text'}, ()),
+        ({}, ()),
+    ],
+)
+def test_recorded_names(content: dict, classes: tuple) -> None:
+    assert recorded_classes(content) == classes
+
+
+def test_folders_are_matched_by_the_checkpoints_names() -> None:
+    assert match_classes(('a', 'b'), ('b', 'a'), 2) == {'b': 0, 'a': 1}
+
+
+def test_some_of_imagenets_folders_are_matched_by_synset() -> None:
+    labels = match_classes(('n02123045', 'n15075141'), (), 1000)
+    assert (labels['n02123045'], labels['n15075141']) == (281, 999)
+
+
+def test_other_folders_are_matched_by_order() -> None:
+    assert match_classes(('x', 'y', 'z'), (), 3) == {'x': 0, 'y': 1, 'z': 2}
+
+
+def test_differences_are_named() -> None:
+    words = r'only in the folder: cup; only in the checkpoint: ant'
+    with pytest.raises(ValueError, match=words):
+        match_classes(('bee', 'cup'), ('ant', 'bee'), 2)
+    with pytest.raises(ValueError, match=r'2 classes \(bee, cup\).*model has 1000'):
+        match_classes(('bee', 'cup'), (), 1000)
