@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmpoolformer.engine import results
+from mmpoolformer import files
 from mmpoolformer.engine.results import DrawPictures, ValidationLog, plain, write_json
 
 
@@ -40,7 +40,7 @@ def test_a_json_file_is_whole_or_the_old_one(
     def fail(*_: object) -> None:
         raise OSError('disk full')
 
-    monkeypatch.setattr(results.os, 'replace', fail)
+    monkeypatch.setattr(files.os, 'replace', fail)
     with pytest.raises(OSError, match='disk full'):
         write_json(path, {'a': 2})
     assert json.loads(path.read_text()) == {'a': 1}
