@@ -15,13 +15,13 @@ ENV_PYTHON = "$(VENV)/bin/python"
 .PHONY: help quickstart pretrain-demo test lint doctor setup clean
 
 help:
-	@echo 'make quickstart  set up, train and evaluate a small detector, draw pictures'
+	@echo 'make quickstart     set up, train and evaluate a small detector, draw pictures'
 	@echo 'make pretrain-demo  pretrain a classifier, then train a detector from it'
-	@echo 'make test        set up, check the style, run the tests'
-	@echo 'make setup       create or complete the environment, nothing else'
-	@echo 'make lint        check the style only'
-	@echo 'make doctor      versions, what is wrong with them, and the cure'
-	@echo 'make clean       remove what building and testing left (not environments)'
+	@echo 'make test           set up, check the style, run the tests'
+	@echo 'make setup          create or complete the environment, nothing else'
+	@echo 'make lint           check the style only'
+	@echo 'make doctor         versions, what is wrong with them, and the cure'
+	@echo 'make clean          remove what building and testing left (not environments)'
 	@echo
 	@echo 'PYTHON=python3.11      interpreter that the environment is made from'
 	@echo 'VENV=.venv             where the environment is or goes'
