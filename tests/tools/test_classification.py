@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tool_process import ROOT, finish, run_many, start
+from tool_process import ROOT, finish, free_port, run_many, start
 
 EPOCHS, STEPS = 5, 6
 STOPS = (4, 8, 15, 26)  # steps after which the run is killed: in epochs 1, 2, 3, 5
@@ -290,3 +290,51 @@ def test_unreadable_pictures_are_skipped_and_counted_when_asked(
     assert found.code == 0, found.err[-2000:]
     assert '1 unreadable picture was skipped' in found.out
     assert 'class_2/3.png' in found.out
+
+
+def test_two_processes_train_as_one(pictures: SimpleNamespace) -> None:
+    options = [
+        '--cfg-options',
+        'randomness.seed=5',
+        'model.mixup=None',
+        'model.backbone.drop_path_rate=0.0',
+        'model.backbone.drop_rate=0.0',
+        'optim_wrapper.accumulative_counts=1',
+        "optim_wrapper.optimizer={'_delete_':True,'type':'sgd','lr':0.1}",
+        'train_cfg.max_epochs=2',
+        'param_scheduler.warmup_t=0',
+        # Two of 12 pictures each, or one of 24.
+        'train_dataloader.sampler.multiple_of=12',
+    ]
+    two = start(
+        'tools/dist_train.sh',
+        pictures.config,
+        2,
+        *('--work-dir', pictures.folder / 'two'),
+        *options,
+        'train_dataloader.batch_size=2',
+        PORT=free_port(),
+    )
+    one = start(
+        'tools/train.py',
+        pictures.config,
+        *('--work-dir', pictures.folder / 'one'),
+        *options,
+        'train_dataloader.batch_size=4',
+    )
+    finish(one), finish(two)
+    weights, expected = (
+        torch.load(pictures.folder / name / 'epoch_2.pth', weights_only=False)
+        for name in ('two', 'one')
+    )
+    for key, tensor in expected['state_dict'].items():
+        torch.testing.assert_close(
+            weights['state_dict'][key], tensor, rtol=1e-3, atol=1e-5
+        )
+    accuracies = [
+        json.loads((pictures.folder / name / 'val_results.json').read_text())
+        for name in ('one', 'two')
+    ]
+    for one_epoch, other in zip(*accuracies, strict=True):
+        for name in ('accuracy/top1', 'accuracy/top5'):
+            assert one_epoch['metrics'][name] == other['metrics'][name]

@@ -3,13 +3,7 @@ import socket
 from pathlib import Path
 from types import SimpleNamespace
 
-from tool_process import finish, run, run_many, start
-
-
-def free_port() -> str:
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        return str(server.getsockname()[1])
+from tool_process import finish, free_port, run, run_many, start
 
 
 def read(path: Path) -> dict | list:
