@@ -48,7 +48,7 @@ BACKBONE = [
     'tqdm',
 ]
 # For tools/complexity.py and tools/gradcam.py.
-ANALYSIS = ['fvcore', 'grad-cam>=1.5']
+ANALYSIS = ['fvcore', 'grad-cam>=1.5', 'torchvision']
 DEV = ['psutil', 'pytest>=7.0', 'pyyaml', 'ruff', 'tensorboard', 'webdataset']
 
 

@@ -30,6 +30,7 @@ FIRST_COLOURS = (
 IGNORED = 255
 INK, PAPER = (25, 25, 25), (255, 255, 255)
 GAP = 10
+HEAT = matplotlib.colormaps['turbo']
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,52 @@ def arrange(
     parts.append(_heading_line(headings, widths, page_width))
     parts.extend(_picture_row(row, page_width) for row in rows)
     return np.concatenate(parts)
+
+
+def caption(picture: ndarray, text: str) -> ndarray:
+    """Return a picture with a line of text below, cut where it is too long.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        text: One line.
+
+    Returns:
+        uint8 (H + 22, W, 3).
+    """
+    font, width = _font(13), picture.shape[1]
+    if font.getlength(text) > width:
+        while text and font.getlength(f'{text}...') > width:
+            text = text[:-1]
+        text = f'{text}...'
+    canvas = Image.new('RGB', (width, 22), PAPER)
+    ImageDraw.Draw(canvas).text((0, 3), text, font=font, fill=INK)
+    return np.concatenate([picture, np.array(canvas)])
+
+
+def overlay_heat(picture: ndarray, heat: ndarray, opacity: float = 0.5) -> ndarray:
+    """Lay a heat map over a picture, blue for 0 to red for 1.
+
+    Args:
+        picture: uint8 (H, W, 3); it is left as it is.
+        heat: (H, W) from 0 to 1.
+        opacity: 0 shows the picture alone, 1 the map alone.
+
+    Returns:
+        The drawing, uint8 (H, W, 3).
+
+    Raises:
+        ValueError: If the sizes differ.
+    """
+    if heat.shape != picture.shape[:2]:
+        raise ValueError(f'heat {heat.shape} for a picture {picture.shape[:2]}')
+    colours = 255 * HEAT(np.clip(heat, 0, 1))[..., :3]
+    return np.rint((1 - opacity) * picture + opacity * colours).astype(np.uint8)
+
+
+def heat_legend(low: str, high: str) -> dict[str, tuple[int, ...]]:
+    """Return the colours of the ends of a heat map by name, for `arrange`."""
+    ends = {low: HEAT(0.05), high: HEAT(0.95)}
+    return {name: tuple(round(255 * c) for c in ends[name][:3]) for name in ends}
 
 
 def save_picture(picture: ndarray, path: str | PathLike) -> Path:

@@ -7,12 +7,15 @@ from mmpoolformer.analysis.drawing import (
     GAP,
     Detections,
     arrange,
+    caption,
     class_colours,
     detections_from_instances,
     draw_detections,
     draw_segmentation,
     enlarge,
+    heat_legend,
     labels_from_sample,
+    overlay_heat,
     save_picture,
 )
 
@@ -226,3 +229,31 @@ def test_label_maps_of_mmseg_are_read():
     )
     assert np.array_equal(labels_from_sample(sample), labels[0])
     assert np.array_equal(labels_from_sample(sample, 'gt_sem_seg'), labels[0] + 1)
+
+
+def test_caption_stands_below_and_is_cut_to_the_width(grey):
+    short, long = caption(grey, 'ab'), caption(grey, 'ab' * 50)
+    assert short.shape == long.shape == (82, 80, 3)
+    assert np.array_equal(short[:60], grey)
+    dark = [(page[60:] < 100).any((0, 2)) for page in (short, long)]
+    assert 0 < dark[0].sum() < dark[1].sum()
+    assert np.nonzero(dark[0])[0].max() < 25
+
+
+def test_heat_goes_from_blue_to_red_over_the_picture(grey):
+    heat = np.linspace(0, 1, 80)[None].repeat(60, axis=0)
+    before = grey.copy()
+    drawing = overlay_heat(grey, heat).astype(int)
+    assert np.array_equal(grey, before)
+    assert drawing[30, 4, 2] > drawing[30, 4, 0] + 10
+    assert drawing[30, 76, 0] > drawing[30, 76, 2] + 40
+    assert np.array_equal(overlay_heat(grey, heat, opacity=0), grey)
+    with pytest.raises(ValueError, match=r'heat \(5, 5\) for a picture \(60, 80\)'):
+        overlay_heat(grey, np.zeros((5, 5)))
+
+
+def test_legend_of_heat_shows_its_ends(grey):
+    legend = heat_legend('low', 'high')
+    assert list(legend) == ['low', 'high']
+    assert legend['low'][2] > legend['low'][0]
+    assert legend['high'][0] > legend['high'][2]

@@ -1,0 +1,444 @@
+"""Pages of class-activation maps, pictures by models, for tools/gradcam.py."""
+
+import copy
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import DATASETS, DefaultScope
+from mmengine.structures import BaseDataElement
+from numpy import ndarray
+from PIL import Image, ImageOps
+from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+from torch import Tensor, nn
+
+from mmpoolformer.analysis.building import (
+    build_classifier,
+    build_whole,
+    input_size,
+    resolve_name,
+)
+from mmpoolformer.analysis.drawing import (
+    Detections,
+    arrange,
+    caption,
+    class_colours,
+    detections_from_instances,
+    draw_detections,
+    draw_segmentation,
+    heat_legend,
+    overlay_heat,
+)
+from mmpoolformer.analysis.gradcam import box_map, classifier_map, region_map
+from mmpoolformer.checkpoints import ZOO
+from mmpoolformer.checkpoints.loaders import load_from_source
+from mmpoolformer.classification.pictures import open_picture
+from mmpoolformer.engine.runner import fill_model
+
+# Widths of the columns, in pixels.
+CLASSIFIED_WIDTH, WHOLE_WIDTH = 256, 360
+IMAGENET_CLASSES = 1000
+# Steps of test pipelines that pictures without annotations do without.
+ANNOTATION_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'MapLabels')
+LEGEND = heat_legend('no evidence', 'strongest evidence')
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to draw.
+
+    Attributes:
+        method: A key of `gradcam.METHODS`; `None` is LayerCAM for boxes, which keeps to
+            each box's place, and GradCAM for all else.
+        category: Number or name of the class to look at; `None` is the most likely
+            class, boxes of all classes, or the largest regions.
+        layer: Module to look at, see `gradcam.find_layers`; `None` is the usual one.
+        score_thr: Boxes that are less sure are left out.
+        top: Most boxes or regions of each picture.
+    """
+
+    method: str | None = None
+    category: int | str | None = None
+    layer: str | None = None
+    score_thr: float = 0.3
+    top: int = 3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture under its name, RGB, uint8 (H, W, 3)."""
+
+    name: str
+    pixels: ndarray
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier that is ready to use.
+
+    Attributes:
+        title: How the page calls it.
+        model: Images to logits, in evaluation mode.
+        transform: A PIL picture to what the model wants, (3, H, W).
+        mean: Subtracted from the channels by `transform`.
+        std: What it divides them by.
+        classes: Their names.
+    """
+
+    title: str
+    model: nn.Module
+    transform: Callable[[Image.Image], Tensor]
+    mean: Sequence[float]
+    std: Sequence[float]
+    classes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """A detector or segmentor that is ready to use.
+
+    Attributes:
+        title: How the page calls it.
+        model: The model of mmdet or mmseg, in evaluation mode.
+        pipeline: Turns `dict(img=...)`, BGR, into its inputs and data sample.
+        classes: Their names.
+    """
+
+    title: str
+    model: nn.Module
+    pipeline: Compose
+    classes: Sequence[str]
+
+
+def read_picture(path: str | PathLike) -> Picture:
+    """Read a picture as it is meant to be seen, turned as its camera says.
+
+    Raises:
+        ValueError: If it can't be read.
+    """
+    upright = ImageOps.exif_transpose(open_picture(path))
+    return Picture(Path(path).name, np.array(upright))
+
+
+def load_classifier(
+    name: str,
+    checkpoint: str | None = None,
+    num_classes: int = IMAGENET_CLASSES,
+    size: tuple[int, int] | None = None,
+) -> Classifier:
+    """Make a classifier ready.
+
+    Args:
+        name: One of `mmpoolformer.list_models()` or a name of timm's.
+        checkpoint: Its weights; `None` leaves them random, which the title says.
+        num_classes: Classes; the names of 1000 are taken to be ImageNet's.
+        size: Height and width of its images; `None` is what it was made for.
+
+    Raises:
+        ValueError: If there is no such model or the weights do not fit.
+    """
+    model = build_classifier(name, size, num_classes, checkpoint)
+    data = resolve_model_data_config(model)
+    entry = ZOO.get(resolve_name(name))
+    if entry:
+        data.update(mean=entry.mean, std=entry.std, crop_pct=entry.crop_pct)
+    data['input_size'] = (3, *(size or input_size(name)))
+    transform = create_transform(**data, is_training=False)
+    classes = [f'class {i}' for i in range(num_classes)]
+    if num_classes == IMAGENET_CLASSES:
+        classes = _imagenet_names()
+    title = name if checkpoint else f'{name} (random)'
+    return Classifier(title, model, transform, data['mean'], data['std'], classes)
+
+
+def load_whole(config: Config, checkpoint: str | None = None) -> WholeModel:
+    """Make the model of a config ready.
+
+    Args:
+        config: A config of mmdet's or mmseg's, with `test_dataloader`.
+        checkpoint: Weights of the whole model; `None` leaves them random, which the
+            title says.
+
+    Raises:
+        ValueError: If the config is of another kind.
+        UserError: If the checkpoint does not fill the model.
+    """
+    scope = config.get('default_scope')
+    if scope not in ('mmdet', 'mmseg'):
+        raise ValueError(
+            f'default_scope={scope!r}: neither a detector nor a segmentor; '
+            'give classifiers by --model'
+        )
+    model = build_whole(config)
+    content = {} if checkpoint is None else load_from_source(str(checkpoint))
+    if checkpoint is not None:
+        fill_model(model, content, str(checkpoint))
+    dataset = _innermost(config.test_dataloader.dataset)
+    steps = [
+        dict(step)
+        for step in dataset.pipeline
+        if step['type'].split('.')[-1] not in ANNOTATION_STEPS
+    ]
+    steps[0] = dict(type=f'{scope}.LoadImageFromNDArray')
+    with DefaultScope.overwrite_default_scope(scope):
+        pipeline = Compose(steps)
+        classes = _class_names(content, dataset, model)
+    name = Path(config.filename).stem
+    title = name if checkpoint else f'{name} (random)'
+    return WholeModel(title, model, pipeline, classes)
+
+
+def classification_page(
+    pictures: Sequence[Picture],
+    classifiers: Sequence[Classifier],
+    settings: Settings,
+    step: Callable[[], object] = lambda: None,
+) -> ndarray:
+    """Draw a row for each picture and a column for each classifier.
+
+    Args:
+        pictures: The pictures.
+        classifiers: The models.
+        settings: What to draw.
+        step: Called after each map.
+
+    Returns:
+        The page, uint8 (H, W, 3).
+
+    Raises:
+        ValueError: If a model has no such class or layer.
+    """
+    rows = []
+    for picture in pictures:
+        row = [caption(_to_width(picture.pixels, CLASSIFIED_WIDTH), picture.name)]
+        for classifier in classifiers:
+            row.append(_classified(picture, classifier, settings))
+            step()
+        rows.append(row)
+    headings = ['picture', *(classifier.title for classifier in classifiers)]
+    return arrange(rows, headings, settings.method or 'GradCAM', LEGEND)
+
+
+def whole_page(
+    pictures: Sequence[Picture],
+    models: Sequence[WholeModel],
+    settings: Settings,
+    step: Callable[[], object] = lambda: None,
+) -> ndarray:
+    """Draw a row for each picture and model: what it found, and why.
+
+    Args:
+        pictures: The pictures.
+        models: Detectors and segmentors.
+        settings: What to draw.
+        step: Called after each row.
+
+    Returns:
+        The page, uint8 (H, W, 3).
+
+    Raises:
+        ValueError: If a model has no such class or layer.
+    """
+    rows = []
+    for picture in pictures:
+        for model in models:
+            rows.append(list(_explained(picture, model, settings)))
+            step()
+    columns = max(map(len, rows))
+    for row in rows:
+        row += [np.full_like(row[0], 255)] * (columns - len(row))
+    headings = ['found', *(f'evidence {i}' for i in range(1, columns))]
+    title = settings.method or 'LayerCAM of boxes, GradCAM of regions'
+    return arrange(rows, headings, title, LEGEND)
+
+
+def _classified(
+    picture: Picture, classifier: Classifier, settings: Settings
+) -> ndarray:
+    """Draw the map over the part of the picture that the model sees."""
+    images = classifier.transform(Image.fromarray(picture.pixels))[None]
+    with torch.no_grad():
+        chances = classifier.model(images)[0].softmax(-1)
+    category = _class_number(settings.category, classifier.classes)
+    if category is None:
+        category = int(chances.argmax())
+    heat = classifier_map(
+        classifier.model,
+        images,
+        category,
+        settings.method or 'GradCAM',
+        settings.layer,
+    )
+    std, mean = (
+        torch.tensor(v)[:, None, None] for v in (classifier.std, classifier.mean)
+    )
+    seen = ((images[0] * std + mean).clamp(0, 1) * 255).round().byte()
+    drawing = overlay_heat(seen.permute(1, 2, 0).numpy(), heat)
+    text = f'{classifier.classes[category]}, {chances[category]:.1%}'
+    return caption(_to_width(drawing, CLASSIFIED_WIDTH), text)
+
+
+def _explained(
+    picture: Picture, whole: WholeModel, settings: Settings
+) -> Iterator[ndarray]:
+    """Draw what a model finds in a picture, then a map for each of the first finds."""
+    images, sample = _prepare(picture, whole)
+    category = _class_number(settings.category, whole.classes)
+    explain = _regions if hasattr(whole.model, 'decode_head') else _boxes
+    yield from explain(picture, whole, images, sample, category, settings)
+
+
+def _boxes(
+    picture: Picture,
+    whole: WholeModel,
+    images: Tensor,
+    sample: BaseDataElement,
+    category: int | None,
+    settings: Settings,
+) -> Iterator[ndarray]:
+    with torch.no_grad():
+        found = whole.model.predict(images, [copy.deepcopy(sample)], rescale=True)
+    instances = found[0].pred_instances
+    keep = instances.scores >= settings.score_thr
+    if category is not None:
+        keep &= instances.labels == category
+    kept = instances[keep]
+    best = kept[kept.scores.argsort(descending=True)[: settings.top]]
+    small = _to_width(picture.pixels, WHOLE_WIDTH)
+    boxes = _scaled(best, small.shape[1] / picture.pixels.shape[1])
+    text = f'{picture.name}, {whole.title}'
+    if not len(best):
+        text = f'{picture.name}: nothing of at least {settings.score_thr:g}'
+    yield caption(draw_detections(small, boxes, whole.classes), text)
+    for i in range(len(best)):
+        box, label = best.bboxes[i], int(best.labels[i])
+        heat = box_map(
+            whole.model,
+            images,
+            sample,
+            box,
+            label,
+            settings.method or 'LayerCAM',
+            settings.layer,
+        )
+        drawing = overlay_heat(small, _fitted(heat, sample, small))
+        one = Detections(boxes.boxes[i : i + 1], boxes.labels[i : i + 1])
+        text = f'{whole.classes[label]} {best.scores[i]:.2f}'
+        yield caption(draw_detections(drawing, one, whole.classes), text)
+
+
+def _regions(
+    picture: Picture,
+    whole: WholeModel,
+    images: Tensor,
+    sample: BaseDataElement,
+    category: int | None,
+    settings: Settings,
+) -> Iterator[ndarray]:
+    with torch.no_grad():
+        logits = whole.model.encode_decode(images, [sample.metainfo])[0]
+    height, width = sample.img_shape[:2]
+    labels = logits.argmax(0)[:height, :width].numpy()
+    small = _to_width(picture.pixels, WHOLE_WIDTH)
+    rows = np.arange(small.shape[0]) * height // small.shape[0]
+    columns = np.arange(small.shape[1]) * width // small.shape[1]
+    colours = class_colours(len(whole.classes))
+    drawing = draw_segmentation(small, labels[rows[:, None], columns], colours)
+    yield caption(drawing, f'{picture.name}, {whole.title}')
+    numbers, areas = np.unique(labels, return_counts=True)
+    largest = numbers[np.argsort(-areas)][: settings.top].tolist()
+    for label in largest if category is None else [category]:
+        heat = region_map(
+            whole.model,
+            images,
+            sample,
+            label,
+            settings.method or 'GradCAM',
+            settings.layer,
+        )
+        share = (labels == label).mean()
+        text = f'{whole.classes[label]}, {share:.0%} of the picture'
+        yield caption(overlay_heat(small, _fitted(heat, sample, small)), text)
+
+
+def _prepare(picture: Picture, whole: WholeModel) -> tuple[Tensor, BaseDataElement]:
+    """Return what the data preprocessor makes of a picture: (1, 3, H, W), sample."""
+    bgr = np.ascontiguousarray(picture.pixels[..., ::-1])
+    packed = whole.pipeline(dict(img=bgr, img_id=0))
+    batch = {name: [packed[name]] for name in ('inputs', 'data_samples')}
+    with torch.no_grad():
+        ready = whole.model.data_preprocessor(batch, False)
+    return ready['inputs'], ready['data_samples'][0]
+
+
+def _fitted(heat: ndarray, sample: BaseDataElement, picture: ndarray) -> ndarray:
+    """Cut off the padding of a map and bring it to the size of a picture."""
+    height, width = sample.img_shape[:2]
+    fitted = Image.fromarray(heat[:height, :width]).resize(
+        picture.shape[1::-1], Image.Resampling.BILINEAR
+    )
+    return np.array(fitted)
+
+
+def _scaled(instances: BaseDataElement, scale: float) -> Detections:
+    """Return the boxes on a picture of another size."""
+    found = detections_from_instances(instances)
+    return Detections(found.boxes * scale, found.labels, found.scores)
+
+
+def _to_width(pixels: ndarray, width: int) -> ndarray:
+    height = max(1, round(pixels.shape[0] * width / pixels.shape[1]))
+    resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+    return np.array(resized)
+
+
+def _class_number(wanted: int | str | None, names: Sequence[str]) -> int | None:
+    if wanted is None:
+        return None
+    if isinstance(wanted, str) and re.fullmatch(r'\d+', wanted):
+        wanted = int(wanted)
+    if isinstance(wanted, str) and wanted in names:
+        return list(names).index(wanted)
+    if isinstance(wanted, int) and 0 <= wanted < len(names):
+        return wanted
+    close = difflib.get_close_matches(str(wanted), names)
+    hint = f'; did you mean {", ".join(close)}?' if close else ''
+    raise ValueError(
+        f'class {wanted!r}: give a name or a number from 0 to {len(names) - 1}{hint}'
+    )
+
+
+def _imagenet_names() -> list[str]:
+    info = ImageNetInfo('imagenet-1k')
+    known = (info.index_to_description(i) for i in range(info.num_classes()))
+    return [synonyms.split(',')[0] for synonyms in known]
+
+
+def _innermost(dataset: Mapping) -> Mapping:
+    """Return the data set inside wrappers, which has the pipeline."""
+    while 'pipeline' not in dataset:
+        dataset = dataset.get('dataset') or dataset['datasets'][0]
+    return dataset
+
+
+def _class_names(content: Mapping, dataset: Mapping, model: nn.Module) -> Sequence[str]:
+    """Find the names in the checkpoint, the config, or the data set's class."""
+    head = getattr(model, 'decode_head', None) or getattr(model, 'bbox_head', None)
+    count = (head or model.roi_head.bbox_head).num_classes
+    kind = DATASETS.get(dataset['type'])
+    given = (
+        content.get('meta', {}).get('dataset_meta', {}).get('classes'),
+        dataset.get('metainfo', {}).get('classes'),
+        getattr(kind, 'METAINFO', {}).get('classes'),
+    )
+    for names in given:
+        if names and len(names) == count:
+            return tuple(names)
+    return tuple(f'class {i}' for i in range(count))

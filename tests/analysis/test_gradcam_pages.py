@@ -1,0 +1,283 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+from tiny_data import write_detection_config, write_segmentation_config
+from tool_process import ROOT, run_many
+from torch import Tensor, nn
+
+from mmpoolformer.analysis.building import build_whole
+from mmpoolformer.analysis.drawing import GAP
+from mmpoolformer.analysis.gradcam import METHODS
+from mmpoolformer.analysis.gradcam_pages import (
+    CLASSIFIED_WIDTH,
+    WHOLE_WIDTH,
+    Classifier,
+    Picture,
+    Settings,
+    classification_page,
+    load_classifier,
+    load_whole,
+    read_picture,
+    whole_page,
+)
+
+TOOL = 'tools/gradcam.py'
+# Title, legend and headings above the first row.
+TOP = 34 + 24 + 24
+
+
+class Colours(nn.Module):
+    """Logits that are the average of red and of blue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 3, 1, bias=False)
+        nn.init.dirac_(self.stem.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stem(x).mean((2, 3))[:, [0, 2]]
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+
+@pytest.fixture
+def halves() -> Picture:
+    """A picture whose left half is red and whose right half is blue."""
+    pixels = np.zeros((128, 256, 3), dtype=np.uint8)
+    pixels[:, :100, 0] = pixels[:, 156:, 2] = 250
+    return Picture('halves.png', pixels)
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    model = Colours().eval()
+    ones = (1.0, 1.0, 1.0)
+    return Classifier('colours', model, to_tensor, (0.0,) * 3, ones, ('red', 'blue'))
+
+
+def panel(page: np.ndarray, column: int) -> np.ndarray:
+    left = GAP + column * (CLASSIFIED_WIDTH + GAP)
+    return page[TOP : TOP + 128, left : left + CLASSIFIED_WIDTH].astype(int)
+
+
+@pytest.mark.parametrize(('category', 'side'), [(0, 'left'), ('blue', 'right')])
+def test_panel_is_hot_where_the_class_is(
+    halves: Picture, classifier: Classifier, category: int | str, side: str
+) -> None:
+    settings = Settings(category=category, layer='stem')
+    page = classification_page([halves], [classifier, classifier], settings)
+    assert page.shape[1] == 3 * (CLASSIFIED_WIDTH + GAP) + GAP
+    assert np.abs(panel(page, 0) - halves.pixels).max() < 30  # the picture itself
+    assert np.array_equal(panel(page, 1), panel(page, 2))
+    # Half the picture, half the map: dark red is hot, dark blue is cold.
+    middle = panel(page, 1)[64]
+    hot, cold = (middle[50], middle[200])[:: 1 if side == 'left' else -1]
+    red, blue = halves.pixels[64, 50], halves.pixels[64, 200]
+    under_hot, under_cold = (red, blue)[:: 1 if side == 'left' else -1]
+    assert (2 * hot - under_hot)[0] > 100 and (2 * hot - under_hot)[2] < 20
+    assert (2 * cold - under_cold)[0] < 60
+
+
+def test_every_picture_is_a_row(halves: Picture, classifier: Classifier) -> None:
+    done = []
+    settings = Settings(layer='stem')
+    one = classification_page([halves], [classifier], settings)
+    three = classification_page(
+        [halves] * 3, [classifier], settings, lambda: done.append(1)
+    )
+    assert len(done) == 3
+    assert three.shape[0] - one.shape[0] == 2 * (128 + 22 + GAP)
+
+
+@pytest.mark.parametrize(
+    ('category', 'message'),
+    [
+        ('bleu', "'bleu': give a name or a number from 0 to 1; did you mean blue"),
+        ('2', 'class 2: give a name or a number from 0 to 1'),
+    ],
+)
+def test_unknown_class(
+    halves: Picture, classifier: Classifier, category: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        classification_page(
+            [halves], [classifier], Settings(category=category, layer='stem')
+        )
+
+
+def test_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+    upright = np.zeros((20, 40, 3), dtype=np.uint8)
+    upright[:10, :20, 0] = 255
+    turned = Image.fromarray(upright).rotate(90, expand=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    turned.save(tmp_path / 'turned.png', exif=exif)
+    assert np.array_equal(read_picture(tmp_path / 'turned.png').pixels, upright)
+
+
+def test_classifier_sees_what_it_was_made_for() -> None:
+    ready = load_classifier('timm/resnet18', num_classes=1000)
+    assert ready.title == 'timm/resnet18 (random)'
+    assert ready.classes[281] == 'tabby' and len(ready.classes) == 1000
+    seen = ready.transform(Image.new('RGB', (400, 300), (124, 116, 104)))
+    assert seen.shape == (3, 224, 224)
+    assert seen.abs().max() < 0.01  # ImageNet's mean colour becomes 0
+    small = load_classifier('poolformer_s12', num_classes=3, size=(64, 96))
+    assert small.transform(Image.new('RGB', (400, 300))).shape == (3, 64, 96)
+    assert list(small.classes) == ['class 0', 'class 1', 'class 2']
+
+
+# ------------------------------------------------------------- whole models
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Callable[[str], Config]:
+    def read(kind: str) -> Config:
+        path = tmp_path / f'{kind}.py'
+        if kind == 'segmentation':
+            write_segmentation_config(path, tmp_path)
+        else:
+            write_detection_config(path, tmp_path)
+        return Config.fromfile(path)
+
+    return read
+
+
+def test_detector_draws_a_map_for_each_box(
+    load: Callable[[str], Config], halves: Picture
+) -> None:
+    config = load('detection')
+    config.model.test_cfg.score_thr = 0.0
+    torch.manual_seed(0)
+    whole = load_whole(config)
+    assert whole.classes == ('square', 'disc')
+    assert whole.title == 'detection (random)'
+    page = whole_page([halves], [whole], Settings(score_thr=0.0, top=2))
+    assert page.shape[1] == 3 * (WHOLE_WIDTH + GAP) + GAP
+    nothing = whole_page([halves], [whole], Settings(score_thr=1.1))
+    assert nothing.shape[1] == WHOLE_WIDTH + 2 * GAP
+
+
+def test_segmentor_draws_a_map_for_each_region(
+    load: Callable[[str], Config], halves: Picture
+) -> None:
+    torch.manual_seed(0)
+    whole = load_whole(load('segmentation'))
+    assert whole.classes == ('square', 'disc', 'background')
+    page = whole_page([halves], [whole], Settings(category='disc'))
+    assert page.shape[1] == 2 * (WHOLE_WIDTH + GAP) + GAP
+    height = round(128 * WHOLE_WIDTH / 256)
+    assert page.shape[0] == TOP + height + 22 + GAP
+
+
+def test_weights_of_the_whole_model_are_loaded(
+    load: Callable[[str], Config], tmp_path: Path
+) -> None:
+    config = load('detection')
+    model = build_whole(config)
+    classes = ('one', 'two')
+    saved = dict(state_dict=model.state_dict(), meta=dict(dataset_meta={}))
+    saved['meta']['dataset_meta']['classes'] = classes
+    torch.save(saved, tmp_path / 'w.pth')
+    whole = load_whole(config, str(tmp_path / 'w.pth'))
+    assert whole.classes == classes and whole.title == 'detection'
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+
+
+def test_other_configs_are_refused() -> None:
+    config = Config(dict(default_scope='mmengine', model={}))
+    with pytest.raises(ValueError, match="'mmengine': neither a detector nor"):
+        load_whole(config)
+
+
+# ----------------------------------------------------------------- the tool
+
+
+@pytest.fixture(scope='module')
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    folder = tmp_path_factory.mktemp('tool')
+    write_detection_config(folder / 'detection.py', folder)
+    for name in ('a.png', 'b.png'):
+        Image.new('RGB', (90, 60), (200, 30, 30)).save(folder / name)
+    (folder / 'text.png').write_text('no picture')
+    model = ['--model', 'poolformer_s12']
+    quick = [*model, '--num-classes', 2, '--size', 64]
+    commands = {
+        'two': [
+            *('a.png', 'b.png', '--model', 'poolformer_s12', 'resnet18'),
+            *('--num-classes', 3, '--size', 64, '--method', 'gradcam++'),
+            *('--class', 1, '--out', 'x/two.png'),
+        ],
+        'detector': [
+            *('a.png', '--config', 'detection.py', '--score-thr', 0),
+            *('--out', 'detector.png'),
+        ],
+        'neither': ['a.png'],
+        'both': ['a.png', *model, '--config', 'detection.py'],
+        'no file': ['nothere.png', *model],
+        'no config': ['a.png', '--config', 'nothere.py'],
+        'no picture': ['text.png', *quick],
+        'name': ['a.png', '--model', 'poolfromer_s12'],
+        'method': ['a.png', *quick, '--method', 'GardCAM'],
+        'class': ['a.png', *quick, '--class', 2],
+        'layer': ['a.png', *quick, '--layer', 'stage.1'],
+        'weights': ['a.png', *quick, '--checkpoint', 'x.pth', 'y.pth'],
+        'no weights': ['a.png', *quick, '--checkpoint', 'x.pth'],
+        'out': ['a.png', *quick, '--out', 'x.gif'],
+        'threshold': ['a.png', '--config', 'detection.py', '--score-thr', 2],
+    }
+    done = run_many([[TOOL, *words] for words in commands.values()], folder)
+    return {**dict(zip(commands, done, strict=True)), 'folder': folder}
+
+
+def test_tool_writes_the_page(outcomes: dict) -> None:
+    assert outcomes['two']['code'] == 0
+    assert 'poolformer_s12 has random weights' in outcomes['two']['err']
+    with Image.open(outcomes['folder'] / 'x/two.png') as page:
+        assert page.width == 3 * (CLASSIFIED_WIDTH + GAP) + GAP
+    assert outcomes['detector']['code'] == 0
+    with Image.open(outcomes['folder'] / 'detector.png') as page:
+        assert page.width >= WHOLE_WIDTH + 2 * GAP
+
+
+@pytest.mark.parametrize(
+    ('mistake', 'code', 'message'),
+    [
+        ('neither', 2, 'give either --model or --config'),
+        ('both', 2, 'give either --model or --config'),
+        ('no file', 2, 'nothere.png: no such file'),
+        ('no config', 2, 'nothere.py: no such file'),
+        ('no picture', 1, 'text.png: can not be read as a picture'),
+        ('name', 1, 'did you mean poolformer_s'),
+        ('method', 1, "no method 'GardCAM': choose from GradCAM"),
+        ('class', 1, 'give a name or a number from 0 to 1'),
+        ('layer', 1, "no layer 'stage.1' in the model, which has stem, stages"),
+        ('weights', 2, '2 weights for 1 models'),
+        ('no weights', 1, 'x.pth'),
+        ('out', 2, 'must end in .png'),
+        ('threshold', 2, 'must be from 0 to 1'),
+    ],
+)
+def test_a_mistake_is_one_line(
+    outcomes: dict, mistake: str, code: int, message: str
+) -> None:
+    outcome = outcomes[mistake]
+    assert outcome['code'] == code
+    lines = [line for line in outcome['err'].splitlines() if line]
+    assert lines[-1].startswith('error: ') and message in lines[-1]
+    assert 'Traceback' not in outcome['err']
+    assert not list(outcomes['folder'].glob('cam.png*'))
+
+
+def test_help_names_the_methods() -> None:
+    text = (ROOT / TOOL).read_text()
+    listed = text[text.index('METHODS = (') :].split(')')[0]
+    assert [word for word in METHODS if f"'{word}'" in listed] == list(METHODS)
