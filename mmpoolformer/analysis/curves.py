@@ -13,6 +13,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 LOG = 'vis_data/scalars.json'
@@ -138,7 +139,8 @@ def draw_comparison(
     every_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (y_label, curves) in zip(every_axes, panels.items(), strict=True):
         for name, curve in curves:
-            _plot(axes, curve, name)
+            # The last values of runs may lie too close to be written beside them.
+            _line(axes, curve, f'{name}: {curve.values[-1]:.3g}')
         _dress(axes, y_label)
     return figure
 
@@ -162,12 +164,18 @@ def _dress(axes: Axes, y_label: str) -> None:
         axes.legend(fontsize=10, frameon=False)
 
 
-def _plot(axes: Axes, curve: Curve, label: str) -> None:
-    """Draw one curve; points are marked where there are few, the last has its value."""
+def _line(axes: Axes, curve: Curve, label: str) -> Line2D:
+    """Draw one curve; points are marked where there are few."""
     marker = 'o' if len(curve.steps) <= 25 else None
     (line,) = axes.plot(
         curve.steps, curve.values, label=label, marker=marker, markersize=4
     )
+    return line
+
+
+def _plot(axes: Axes, curve: Curve, label: str) -> None:
+    """Draw one curve with its last value."""
+    line = _line(axes, curve, label)
     axes.annotate(
         f'{curve.values[-1]:.3g}',
         (curve.steps[-1], curve.values[-1]),

@@ -5,13 +5,11 @@ trained with the same data, seed and schedule. Rows that are done are skipped, a
 interrupted one goes on from its last checkpoint.
 """
 
-import csv
-import io
 import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -28,6 +26,7 @@ from mmpoolformer.engine.config import load_config
 from mmpoolformer.engine.errors import UsageError, blame
 from mmpoolformer.engine.results import write_json
 from mmpoolformer.engine.steps import claim, final_checkpoint, quiet, train_to_end
+from mmpoolformer.files import write_csv
 from mmpoolformer.models import MetaFormerClassifier
 from mmpoolformer.names import nearest
 from mmpoolformer.paths import config_path
@@ -158,14 +157,7 @@ def run_ablation(job: Ablation) -> list[Result]:
 
 def write_tables(results: Sequence[Result], work_dir: Path) -> None:
     """Write `ablation.csv`, `ablation.json` and `ablation.png`."""
-    names = [field.name for field in fields(Result)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(asdict(result) for result in results)
-    part = work_dir / 'ablation.csv.part'
-    part.write_text(text.getvalue(), encoding='utf-8')
-    part.replace(work_dir / 'ablation.csv')
+    write_csv(work_dir / 'ablation.csv', [asdict(result) for result in results])
     write_json(work_dir / 'ablation.json', [asdict(result) for result in results])
     save_figure(draw_table(results), work_dir / 'ablation.png')
 

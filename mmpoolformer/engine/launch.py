@@ -80,9 +80,7 @@ def _run(
         job(args, config)
     except PictureError as error:
         let_first_process_speak()
-        # A worker process sends its traceback along; the reason is the last line.
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(reason.split('PictureError: ')[-1]) from error
+        raise UserError(str(error)) from error
     except UserError:
         let_first_process_speak()
         raise

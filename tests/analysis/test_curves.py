@@ -9,6 +9,7 @@ from PIL import Image
 
 from mmpoolformer.analysis.curves import (
     Curve,
+    draw_comparison,
     draw_curves,
     find_logs,
     read_curves,
@@ -145,3 +146,16 @@ def test_drawing_leaves_pyplot_alone():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, '-c', code], check=True, timeout=60)
+
+
+def test_comparison_has_a_panel_for_each_quantity_and_names_last_values() -> None:
+    one, other = Curve('loss', (1, 2), (4.0, 3.0)), Curve('loss', (1, 2), (4.0, 1.25))
+    panels = {'loss': [('a', one), ('b', other)], 'AP': [('a', one), ('b', other)]}
+    figure = draw_comparison(panels, 'Two runs')
+    assert [axes.get_ylabel() for axes in figure.axes] == ['loss', 'AP']
+    for axes in figure.axes:
+        texts = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert texts == ['a: 3', 'b: 1.25']
+        assert list(axes.get_lines()[1].get_ydata()) == [4.0, 1.25]
+    with pytest.raises(ValueError, match='give each a curve'):
+        draw_comparison({'loss': []}, 'None')
