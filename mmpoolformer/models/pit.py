@@ -77,6 +77,21 @@ class PiTTrunk(PretrainedModule):
         for stage in self.transformers if with_cp else ():
             stage.blocks = RecomputedSequential(*stage.blocks)
 
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Tell timm's layer-wise rules (`timm.models.group_parameters`) the layers.
+
+        Args:
+            coarse: Whether a layer is a stage, not a block.
+        """
+        blocks = [
+            (r'^transformers\.(\d+)\.pool', (0,)),
+            (r'^transformers\.(\d+)\.blocks\.(\d+)', None),
+        ]
+        return {
+            'stem': r'^(?:patch_embed|pos_embed|cls_token)',
+            'blocks': r'^transformers\.(\d+)' if coarse else blocks,
+        }
+
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that timm's recipes train without weight decay."""
         return {'pos_embed', 'cls_token'}

@@ -9,7 +9,11 @@ import pytest
 import timm
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
+from mmengine.registry import (
+    MODELS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    PARAM_SCHEDULERS,
+)
 from timm.data import Mixup
 from timm.loss import (
     BinaryCrossEntropy,
@@ -318,8 +322,19 @@ def test_optimizers_of_timm_by_name(name: str) -> None:
     assert type(builder(ours()).optimizer) is type(expected)
 
 
-def test_layer_decay_scales_the_rates() -> None:
-    model = TimmClassifier('deit_tiny_patch16_224', num_classes=CLASSES)
+@pytest.mark.parametrize(
+    'model',
+    [
+        dict(type='TimmClassifier', name='deit_tiny_patch16_224'),
+        dict(type='ImageClassifier', backbone=dict(name='poolformer_s12')),
+        dict(type='ImageClassifier', backbone=dict(name='caformer_s18')),
+        dict(type='ImageClassifier', backbone=dict(name='metaformer_ppaa_s12_224')),
+        dict(type='ImageClassifier', backbone=dict(name='pit_ti')),
+    ],
+    ids=str,
+)
+def test_layer_decay_scales_the_rates(model: dict) -> None:
+    model = MODELS.build({**model, 'type': f'mmpoolformer.{model["type"]}'})
     wrapper = optim_wrapper(model, layer_decay=0.5)
     schedule = PARAM_SCHEDULERS.build(
         dict(
@@ -331,7 +346,8 @@ def test_layer_decay_scales_the_rates() -> None:
     )
     schedule.step()
     rates = sorted({group['lr'] for group in wrapper.param_groups})
-    assert len(rates) == 14  # embedding, 12 blocks, head
+    blocks = {n.rpartition('.norm1.')[0] for n, _ in model.named_parameters()} - {''}
+    assert len(rates) == len(blocks) + 2  # and embedding and head
     for lower, higher in itertools.pairwise(rates):
         assert higher / lower == pytest.approx(2)
 
