@@ -64,8 +64,8 @@ def tested(tiny: SimpleNamespace, trained: SimpleNamespace) -> SimpleNamespace:
     }
     commands = []
     for name, job in jobs.items():
-        extra = ['--out', out / f'{name}.pkl', '--show-dir', out / name]
-        options = extra if name in ('det', 'seg') else []
+        options = ['--out', out / f'{name}.pkl']
+        options += ['--show-dir', out / name] if name in ('det', 'seg') else []
         commands.append(
             ['tools/test.py', *job, '--work-dir', _work_dir(out, name), *options]
         )

@@ -131,7 +131,7 @@ def outcomes(tiny: SimpleNamespace, trained: SimpleNamespace) -> dict[str, dict]
         ('unknown key', 2, ["no 'modle'; did you mean model?"]),
         ('index too high', 2, ['visualizer.vis_backends.7.type=x', 'index']),
         ('open bracket', 2, ['model.neck.in_channels=[1,2', 'bracket']),
-        ('backbone option', 1, ['PoolFormer', "argument 'arhc'"]),
+        ('backbone option', 1, ['MetaFormer', "argument 'arhc'"]),
         ('backbone value', 1, ['frozen_stages=9: choose from']),
         ('no annotations', 1, ['no.json: no such file']),
         ('no val annotations', 1, ['no.json: no such file']),

@@ -107,5 +107,14 @@ def test_augmented_metrics(tested: SimpleNamespace) -> None:
     plain = results(tested, 'det', 'epoch_10')
     assert detection['tta'] and not plain['tta']
     assert detection['metrics']['coco/bbox_mAP'] > 0.1
-    assert detection['metrics'] != plain['metrics']
     assert 0 < segmentation['metrics']['mIoU'] < 100
+
+
+def test_augmented_boxes_are_those_of_both_views(tested: SimpleNamespace) -> None:
+    pairs = zip(predictions(tested, 'det'), predictions(tested, 'det_tta'), strict=True)
+    for plain, augmented in pairs:
+        own, merged = (
+            set(p['pred_instances']['scores'].tolist()) for p in (plain, augmented)
+        )
+        assert own & merged  # of the picture as it is
+        assert merged - own  # of the mirrored one
