@@ -143,6 +143,10 @@ def train_to_end(config: Config, bars: TextIO) -> None:
         bars: Where the progress bar is drawn.
     """
     config = config.copy()
+    if config.get('visualizer'):
+        # mmengine keeps one visualizer of a name in a process, and with it the first
+        # run's log; each run gets its own.
+        config.visualizer.name = config.work_dir
     use_resume(config, 'auto')
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights = bool(config.resume)
