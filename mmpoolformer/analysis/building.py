@@ -10,15 +10,10 @@ from mmengine.registry import MODELS, DefaultScope
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from mmpoolformer.checkpoints import (
-    CheckpointError,
-    read_checkpoint,
-    resolve_source,
-    unwrap,
-)
+from mmpoolformer.classification.networks import load_timm
+from mmpoolformer.classification.preprocessing import TIMM
 from mmpoolformer.models import VARIANTS, create_model, list_models
 
-TIMM = 'timm/'
 DEFAULT_SIZE = (224, 224)
 
 
@@ -101,7 +96,7 @@ def build_classifier(
         options['img_size'] = size
     model = timm.create_model(bare, **options)
     if checkpoint is not None:
-        _fill(model, checkpoint)
+        load_timm(model, str(checkpoint))
     return model.eval()
 
 
@@ -121,14 +116,3 @@ def build_whole(config: Config) -> nn.Module:
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(config.model)
     return revert_sync_batchnorm(model).eval()
-
-
-def _fill(model: nn.Module, checkpoint: str | PathLike) -> None:
-    """Load a checkpoint with exactly the model's names."""
-    content = read_checkpoint(resolve_source(checkpoint))
-    _, weights = unwrap(content, str(checkpoint))
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = ' '.join(str(error).split())
-        raise CheckpointError(f'{checkpoint}: {reason[:300]}') from error

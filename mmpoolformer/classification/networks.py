@@ -5,7 +5,12 @@ from collections.abc import Mapping
 import timm
 from torch import Tensor, nn
 
-from mmpoolformer.checkpoints import read_checkpoint, resolve_source, unwrap
+from mmpoolformer.checkpoints import (
+    CheckpointError,
+    read_checkpoint,
+    resolve_source,
+    unwrap,
+)
 
 
 def build_timm(
@@ -44,7 +49,7 @@ def load_timm(
         name: How messages call it; by default as it is given.
 
     Raises:
-        ValueError: If the weights don't fit.
+        CheckpointError: If the weights don't fit.
     """
     if isinstance(checkpoint, Mapping):
         content, name = checkpoint, name or 'a dict'
@@ -55,7 +60,7 @@ def load_timm(
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = ' '.join(str(error).split())[:300]
-        raise ValueError(f'{name}: {reason}') from error
+        raise CheckpointError(f'{name}: {reason}') from error
 
 
 def without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
