@@ -8,6 +8,7 @@ else
 VENV ?= .venv-$(STACK)
 endif
 ARGS ?=
+JOBS ?= auto
 
 ENV_PYTHON = "$(VENV)/bin/python"
 
@@ -26,6 +27,7 @@ help:
 	@echo 'PYTHON=python3.11      interpreter that the environment is made from'
 	@echo 'VENV=.venv             where the environment is or goes'
 	@echo 'STACK=forks|originals  the maintained forks of OpenMMLab, or the originals'
+	@echo 'JOBS=auto              processes of the tests, each with one thread'
 	@echo "ARGS='-k backbone'     passed on to pytest (test) or to the tool (quickstart)"
 
 setup:
@@ -44,8 +46,10 @@ lint: setup
 	@$(ENV_PYTHON) -m ruff check .
 	@$(ENV_PYTHON) -m ruff format --check .
 
+# Processes with one thread each: two that share the cores with two threads each
+# wait for each other most of the time.
 test: lint
-	@$(ENV_PYTHON) -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(ENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 # Works in any Python, also where nothing is installed: that is when it is needed.
 doctor:

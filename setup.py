@@ -49,7 +49,22 @@ BACKBONE = [
 ]
 # For tools/complexity.py and tools/gradcam.py.
 ANALYSIS = ['fvcore', 'grad-cam>=1.5', 'torchvision']
-DEV = ['psutil', 'pytest>=7.0', 'pyyaml', 'ruff', 'tensorboard', 'webdataset']
+# For tools/demo.py and tools/export.py.
+DEMO = ['gradio>=5']
+EXPORT = ['onnx>=1.16', 'onnxruntime>=1.17', 'onnxscript']
+DEV = [
+    'hypothesis',
+    'ipykernel',
+    'nbclient',
+    'playwright',
+    'psutil',
+    'pytest>=7.0',
+    'pytest-xdist',
+    'pyyaml',
+    'ruff',
+    'tensorboard',
+    'webdataset',
+]
 
 
 def read_version() -> str:
@@ -94,7 +109,13 @@ def choose_family() -> str:
 def requirements() -> tuple:
     """Return what the backbone requires and the extras, for the chosen family."""
     family = FAMILIES[choose_family()]
-    extras = {'det': family['det'], 'seg': family['seg'], 'analysis': ANALYSIS}
+    extras = {
+        'det': family['det'],
+        'seg': family['seg'],
+        'analysis': ANALYSIS,
+        'demo': DEMO,
+        'export': EXPORT,
+    }
     extras['all'] = sorted({name for names in extras.values() for name in names})
     extras['dev'] = DEV
     return BACKBONE + family['engine'], extras

@@ -259,7 +259,8 @@ def test_backbone_needs_no_compiled_operators(
     names = {re.match(r'[\w-]+', x)[0] for x in given['install_requires']}
     assert {'torch', 'timm', 'onedl-mmengine'} <= names
     assert not {name for name in names if re.search('mmcv|mmdet|mmseg|opencv', name)}
-    assert set(given['extras_require']) == {'det', 'seg', 'analysis', 'all', 'dev'}
+    extras = {'det', 'seg', 'analysis', 'demo', 'export', 'all', 'dev'}
+    assert set(given['extras_require']) == extras
 
 
 def test_every_import_is_required(
