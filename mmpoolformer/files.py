@@ -3,8 +3,52 @@
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+# What the name of a file ends on while it is written.
+PART = '.part'
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a file that gets its name when it is whole and on the disk.
+
+    Until then it is called `NAME.part`, and a file with its name stays as it is; also
+    through a crash of the machine. What an error leaves half-written is removed.
+
+    Args:
+        path: The file; its folder is made if need be.
+
+    Yields:
+        The file, open for writing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + PART)
+    try:
+        with part.open('wb') as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk; Windows does that by itself."""
+    if os.name == 'nt':
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def write_whole(path: str | os.PathLike, text: str) -> None:
@@ -14,11 +58,8 @@ def write_whole(path: str | os.PathLike, text: str) -> None:
         path: The file; its folder is made if need be.
         text: What to write, as UTF-8.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    part.write_text(text, encoding='utf-8', newline='')
-    os.replace(part, path)
+    with whole_file(path) as file:
+        file.write(text.encode('utf-8'))
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Mapping]) -> None:

@@ -17,8 +17,9 @@ def _child(parent: Registry, *locations: str) -> Registry:
 MODELS = _child(mmengine.MODELS, 'models', 'classification')
 DATASETS = _child(mmengine.DATASETS, 'datasets.folders', 'classification')
 TRANSFORMS = _child(mmengine.TRANSFORMS, 'datasets.folders')
-DATA_SAMPLERS = _child(mmengine.DATA_SAMPLERS, 'classification')
+DATA_SAMPLERS = _child(mmengine.DATA_SAMPLERS, 'classification', 'engine.loops')
 METRICS = _child(mmengine.METRICS, 'classification')
+HOOKS = _child(mmengine.HOOKS, 'engine.checkpointing', 'engine.finite')
 PARAM_SCHEDULERS = _child(mmengine.PARAM_SCHEDULERS, 'classification')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     mmengine.OPTIM_WRAPPER_CONSTRUCTORS, 'classification'

@@ -27,6 +27,8 @@ class SeededSampler(DefaultSampler):
         ValueError: If no index is left.
     """
 
+    gives_places = True
+
     def __init__(
         self,
         dataset: Sized,
@@ -59,6 +61,8 @@ class RepeatedSampler(RepeatAugSampler):
     Raises:
         ValueError: If no index is left.
     """
+
+    gives_places = True
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ import ast
 import difflib
 import inspect
 import logging
+import os
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,9 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
+from mmpoolformer.engine.checkpointing import resumable, since_start
 from mmpoolformer.engine.errors import (
     SETTING_ERRORS,
     UsageError,
@@ -40,6 +42,7 @@ READ_BESIDE = {
     'tta_model',
     'tta_pipeline',
 }
+RESTARTS = 'TORCHELASTIC_RESTART_COUNT'  # set by torchrun
 # Samplers that can cut an epoch to whole steps.
 ALIGNED_SAMPLERS = ('mmpoolformer.SeededSampler', 'mmpoolformer.RepeatedSampler')
 EXTRAS = {'mmdet': 'det', 'mmseg': 'seg'}
@@ -189,28 +192,45 @@ def _pretrained_files(node: object, path: str) -> Iterator[tuple[str, str]]:
         yield from _pretrained_files(child, f'{path}.{key}')
 
 
-def use_resume(config: Config, resume: str | None) -> None:
+def use_resume(config: Config, resume: str | None) -> list[Path]:
     """Set what training starts from.
+
+    Processes that torchrun has restarted go on where they were, if they had saved.
 
     Args:
         config: The config, with `work_dir` set; `resume` and `load_from` change.
         resume: A checkpoint, `'auto'` for the latest one in the work dir (none is
             no mistake: the run then starts as it would have without), or None.
 
+    Returns:
+        Older checkpoints that do as well, where the latest one can't be read; none
+        for a checkpoint that was named.
+
     Raises:
         UserError: If the checkpoint is missing.
     """
     auto = resume == 'auto' or (resume is None and _resumes_by_itself(config))
+    is_restarted = int(os.environ.get(RESTARTS, 0)) > 0
+    found = since_start(config.work_dir) if is_restarted else []
+    if auto and not found:
+        found = resumable(config.work_dir)
+        if len(found) == 1 and not found[0].is_file():
+            raise UserError(
+                f'--resume {found[0]}: no such file (named by '
+                f'{config.work_dir}/last_checkpoint)'
+            )
+    if found:
+        config.resume, config.load_from = True, str(found[0])
+        return found[1:]
     if auto:
-        resume = find_latest_checkpoint(config.work_dir)
-        config.resume = resume is not None
-    if resume is None:
-        return
+        config.resume = False
+    if auto or resume is None:
+        return []
     if '://' not in resume and not Path(resume).is_file():
-        note = f' (named by {config.work_dir}/last_checkpoint)' if auto else ''
-        raise UserError(f'--resume {resume}: no such file{note}')
+        raise UserError(f'--resume {resume}: no such file')
     config.resume = True
     config.load_from = resume
+    return []
 
 
 def _resumes_by_itself(config: Config) -> bool:

@@ -4,8 +4,10 @@ import datetime
 import os
 import time
 
+import torch
 import torch.distributed as dist
 from mmengine.device import get_device
+from mmengine.dist import all_reduce
 
 from mmpoolformer.engine.errors import UsageError
 
@@ -55,6 +57,13 @@ def disconnect_processes() -> None:
     """End the connection, if there is one."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def all_true(value: bool) -> bool:
+    """Tell whether something holds in all processes of a job; all must ask."""
+    flag = torch.tensor(int(value))
+    all_reduce(flag, op='min')
+    return bool(flag)
 
 
 def let_first_process_speak() -> None:

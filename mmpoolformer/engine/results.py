@@ -55,14 +55,26 @@ class ValidationLog(Hook):
     priority = 'VERY_LOW'
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).resolve()
         self.entries: list[dict] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Take over the entries from before a resumed training stopped."""
+        """Take over the entries from before a resumed training stopped.
+
+        If it stopped between saving and the end of the validation that follows, this
+        is made up for.
+        """
         if runner.iter > 0 and self.path.is_file():
             entries = json.loads(self.path.read_text(encoding='utf-8'))
             self.entries = [e for e in entries if e['iter'] <= runner.iter]
+        is_own = Path(runner._load_from or '').resolve().parent == self.path.parent
+        done = [entry['iter'] for entry in self.entries]
+        if runner.iter in (0, *done) or not is_own or runner.val_loop is None:
+            return
+        is_due = getattr(runner.train_loop, 'is_validation_due', None)
+        if is_due is not None and is_due():
+            runner.logger.info('The validation that was broken off is done first')
+            runner.val_loop.run()
 
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None

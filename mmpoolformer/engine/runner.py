@@ -2,14 +2,16 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import all_reduce_params
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import (
     BaseTTAModel,
@@ -18,11 +20,12 @@ from mmengine.model import (
 )
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mmpoolformer.checkpoints import unwrap
+from mmpoolformer.engine.checkpointing import SafeCheckpointHook, read_first
 from mmpoolformer.engine.data import (
     check_classes,
     check_dataset,
@@ -31,6 +34,8 @@ from mmpoolformer.engine.data import (
 )
 from mmpoolformer.engine.distributed import on_cpu
 from mmpoolformer.engine.errors import UserError, blame, one_line
+from mmpoolformer.engine.finite import FiniteGuard
+from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
 from mmpoolformer.engine.seeding import SeedSteps
 
 CHECKPOINT_ERRORS = (
@@ -41,6 +46,8 @@ CHECKPOINT_ERRORS = (
     UnpicklingError,
     ValueError,
 )
+# What configs call mmengine's hook.
+CHECKPOINT_HOOKS = ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook)
 RESUME_PARTS = ('meta', 'message_hub', 'optimizer')
 SHOWN = 4
 # What torch says of a tensor: its name, the shape in the file and in the model.
@@ -87,10 +94,12 @@ class ToolRunner(Runner):
 
     Attributes:
         needs_all_weights: Whether a checkpoint must hold every tensor of the model.
+        older: Checkpoints to go on from where the one to resume can't be read.
         averages_statistics: Whether SyncBN was replaced, for want of GPUs.
     """
 
     needs_all_weights = False
+    older: Sequence[Path] = ()
     averages_statistics = False
 
     @classmethod
@@ -107,6 +116,17 @@ class ToolRunner(Runner):
         with blame(str(cfg.filename or 'config')):
             return super().from_cfg(cfg)
 
+    def register_hook(
+        self, hook: Hook | dict, priority: str | int | None = None
+    ) -> None:
+        """Register a hook; mmengine's CheckpointHook becomes the safe one.
+
+        Default and custom hooks of a config all come here.
+        """
+        if isinstance(hook, dict) and hook.get('type') in CHECKPOINT_HOOKS:
+            hook = {**hook, 'type': SafeCheckpointHook}
+        super().register_hook(hook, priority)
+
     def prepare_training(self) -> None:
         """Build data loaders, loops, evaluator and optimizer ahead of `train()`.
 
@@ -122,7 +142,10 @@ class ToolRunner(Runner):
                 check_classes(unwrapped(self.model), self.val_dataloader.dataset)
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         self._tell_batch()
+        seed_items(self.train_dataloader)
         self.register_hook(SeedSteps())
+        if not any(isinstance(hook, FiniteGuard) for hook in self.hooks):
+            self.register_hook(FiniteGuard())
         if self.averages_statistics:
             self.register_hook(AverageStatistics())
 
@@ -135,6 +158,13 @@ class ToolRunner(Runner):
         with blame(str(self.cfg.filename or 'config')):
             self._test_loop = self.build_test_loop(self._test_loop)
             check_classes(unwrapped(self.model), self.test_dataloader.dataset)
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build mmengine's training loop as one that can resume anywhere."""
+        if isinstance(loop, dict):
+            loop = resumable_loop(loop)
+            self._train_dataloader = placed_loader(self._train_dataloader)
+        return super().build_train_loop(loop)
 
     @staticmethod
     def build_dataloader(
@@ -256,7 +286,10 @@ class ToolRunner(Runner):
         """
         if not self.needs_all_weights:
             return super().load_checkpoint(filename, map_location, strict, revise_keys)
-        checkpoint = CheckpointLoader.load_checkpoint(filename, map_location)
+        read = partial(CheckpointLoader.load_checkpoint, map_location=map_location)
+        filename, checkpoint = read_first([filename, *self.older], read)
+        if self._resume:
+            self._load_from = filename
         missing_parts = [part for part in RESUME_PARTS if part not in checkpoint]
         if self._resume and missing_parts:
             raise UserError(

@@ -22,15 +22,22 @@ def start_generators(*place: int) -> None:
     Args:
         place: Whole numbers from 0 that name the place, such as seed, epoch, index.
     """
+    torch.manual_seed(_start_on_cpu(place))
+
+
+def _start_on_cpu(place: tuple[int, ...]) -> int:
     words = np.random.SeedSequence(place).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(words[1])
-    torch.manual_seed(int(words[2]))
+    torch.default_generator.manual_seed(int(words[2]))
+    return int(words[2])
 
 
 @contextmanager
 def seeded(*place: int) -> Iterator[None]:
     """Run a block with generators started for its place; leave them as they were.
+
+    Those of Python, NumPy and torch on the CPU; a GPU's run on.
 
     Args:
         place: See `start_generators`; without any the generators run on untouched.
@@ -39,7 +46,7 @@ def seeded(*place: int) -> Iterator[None]:
         yield
         return
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    start_generators(*place)
+    _start_on_cpu(place)
     try:
         yield
     finally:
@@ -58,17 +65,19 @@ class SeedSteps(Hook):
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        """Give the run's seed to the sampler of the training data."""
+        """Give the run's seed to the samplers of the training data."""
         loader = runner.train_dataloader
-        for sampler in (loader.sampler, getattr(loader.batch_sampler, 'sampler', None)):
+        batches = loader.batch_sampler
+        for sampler in (loader.sampler, batches, getattr(batches, 'sampler', None)):
             if hasattr(sampler, 'seed'):
                 sampler.seed = runner.seed
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Tell the epoch to data that is no sampler's but orders itself."""
-        dataset = runner.train_dataloader.dataset
-        if hasattr(dataset, 'set_epoch'):
-            dataset.set_epoch(runner.epoch)
+        """Tell the epoch to the batches, and to data that orders itself."""
+        loader = runner.train_dataloader
+        for part in (loader.batch_sampler, loader.dataset):
+            if hasattr(part, 'set_epoch'):
+                part.set_epoch(runner.epoch)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None

@@ -13,8 +13,9 @@ from typing import TextIO
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
+from mmpoolformer.engine.checkpointing import last_named
 from mmpoolformer.engine.config import use_resume
 from mmpoolformer.engine.errors import UserError
 from mmpoolformer.engine.results import ValidationLog, write_json
@@ -128,9 +129,9 @@ def read_settings(data: Path) -> str:
 
 def final_checkpoint(config: Config) -> Path | None:
     """Return the checkpoint of the last epoch, if it was written to its end."""
-    latest = find_latest_checkpoint(config.work_dir)
+    latest = last_named(Path(config.work_dir))
     wanted = Path(config.work_dir) / f'epoch_{config.train_cfg.max_epochs}.pth'
-    is_final = latest is not None and Path(latest).name == wanted.name
+    is_final = latest is not None and latest.name == wanted.name
     return wanted if is_final and wanted.is_file() else None
 
 
@@ -147,9 +148,9 @@ def train_to_end(config: Config, bars: TextIO) -> None:
         # mmengine keeps one visualizer of a name in a process, and with it the first
         # run's log; each run gets its own.
         config.visualizer.name = config.work_dir
-    use_resume(config, 'auto')
+    older = use_resume(config, 'auto')
     runner = ToolRunner.from_cfg(config)
-    runner.needs_all_weights = bool(config.resume)
+    runner.needs_all_weights, runner.older = bool(config.resume), older
     hook = ProgressHook(bars)
     runner.register_hook(hook)
     validations = Path(config.work_dir) / 'val_results.json'

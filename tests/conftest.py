@@ -1,0 +1,14 @@
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        '--long',
+        action='store_true',
+        help='repeat what a short run does a few times (kills, iterations) often',
+    )
+
+
+@pytest.fixture(scope='session')
+def long_mode(request: pytest.FixtureRequest) -> bool:
+    return request.config.getoption('--long')

@@ -1,0 +1,187 @@
+"""Resumed after any iteration, a training is the one that never stopped."""
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from fork_tools import fork_trainings
+from PIL import Image
+from tiny_data import (
+    ROOT,
+    write_data,
+    write_detection_config,
+    write_segmentation_config,
+)
+
+from mmpoolformer.engine.stopping import STOPPED_CODE
+
+# On top of the tiny configs: random pictures, averaged weights, a schedule.
+COMMON = """
+custom_hooks = [
+    dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.1)]
+"""
+DETECTION = """
+train_dataloader['dataset']['pipeline'] = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='RandomResize', scale=(64, 64), ratio_range=(0.7, 1.3)),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackDetInputs')]
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=7),
+    dict(type='MultiStepLR', by_epoch=True, milestones=[1, 2], gamma=0.5)]
+train_cfg = dict(max_epochs=3, val_interval=3)
+"""
+SEGMENTATION = """
+train_dataloader['dataset']['pipeline'] = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='RandomResize', scale=(64, 64), ratio_range=(1.0, 1.5)),
+    dict(type='RandomCrop', crop_size=(64, 64), cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs')]
+model['decode_head']['dropout_ratio'] = 0.3
+param_scheduler = [dict(type='PolyLR', power=0.9, begin=0, end=12, by_epoch=False)]
+train_cfg = dict(max_iters=12, val_interval=6)
+"""
+CLASSIFICATION = """
+_base_ = '{root}/configs/classification/poolformer_s12_8xb128_in1k.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmpoolformer.MetaFormerClassifier',
+        arch=dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), layer_scale_init=0.5),
+        num_classes=2, drop_path_rate=0.3, drop_rate=0.2))
+transform = dict(input_size=32, is_training=True, re_prob=0.25,
+                 auto_augment='rand-m9-mstd0.5-inc1')
+train_dataloader = dict(
+    batch_size=4, num_workers=0, persistent_workers=False,
+    dataset=dict(root='{data}', transform=transform))
+val_dataloader = dict(
+    batch_size=4, num_workers=0, persistent_workers=False,
+    dataset=dict(root='{data}', transform=dict(input_size=32)))
+test_dataloader = val_dataloader
+optim_wrapper = dict(accumulative_counts=3)
+param_scheduler = dict(t_initial=2, warmup_t=1)
+train_cfg = dict(max_epochs=2, val_interval=2)
+default_hooks = dict(logger=dict(interval=1))
+randomness = dict(seed=4)
+"""
+# Iterations in all, pictures in a batch, options.
+TASKS = {
+    'detection': (12, 4, ()),
+    'segmentation': (12, 4, ('--amp',)),
+    'classification': (12, 4, ('--amp',)),
+}
+SIGNALS = ('SIGTERM', 'SIGUSR1')
+
+
+@pytest.fixture(scope='module')
+def configs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp('resuming')
+    write_data(folder / 'data')
+    paths = {name: folder / f'{name}.py' for name in TASKS}
+    write_detection_config(paths['detection'], folder / 'data')
+    write_segmentation_config(paths['segmentation'], folder / 'data')
+    for name, text in (('detection', DETECTION), ('segmentation', SEGMENTATION)):
+        paths[name].write_text(paths[name].read_text() + text + COMMON)
+    generator = np.random.default_rng(0)
+    for i in range(28):
+        split = 'train' if i < 24 else 'val'
+        place = folder / 'images' / split / f'class_{i % 2}'
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (40, 36, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f'{i}.png')
+    text = CLASSIFICATION.format(root=ROOT, data=folder / 'images')
+    paths['classification'].write_text(text + COMMON)
+    return SimpleNamespace(folder=folder, **paths)
+
+
+@pytest.fixture(scope='module')
+def runs(configs: SimpleNamespace, long_mode: bool) -> dict[str, list[dict]]:
+    """For each task a run that never stops, and others stopped and resumed."""
+    generator = random.Random(5)
+    jobs, names = [], []
+    for name, (steps, _, options) in TASKS.items():
+        config = getattr(configs, name)
+        stops = generator.sample(range(1, steps), steps - 1 if long_mode else 1)
+        jobs.append(_job(config, configs.folder / name / 'whole', options))
+        names.append((name, 0))
+        for number, at in enumerate(stops):
+            work = configs.folder / name / f'stopped_at_{at}'
+            stop = dict(signal=SIGNALS[number % 2], at=at)
+            jobs.append(_job(config, work, options) | stop)
+            go_on = (*options, '--resume', 'auto')
+            jobs.append(_job(config, work, go_on) | dict(watch='images/train'))
+            names += [(name, at), (name, at)]
+    done = fork_trainings(jobs, configs.folder)
+    found = {name: [] for name in TASKS}
+    for (name, at), result in zip(names, done, strict=True):
+        found[name].append({'at': at, **result})
+    return found
+
+
+def _job(config: Path, work: Path, options: tuple) -> dict:
+    return {'argv': [str(config), '--work-dir', str(work), *options]}
+
+
+def lines(work: Path) -> list[dict]:
+    text = (work / 'train_log.jsonl').read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_a_signal_ends_a_run_after_its_iteration(
+    runs: dict, configs: SimpleNamespace, name: str
+) -> None:
+    whole, *others = runs[name]
+    assert whole['code'] == 0, whole['out'][-4000:]
+    for stopped in others[::2]:
+        assert stopped['code'] == STOPPED_CODE, stopped['out'][-4000:]
+        assert f'after iteration {stopped["at"]}, and saved' in stopped['out']
+        assert 'Traceback' not in stopped['out']
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_resumed_is_as_if_never_stopped(
+    runs: dict, configs: SimpleNamespace, name: str
+) -> None:
+    folder = configs.folder / name
+    steps = TASKS[name][0]
+    expected = lines(folder / 'whole')
+    assert [line['iter'] for line in expected] == list(range(1, steps + 1))
+    assert len({line['loss'] for line in expected}) == steps
+    last = sorted((folder / 'whole').glob('*_*.pth'), key=_age)[-1].name
+    one = torch.load(folder / 'whole' / last, weights_only=False)
+    for resumed in runs[name][2::2]:
+        assert resumed['code'] == 0, resumed['out'][-4000:]
+        work = folder / f'stopped_at_{resumed["at"]}'
+        assert lines(work) == expected  # to the last bit
+        other = torch.load(work / last, weights_only=False)
+        for part in ('state_dict', 'ema_state_dict'):
+            for key, tensor in one[part].items():
+                assert torch.equal(tensor, other[part][key]), key
+        assert str(one['param_schedulers']) == str(other['param_schedulers'])
+        # What the signal had saved has gone.
+        assert {p.name for p in work.glob('*.pth')} == {
+            p.name for p in (folder / 'whole').glob('*.pth')
+        }
+
+
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_what_was_seen_is_not_read_again(
+    runs: dict, configs: SimpleNamespace, name: str
+) -> None:
+    steps, batch, _ = TASKS[name]
+    for resumed in runs[name][2::2]:
+        assert resumed['opened'] == (steps - resumed['at']) * batch
