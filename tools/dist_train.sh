@@ -9,6 +9,9 @@ usage: tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
 GPUS is the number of processes on this machine. Without GPUs they run on the CPU.
 More machines: call it on each with NNODES (machines), NODE_RANK (0, 1, ...),
 MASTER_ADDR (the first machine) and PORT (free there) set. PYTHON: the interpreter.
+MAX_RESTARTS=3 starts all processes anew, up to 3 times, when one is lost; they go on
+from the last checkpoint. SIGTERM or SIGUSR1: all save after the same iteration and
+the exit code is 75; start again with --resume auto.
 TEXT
 }
 
@@ -35,10 +38,21 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads}
 export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
 export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
 
+nodes=${NNODES:-1}
+address=${MASTER_ADDR:-127.0.0.1}
+port=${PORT:-29500}
+launch=(--nnodes="$nodes" --node_rank="${NODE_RANK:-0}")
+launch+=(--master_addr="$address" --master_port="$port")
+if [[ ${MAX_RESTARTS:-0} != 0 ]]; then
+    # The plain rendezvous keeps the addresses of processes that are gone.
+    launch+=(--max_restarts="$MAX_RESTARTS" --rdzv_backend=c10d)
+    launch+=(--rdzv_endpoint="$address:$port" --rdzv_id="${JOB_ID:-mmpoolformer}")
+    if [[ $nodes == 1 ]]; then
+        launch+=(--local_addr="$address")
+    fi
+fi
+
 exec "${PYTHON:-python}" -m mmpoolformer.engine.processes \
-    --nnodes="${NNODES:-1}" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${PORT:-29500}" \
+    "${launch[@]}" \
     --nproc_per_node="$gpus" \
     "$tools/train.py" "$config" --launcher pytorch "$@"

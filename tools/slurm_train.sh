@@ -6,8 +6,12 @@ usage() {
     cat >&2 <<'TEXT'
 usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]
   GPUS=16 tools/slurm_train.sh gpu s12 CONFIG work_dirs/s12 --auto-scale-lr
+  REQUEUE=1 SBATCH_ARGS=--time=4:00:00 tools/slurm_train.sh gpu s12 CONFIG work_dirs/s12
 Environment: GPUS in all (8), GPUS_PER_NODE (8, or GPUS if fewer), CPUS_PER_TASK (5),
 SRUN_ARGS (further options of srun, parted by blanks), PYTHON (the interpreter).
+REQUEUE=1 hands the job to sbatch, with SBATCH_ARGS and these options: 120 seconds
+(GRACE) before its time is over, or when it is preempted, it saves, ends with code 75
+and is queued again; it goes on where it was (--resume auto).
 TEXT
 }
 
@@ -19,7 +23,6 @@ partition=$1
 job_name=$2
 config=$3
 work_dir=$4
-shift 4
 if [[ ! -f $config ]]; then
     echo "error: $config: no such config file" >&2
     exit 2
@@ -29,20 +32,45 @@ if ! command -v srun >/dev/null; then
     exit 1
 fi
 
-tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# In a job, slurm runs a copy of this script; MMPOOLFORMER_TOOLS is where it lay.
+tools=${MMPOOLFORMER_TOOLS:-$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)}
 gpus=${GPUS:-8}
 gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
+resources=(
+    --partition="$partition"
+    --job-name="$job_name"
+    --gres="gpu:$gpus_per_node"
+    --ntasks="$gpus"
+    --ntasks-per-node="$gpus_per_node"
+    --cpus-per-task="${CPUS_PER_TASK:-5}"
+)
+requeue=${REQUEUE:-0}
+if [[ $requeue == 1 && -z ${SLURM_JOB_ID:-} ]]; then
+    read -r -a sbatch_args <<<"${SBATCH_ARGS:-}"
+    export MMPOOLFORMER_TOOLS=$tools
+    exec sbatch "${resources[@]}" --requeue --open-mode=append \
+        --signal="USR1@${GRACE:-120}" \
+        ${sbatch_args[@]+"${sbatch_args[@]}"} \
+        "$tools/slurm_train.sh" "$@"
+fi
+shift 4
+
 read -r -a srun_args <<<"${SRUN_ARGS:-}"
 export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
+command=(
+    srun "${resources[@]}" --kill-on-bad-exit=1
+    ${srun_args[@]+"${srun_args[@]}"}
+    "${PYTHON:-python}" -u "$tools/train.py" "$config"
+    --work-dir "$work_dir" --launcher slurm
+)
+if [[ $requeue != 1 ]]; then
+    exec "${command[@]}" "$@"
+fi
 
-exec srun \
-    --partition="$partition" \
-    --job-name="$job_name" \
-    --gres="gpu:$gpus_per_node" \
-    --ntasks="$gpus" \
-    --ntasks-per-node="$gpus_per_node" \
-    --cpus-per-task="${CPUS_PER_TASK:-5}" \
-    --kill-on-bad-exit=1 \
-    ${srun_args[@]+"${srun_args[@]}"} \
-    "${PYTHON:-python}" -u "$tools/train.py" "$config" \
-    --work-dir "$work_dir" --launcher slurm "$@"
+trap : TERM USR1 # for the tasks; this shell has to outlive them
+code=0
+"${command[@]}" --resume auto "$@" || code=$?
+if [[ $code == 75 ]]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

@@ -15,6 +15,7 @@ from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
 from mmpoolformer.classification.pictures import PictureError
 from mmpoolformer.engine import config as settings
+from mmpoolformer.engine.checkpointing import full_disk_told
 from mmpoolformer.engine.distributed import (
     connect_processes,
     disconnect_processes,
@@ -29,6 +30,7 @@ from mmpoolformer.engine.results import (
     write_json,
 )
 from mmpoolformer.engine.runner import ToolRunner
+from mmpoolformer.engine.stopping import StopOnSignal
 from mmpoolformer.engine.tta import use_tta
 
 TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -93,17 +95,20 @@ def _train(args: Namespace, config: Config) -> None:
         settings.use_amp(config)
     if args.auto_scale_lr:
         settings.use_auto_scale_lr(config)
-    settings.use_resume(config, args.resume)
+    older = settings.use_resume(config, args.resume)
     settings.check_weights(config)
     settings.align_epochs(config)
     runner = ToolRunner.from_cfg(config)
-    runner.needs_all_weights = bool(config.get('resume'))
+    runner.needs_all_weights, runner.older = bool(config.get('resume')), older
     results = Path(config.work_dir) / 'val_results.json'
     validations = ValidationLog(results)
     runner.register_hook(validations)
     runner.register_hook(TrainingLog(Path(config.work_dir) / 'train_log.jsonl'))
+    stop = StopOnSignal()
+    runner.register_hook(stop)
     runner.prepare_training()
-    runner.train()
+    with stop.listening(), full_disk_told():
+        runner.train()
     if is_main_process():
         _tell_unreadable(runner.train_dataloader.dataset)
         print(f'checkpoints and logs: {config.work_dir}')

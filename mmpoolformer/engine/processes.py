@@ -1,17 +1,29 @@
 """torchrun whose own traceback does not bury what the processes have said.
 
-`python -m mmpoolformer.engine.processes` takes torchrun's command line.
+`python -m mmpoolformer.engine.processes` takes torchrun's command line. A training
+that is stopped by SIGTERM or SIGUSR1 makes it end with the code 75 (see `stopping`);
+torchrun gives the processes 30 seconds after SIGTERM, SIGUSR1 as long as they need.
 """
 
 import logging
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mmpoolformer.engine.errors import UserError, run_tool
 
 BY_SIGNAL = (
     128  # a shell's exit code for a process that a signal ended, plus its number
 )
+
+STOPPED_CODE = 75  # "temporary failure, try again" in sysexits.h
+# The folder by which launcher and processes of a machine tell each other of a stop,
+# by empty files: the launcher asks for it, a process has done it.
+JOB_VARIABLE = 'MMPOOLFORMER_JOB'
+STOP, STOPPED = 'stop', 'stopped'
 
 # What torch says, now and in 2.1.
 PORT_TAKEN = ('EADDRINUSE', 'Address already in use')
@@ -24,9 +36,18 @@ def main(argv: Sequence[str]) -> None:
         argv: torchrun's command line.
 
     Raises:
-        SystemExit: With the code of the first process that failed; it has said why.
+        SystemExit: With the code of the first process that failed; it has said why;
+            or with 75 for a training that was stopped.
         UserError: If a process was ended by a signal, or the port is taken.
     """
+    with TemporaryDirectory(prefix='mmpoolformer_') as job:
+        os.environ[JOB_VARIABLE] = job
+        if hasattr(signal, 'SIGUSR1'):
+            signal.signal(signal.SIGUSR1, lambda *_: Path(job, STOP).touch())
+        _run(argv, Path(job, STOPPED))
+
+
+def _run(argv: Sequence[str], stopped: Path) -> None:
     # Here, so that a missing torch is told like any other mistake.
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -45,13 +66,16 @@ def main(argv: Sequence[str]) -> None:
             ) from error
         raise SystemExit(failure.exitcode) from error
     except SignalException as error:
-        raise SystemExit(BY_SIGNAL + error.sigval) from error
+        code = STOPPED_CODE if stopped.exists() else BY_SIGNAL + error.sigval
+        raise SystemExit(code) from error
     except RuntimeError as error:
         if not any(words in str(error) for words in PORT_TAKEN):
             raise
         raise UserError(
             f'port {args.master_port} is in use: set PORT to another one'
         ) from error
+    if stopped.exists():
+        raise SystemExit(STOPPED_CODE)
 
 
 if __name__ == '__main__':

@@ -10,6 +10,7 @@ PRINT_ARGUMENTS = """#!/usr/bin/env python3
 import json, os, sys
 names = ('OMP_NUM_THREADS', 'PYTHONPATH')
 print(json.dumps({'argv': sys.argv[1:], 'env': {n: os.environ.get(n) for n in names}}))
+sys.exit(int(os.environ.get('STAND_IN_CODE', 0)))
 """
 
 
@@ -18,7 +19,7 @@ def stand_in(tmp_path: Path) -> Path:
     """A folder with an `srun` and a `python` that print how they were called."""
     folder = tmp_path / 'bin'
     folder.mkdir()
-    for name in ('srun', 'stand_in_python'):
+    for name in ('srun', 'sbatch', 'stand_in_python'):
         (folder / name).write_text(PRINT_ARGUMENTS)
         (folder / name).chmod(0o755)
     return folder
@@ -64,6 +65,21 @@ def test_dist_train_passes_everything_on(stand_in: Path, config: str) -> None:
     assert given['env']['PYTHONPATH'].startswith(str(ROOT / 'tools' / '..'))
 
 
+def test_dist_train_restarts_lost_processes_when_asked(
+    stand_in: Path, config: str
+) -> None:
+    given = call(
+        *(stand_in, 'dist_train.sh', config, '2'),
+        **dict(MAX_RESTARTS='3', PORT='1234'),
+    )
+    assert given['argv'][2:-4] == [
+        *('--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1'),
+        *('--master_port=1234', '--max_restarts=3', '--rdzv_backend=c10d'),
+        *('--rdzv_endpoint=127.0.0.1:1234', '--rdzv_id=mmpoolformer'),
+        *('--local_addr=127.0.0.1', '--nproc_per_node=2'),
+    ]
+
+
 @pytest.mark.parametrize('gpus', [1, 2, 10_000])
 def test_processes_share_the_cores(stand_in: Path, config: str, gpus: int) -> None:
     given = call(stand_in, 'dist_train.sh', config, str(gpus))
@@ -91,6 +107,52 @@ def test_slurm_train(stand_in: Path, config: str) -> None:
         *('--mem=9G', '--time=1', 'stand_in_python', '-u'),
         *(str(ROOT / 'tools/train.py'), config, '--work-dir', 'a dir'),
         *('--launcher', 'slurm', '--amp'),
+    ]
+
+
+def test_slurm_train_is_handed_to_sbatch(stand_in: Path, config: str) -> None:
+    given = call(
+        *(stand_in, 'slurm_train.sh', 'gpu', 'my job', config, 'a dir', '--amp'),
+        **dict(GPUS='4', REQUEUE='1', GRACE='60', SBATCH_ARGS='--time=9 --mem=1G'),
+    )
+    assert given['argv'] == [
+        *('--partition=gpu', '--job-name=my job', '--gres=gpu:4', '--ntasks=4'),
+        *('--ntasks-per-node=4', '--cpus-per-task=5', '--requeue'),
+        *('--open-mode=append', '--signal=USR1@60', '--time=9', '--mem=1G'),
+        str(ROOT / 'tools/slurm_train.sh'),
+        *('gpu', 'my job', config, 'a dir', '--amp'),
+    ]
+
+
+@pytest.mark.parametrize(('code', 'requeued'), [(75, 1), (1, 0), (0, 0)])
+def test_a_slurm_job_that_was_stopped_is_queued_again(
+    stand_in: Path, config: str, code: int, requeued: int
+) -> None:
+    scontrol = stand_in / 'scontrol'
+    scontrol.write_text('#!/bin/sh\necho scontrol "$@"\n')
+    scontrol.chmod(0o755)
+    # As slurm does it: a copy of the script, somewhere else.
+    copy = stand_in.parent / 'slurm_script'
+    copy.write_text((ROOT / 'tools/slurm_train.sh').read_text())
+    variables = dict(
+        REQUEUE='1',
+        SLURM_JOB_ID='42',
+        STAND_IN_CODE=str(code),
+        MMPOOLFORMER_TOOLS=str(ROOT / 'tools'),
+    )
+    done = subprocess.run(
+        ['bash', copy, 'gpu', 'job', config, 'a dir', '--amp'],
+        env=shell_environment(stand_in, variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stdout.count('scontrol requeue 42\n') == requeued
+    argv = json.loads(done.stdout.splitlines()[0])['argv']
+    assert argv[-9:] == [
+        *(str(ROOT / 'tools/train.py'), config, '--work-dir', 'a dir'),
+        *('--launcher', 'slurm', '--resume', 'auto', '--amp'),
     ]
 
 

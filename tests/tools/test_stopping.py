@@ -1,0 +1,134 @@
+"""Trainings that are interrupted, stopped, or lose a process."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tool_process import free_port, start
+
+pytestmark = pytest.mark.skipif(
+    not Path('/proc/self/environ').exists(), reason='looks for processes in /proc'
+)
+STEPS = 8
+
+
+def train(
+    tool: str,
+    work: Path,
+    config: Path,
+    *words: object,
+    steps: int = STEPS,
+    **variables: str,
+) -> subprocess.Popen:
+    """Start a training, with two processes that read, and short ways to the end."""
+    options = (
+        f'train_cfg.max_iters={steps}',
+        f'train_cfg.val_interval={steps}',
+        f'default_hooks.checkpoint.interval={steps // STEPS}',
+        'train_dataloader.num_workers=2',
+    )
+    words = (*words, '--work-dir', work, '--cfg-options', *options)
+    return start(tool, config, *words, **variables)
+
+
+def steps_done(work: Path) -> list[int]:
+    log = work / 'train_log.jsonl'
+    text = log.read_text() if log.is_file() else ''
+    return [json.loads(line)['iter'] for line in text.splitlines() if line[-1] == '}']
+
+
+def wait_for(what: Callable[[], object], process: subprocess.Popen) -> None:
+    end = time.monotonic() + 200
+    while not what():
+        assert process.poll() is None, process.stdout.read()[-4000:]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def of_run(work: Path) -> dict[int, dict[str, str]]:
+    """Return processes whose command line names a work dir, with their variables."""
+    found = {}
+    for place in Path('/proc').glob('[0-9]*'):
+        try:
+            words = (place / 'cmdline').read_bytes().split(b'\0')
+            pairs = (place / 'environ').read_bytes().decode().split('\0')
+        except OSError:  # it ended meanwhile, or is another user's
+            continue
+        if str(work).encode() in words:
+            variables = dict(pair.partition('=')[::2] for pair in pairs)
+            found[int(place.name)] = variables
+    return found
+
+
+def check_gone(work: Path) -> None:
+    end = time.monotonic() + 15
+    while of_run(work) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not of_run(work)
+
+
+@pytest.mark.parametrize('whom', ['all', 'first'])
+def test_ctrl_c_leaves_no_process(
+    tiny: SimpleNamespace, whom: str, long_mode: bool
+) -> None:
+    """A terminal signals all processes; `kill -INT` the first alone."""
+    if whom == 'first' and not long_mode:
+        pytest.skip('only with --long')
+    work = tiny.folder / f'interrupted_{whom}'
+    process = train('tools/train.py', work, tiny.segmentation)
+    wait_for(lambda: len(steps_done(work)) > 2, process)
+    assert len(of_run(work)) >= 3  # two read pictures
+    for number in of_run(work) if whom == 'all' else [process.pid]:
+        os.kill(number, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output[-3000:]
+    assert output.splitlines()[-1] == 'error: interrupted'
+    check_gone(work)
+
+
+def test_a_lost_process_restarts_all_from_the_last_checkpoint(
+    tiny: SimpleNamespace,
+) -> None:
+    work = tiny.folder / 'lost'
+    process = train(
+        *('tools/dist_train.sh', work, tiny.segmentation, 2),
+        **dict(PORT=free_port(), MAX_RESTARTS='1'),
+    )
+    wait_for(lambda: len(steps_done(work)) > 2, process)
+    lost = [n for n, variables in of_run(work).items() if variables.get('RANK') == '1']
+    os.kill(min(lost), signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-5000:]
+    (resumed,) = re.findall(r'resumed epoch: 0, iter: (\d+)', output)
+    assert int(resumed) >= 2
+    assert steps_done(work) == list(range(1, STEPS + 1))
+    check_gone(work)
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1'])
+def test_processes_that_are_stopped_save_at_the_same_iteration(
+    tiny: SimpleNamespace, name: str, long_mode: bool
+) -> None:
+    if name == 'SIGTERM' and not long_mode:
+        pytest.skip('only with --long')
+    work = tiny.folder / f'stopped_by_{name}'
+    process = train(
+        *('tools/dist_train.sh', work, tiny.segmentation, 2),
+        **dict(steps=4000, PORT=free_port()),
+    )
+    wait_for(lambda: len(steps_done(work)) > 2, process)
+    process.send_signal(getattr(signal, name))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 75, output[-5000:]
+    (step,) = re.findall(r'after iteration (\d+), and saved', output)
+    assert int(step) == steps_done(work)[-1]
+    assert (work / 'last_checkpoint').read_text().endswith(f'iter_{step}.pth')
+    assert 'Traceback' not in output
+    check_gone(work)
