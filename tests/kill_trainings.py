@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner import runner as mmengine_runner
@@ -204,7 +205,9 @@ if __name__ == '__main__':
     torch.set_num_threads(1)
     mmengine_runner.collect_env = dict  # it asks compilers, for seconds
     register_safe_loaders()
-    mmengine_runner.get_git_hash = str  # it starts git at every save
+    # At every save they start git, and format the config for the tenth of a second.
+    mmengine_runner.get_git_hash = str
+    Config.pretty_text = property(str)
     place = Path(sys.argv[1])
     whole = trained(place / 'whole')
     found = kill_often(place, int(sys.argv[2]))

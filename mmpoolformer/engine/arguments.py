@@ -10,13 +10,14 @@ from mmpoolformer.engine.errors import UsageError
 TRAIN_EXAMPLES = """examples:
   train on one GPU, or on the CPU where there is none:
     python tools/train.py configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py
-  go on where the last run in the work dir stopped:
-    python tools/train.py CONFIG --resume
+  go on where the last run in the work dir stopped, if there is one:
+    python tools/train.py CONFIG --resume auto
   from scratch, with two images a step and the learning rate fitted to that:
     python tools/train.py CONFIG --auto-scale-lr \\
         --cfg-options model.backbone.init_cfg=None train_dataloader.batch_size=2
   on 8 GPUs (or 2 processes on the CPU):
     tools/dist_train.sh CONFIG 8
+SIGTERM and SIGUSR1 end a run after its iteration, saved, with exit code 75.
 """
 TEST_EXAMPLES = """examples:
   measure a checkpoint on the config's test data:
@@ -46,8 +47,9 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='FILE',
-        help='go on from a checkpoint with everything it holds; without FILE from '
-        'the latest one in the work dir, or from the start if there is none',
+        help='go on from a checkpoint with everything it holds; without FILE, or with '
+        '"auto", from the latest one in the work dir, or from the start if there is '
+        'none',
     )
     parser.add_argument(
         '--amp',

@@ -67,14 +67,18 @@ class ValidationLog(Hook):
         if runner.iter > 0 and self.path.is_file():
             entries = json.loads(self.path.read_text(encoding='utf-8'))
             self.entries = [e for e in entries if e['iter'] <= runner.iter]
-        is_own = Path(runner._load_from or '').resolve().parent == self.path.parent
-        done = [entry['iter'] for entry in self.entries]
-        if runner.iter in (0, *done) or not is_own or runner.val_loop is None:
-            return
-        is_due = getattr(runner.train_loop, 'is_validation_due', None)
-        if is_due is not None and is_due():
+        if self._was_broken_off(runner):
             runner.logger.info('The validation that was broken off is done first')
             runner.val_loop.run()
+
+    def _was_broken_off(self, runner: Runner) -> bool:
+        """Tell whether a validation is due that this work dir's run has not ended."""
+        done = [entry['iter'] for entry in self.entries]
+        if runner.iter in (0, *done) or runner.val_loop is None:
+            return False
+        is_own = Path(runner._load_from or '').resolve().parent == self.path.parent
+        is_due = getattr(runner.train_loop, 'is_validation_due', None)
+        return is_own and is_due is not None and is_due()
 
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None

@@ -48,7 +48,7 @@ def test_a_json_file_is_whole_or_the_old_one(
 
 def test_validations_go_on_where_a_training_resumes(tmp_path: Path) -> None:
     path = tmp_path / 'val_results.json'
-    runner = SimpleNamespace(epoch=0, iter=0)
+    runner = SimpleNamespace(epoch=0, iter=0, val_loop=None)
     first = ValidationLog(path)
     first.before_train(runner)
     for runner.epoch, runner.iter in ((1, 10), (2, 20), (3, 30)):
