@@ -15,7 +15,6 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -46,7 +45,7 @@ class _Passing(Exception):
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, but never away from https."""
+    """Follows redirections, but never away from https or from this machine."""
 
     def redirect_request(
         self,
@@ -58,10 +57,18 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         """Return the request to make instead, as urllib asks for it."""
+        target = urlsplit(newurl)
         allowed = ('https',) if req.type == 'https' else ('http', 'https')
-        if urlsplit(newurl).scheme not in allowed:
+        # What is fetched over http from elsewhere has a hash; from here it need not.
+        leaves = _host(req.full_url) in LOCAL and target.hostname not in LOCAL
+        is_safe = target.scheme == 'https' or not leaves
+        if target.scheme not in allowed or not is_safe:
             raise DownloadError(f'{req.full_url} leads to {newurl}, which is not safe')
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _host(url: str) -> str | None:
+    return urlsplit(url).hostname
 
 
 def fetch(
@@ -74,7 +81,8 @@ def fetch(
     """Download a file, or find it in the cache.
 
     Args:
-        url: Where it is, `http://` or `https://`. A hash may follow: `#sha256=...`.
+        url: Where it is: `https://`, or `http://` on this machine or with a hash. A
+            hash may follow: `#sha256=...`.
         sha256: Its hash, in hexadecimal digits. Without one, the hash of the first
             download is kept beside the file (`.sha256`), and from then on the file,
             also one downloaded anew, must agree with it.
@@ -122,10 +130,9 @@ def _check_url(url: str, sha256: str | None) -> None:
     if parts.scheme not in ('http', 'https') or not parts.hostname:
         raise ValueError(f'url={url!r}: give http://HOST/... or https://HOST/...')
     if parts.scheme == 'http' and parts.hostname not in LOCAL and sha256 is None:
-        warnings.warn(
-            f'{url} is not encrypted and could be changed on its way: prefer https, or '
-            'give its hash (#sha256=...)',
-            stacklevel=3,
+        raise DownloadError(
+            f'{url} is not encrypted and could be changed on its way: give its https '
+            'address, or its hash (#sha256=...)'
         )
 
 

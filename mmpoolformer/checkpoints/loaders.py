@@ -6,23 +6,34 @@ import torch
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
+from mmpoolformer.names import nearest
 
 # The empty prefix is mmengine's for paths.
 SCHEMES = ('', 'file://', 'http://', 'https://', 'zoo://', 'timm://')
+
+# mmengine's functions that give the tables of names, by scheme.
+TABLES = {
+    'torchvision': 'get_torchvision_models',
+    'modelzoo': 'get_torchvision_models',
+    'open-mmlab': 'get_external_models',
+    'openmmlab': 'get_external_models',
+}
 
 
 def register_safe_loaders() -> None:
     """Make mmengine read checkpoints safely in this process.
 
-    When a file can't be read safely, mmengine's own loader reads it in the unsafe way,
-    and runs what is in it; ours refuses. It is used for paths and URLs, `load_from`,
-    `resume` and pretrained parts alike, and adds `zoo://` and `timm://`. For the main
-    functions of tools; importing the package changes nothing.
+    When a file can't be read safely, mmengine's own loaders read it in the unsafe way,
+    and run what is in it; ours refuses. It is used for `load_from`, `resume` and
+    pretrained parts alike, for every scheme that mmengine knows, and adds `zoo://` and
+    `timm://`. For the main functions of tools; importing the package changes nothing.
     """
     # Imported here: it brings the whole runner with it.
     from mmengine.runner import CheckpointLoader
 
-    CheckpointLoader.register_scheme(SCHEMES, load_from_source, force=True)
+    # All of mmengine's schemes, or one would be left with a loader of its own.
+    schemes = (*CheckpointLoader._schemes, *SCHEMES)
+    CheckpointLoader.register_scheme(schemes, load_from_source, force=True)
 
 
 def load_from_source(
@@ -30,12 +41,42 @@ def load_from_source(
 ) -> dict:
     """Read a checkpoint as mmengine's loaders do.
 
+    A config in the entry `meta` is left out: mmengine would run it when it resumes.
+
     Args:
-        filename: What `resolve_source` takes.
+        filename: What `resolve_source` takes, or a name of mmengine's own tables
+            (`torchvision://resnet50`, `open-mmlab://NAME`).
         map_location: Not used: tensors come to the CPU, and loading copies them to the
             device of the module or optimiser.
 
     Returns:
         What the file holds.
     """
-    return read_checkpoint(resolve_source(os.path.expanduser(filename)))
+    source = _looked_up(os.path.expanduser(filename))
+    content = read_checkpoint(resolve_source(source))
+    meta = content.get('meta')
+    if isinstance(meta, dict):
+        meta.pop('config', None)
+    return content
+
+
+def _looked_up(source: str) -> str:
+    """Turn a name of mmengine's tables into the path or URL that it stands for."""
+    scheme, _, name = source.partition('://')
+    if scheme not in TABLES:
+        return source
+    # Imported here: it brings the whole runner with it.
+    from mmengine.runner import checkpoint
+
+    table = getattr(checkpoint, TABLES[scheme])()
+    if TABLES[scheme] == 'get_external_models':
+        name = checkpoint.get_deprecated_model_names().get(name, name)
+    if name not in table:
+        raise ValueError(
+            f'{source}: no such name; did you mean {nearest(name, table)}?'
+        )
+    place = table[name]
+    if '://' in place:
+        return place
+    home = os.environ.get('MMENGINE_HOME', '~/.cache/mmengine')
+    return os.path.expanduser(os.path.join(home, place))

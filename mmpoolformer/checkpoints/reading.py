@@ -16,6 +16,7 @@ file says `trust=True` or sets `MMPOOLFORMER_TRUST_CHECKPOINTS=1`.
 Tensors come to the CPU, whatever device they were saved from.
 """
 
+import errno
 import io
 import os
 import re
@@ -113,6 +114,10 @@ def _read_safely(path: Path, head: bytes) -> object:
             'code, so it was not read. If you trust who made the file, say so with '
             f'trust=True (--trust in the tools) or {TRUST_VARIABLE}=1'
         ) from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the file's start
+            raise
+        raise CheckpointError(f'{path} is damaged or truncated: {error}') from error
     except _ERRORS as error:
         cause = str(error) or type(error).__name__
         raise CheckpointError(f'{path} is damaged or truncated: {cause}') from error
@@ -142,10 +147,12 @@ def _read_zip(path: Path) -> object:
         root = pickles[0].removesuffix('data.pkl')
         if f'{root}constants.pkl' in records:
             raise UntrustedCheckpointError('a TorchScript program')
-        size = path.stat().st_size
         for info in records.values():
-            if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
+            if info.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f'{info.filename!r} is not as torch.save writes it')
+        # Records could lie over each other, so that few bytes stand for many.
+        if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+            raise ValueError('its records are larger than the file')
         order = f'{root}byteorder'
         if order in records and archive.read(order) != b'little':
             raise ValueError('it was saved on a big-endian machine')
@@ -171,7 +178,7 @@ class _ZipStorages:
         self, dtype: torch.dtype, key: str, count: int, *rest: object
     ) -> Tensor:
         """Return the storage called `key` as a tensor (count,)."""
-        if rest:
+        if rest or not isinstance(key, str):
             raise ValueError('a storage is described in an unknown way')
         if (key, dtype) not in self.loaded:
             record = self.records[f'{self.root}data/{key}']
@@ -204,6 +211,8 @@ def _read_legacy(path: Path) -> object:
             raise ValueError('it was saved in an unknown way')
         content = load()
         keys = load()
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise ValueError('its list of storages is wrong')
         if set(keys) != set(storages.raw):
             raise ValueError('its list of storages is wrong')
         for key in keys:
@@ -223,6 +232,8 @@ class _LegacyStorages:
     ) -> Tensor:
         """Return the storage called `key`, or a part of it, as a tensor (count,)."""
         size = _size(dtype, count)
+        if not isinstance(key, str):
+            raise ValueError('a storage is described in an unknown way')
         if key not in self.raw:
             self.bytes_left -= size
             if self.bytes_left < 0:

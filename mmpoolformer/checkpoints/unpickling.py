@@ -13,7 +13,7 @@ import math
 import pickle
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import BinaryIO
 
 import numpy as np
@@ -183,19 +183,24 @@ class Unpickler(pickle._Unpickler):
         """Set one item of a dict."""
         value = self.stack.pop()
         key = self.stack.pop()
-        _of_type(self.stack[-1], dict)[key] = value
+        _of_type(self.stack[-1], dict)[_key(key)] = value
 
     def load_setitems(self) -> None:
         """Set items of a dict."""
         items = self.pop_mark()
         target = _of_type(self.stack[-1], dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            target[key] = value
+            target[_key(key)] = value
+
+    def load_dict(self) -> None:
+        """Make a dict of keys and values."""
+        items = self.pop_mark()
+        self.append(_mapping(zip(items[::2], items[1::2], strict=True)))
 
     def load_additems(self) -> None:
         """Add values to a set."""
         values = self.pop_mark()
-        _of_type(self.stack[-1], set).update(values)
+        _of_type(self.stack[-1], set).update(_set(values))
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.NEWOBJ[0]] = load_newobj
@@ -204,6 +209,7 @@ class Unpickler(pickle._Unpickler):
     dispatch[pickle.APPENDS[0]] = load_appends
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
     dispatch[pickle.ADDITEMS[0]] = load_additems
 
 
@@ -216,6 +222,65 @@ def _of_type(target: object, kind: type) -> object:
     if not isinstance(target, kind):
         raise ValueError(f'a {_type_name(target)} in place of a {kind.__name__}')
     return target
+
+
+def _key(value: object) -> object:
+    """Accept a key of a dict, or a member of a set: a plain value, or a row of such.
+
+    A small file can nest tuples so that their hash takes years.
+    """
+    parts = value if type(value) is tuple else (value,)
+    if not all(isinstance(part, _PLAIN) for part in parts):
+        raise UntrustedCheckpointError(f'a {_type_name(value)} as a key')
+    return value
+
+
+def _mapping(pairs: Iterable = ()) -> dict:
+    """Make a dict of pairs, or of another dict."""
+    pairs = pairs.items() if isinstance(pairs, dict) else pairs
+    return {_key(key): value for key, value in pairs}
+
+
+def _ordered(pairs: Iterable = ()) -> collections.OrderedDict:
+    """Stand in for `OrderedDict`."""
+    return collections.OrderedDict(_mapping(pairs))
+
+
+def _counter(counts: dict | None = None) -> collections.Counter:
+    """Stand in for `Counter`, which pickles as a call with a dict."""
+    return collections.Counter(_mapping(counts or {}))
+
+
+def _set(values: Iterable = ()) -> set:
+    """Stand in for `set`."""
+    return {_key(value) for value in values}
+
+
+def _tuple(values: list | tuple = ()) -> tuple:
+    """Stand in for `tuple`; a tensor could be much longer than its memory."""
+    if not isinstance(values, list | tuple):
+        raise UntrustedCheckpointError(f'a tuple of a {_type_name(values)}')
+    return tuple(values)
+
+
+def _size(numbers: list | tuple) -> torch.Size:
+    """Stand in for `torch.Size`."""
+    return torch.Size(_whole(_tuple(numbers)))
+
+
+def _device(name: str, index: int | None = None) -> torch.device:
+    """Stand in for `torch.device`."""
+    if not isinstance(name, str) or type(index) not in (int, type(None)):
+        raise ValueError('a device is described in an unknown way')
+    return torch.device(name) if index is None else torch.device(name, index)
+
+
+def _whole(numbers: tuple) -> tuple:
+    """Accept a shape or strides: few whole numbers."""
+    is_row = isinstance(numbers, tuple) and len(numbers) <= _MOST_DIMENSIONS
+    if not is_row or any(type(n) is not int for n in numbers):
+        raise ValueError('a shape is described in an unknown way')
+    return numbers
 
 
 def _string_keys(state: object) -> dict:
@@ -233,8 +298,13 @@ def _tensor(
     """
     if not isinstance(storage, Tensor) or storage.ndim != 1:
         raise ValueError('a tensor without memory')
+    count = math.prod(_whole(size))
+    if count > max(len(storage), _MOST_REPEATED):
+        raise ValueError('a tensor that repeats its memory too often')
+    (offset,) = _whole((offset,))
+    start = storage.storage_offset()
     # Refuses what would lie outside the storage.
-    return torch.as_strided(storage, size, stride, storage.storage_offset() + offset)
+    return torch.as_strided(storage, size, _whole(stride), start + offset)
 
 
 def _parameter(tensor: Tensor, requires_grad: bool, *_: object) -> torch.nn.Parameter:
@@ -284,7 +354,7 @@ def _empty_array(kind: _Kind, *_: object) -> np.ndarray:
 def _set_array(array: np.ndarray, state: tuple) -> None:
     """Give an array its shape, type and data; numpy itself believes anything."""
     _, shape, dtype, is_fortran, data = state
-    if any(type(n) is not int or n < 0 for n in shape):
+    if any(n < 0 for n in _whole(shape)):
         raise ValueError('a numpy array of an impossible shape')
     _check_bytes(dtype, math.prod(shape), data)
     array.__setstate__((1, tuple(shape), dtype, bool(is_fortran), data))
@@ -299,9 +369,14 @@ def _scalar(dtype: np.dtype, data: bytes) -> np.generic:
 def _check_bytes(dtype: np.dtype, count: int, data: bytes) -> None:
     if not isinstance(dtype, np.dtype) or not isinstance(data, bytes):
         raise UntrustedCheckpointError('a numpy array of objects')
-    if count * dtype.itemsize != len(data):
+    if count * max(1, dtype.itemsize) != len(data):
         raise ValueError('a numpy array is not as long as announced')
 
+
+_PLAIN = (str, bytes, bool, int, float, complex, np.generic, type(None))
+_MOST_DIMENSIONS = 32
+# Numbers that a tensor may have beyond its memory, by strides of 0.
+_MOST_REPEATED = 2**28
 
 # Classes whose objects are made without arguments and then get their attributes.
 _MADE = (HistoryBuffer, argparse.Namespace)
@@ -318,12 +393,12 @@ _MULTIARRAY = ('numpy.core.multiarray', 'numpy._core.multiarray')
 
 # What files may name that hold numpy arrays in plain containers.
 ARRAYS = {
-    ('collections', 'OrderedDict'): _Function(collections.OrderedDict),
+    ('collections', 'OrderedDict'): _Function(_ordered),
     ('_codecs', 'encode'): _Function(_latin1),
     ('numpy', 'dtype'): _Function(_dtype),
     ('numpy', 'ndarray'): _Kind(np.ndarray),
     **{(module, 'bytes'): _Function(_no_bytes) for module in _BUILTINS},
-    **{(module, 'tuple'): _Function(tuple) for module in _BUILTINS},
+    **{(module, 'tuple'): _Function(_tuple) for module in _BUILTINS},
     **{(module, '_reconstruct'): _Function(_empty_array) for module in _MULTIARRAY},
     **{(module, 'scalar'): _Function(_scalar) for module in _MULTIARRAY},
 }
@@ -331,17 +406,17 @@ ARRAYS = {
 # What files of torch.save may name, mmengine's with their training states among them.
 TABLE = {
     **ARRAYS,
-    ('collections', 'Counter'): _Function(collections.Counter),
+    ('collections', 'Counter'): _Function(_counter),
     ('argparse', 'Namespace'): _Kind(argparse.Namespace),
-    ('torch', 'Size'): _Function(torch.Size),
-    ('torch', 'device'): _Function(torch.device),
+    ('torch', 'Size'): _Function(_size),
+    ('torch', 'device'): _Function(_device),
     ('torch._utils', '_rebuild_tensor'): _Function(_tensor),
     ('torch._utils', '_rebuild_tensor_v2'): _Function(_tensor),
     ('torch._utils', '_rebuild_parameter'): _Function(_parameter),
     **{('torch', name): getattr(torch, name) for name in _DTYPES},
     **{('torch', name): dtype for name, dtype in _STORAGES.items()},
     **{('torch.cuda', name): dtype for name, dtype in _STORAGES.items()},
-    **{(module, 'set'): _Function(set) for module in _BUILTINS},
+    **{(module, 'set'): _Function(_set) for module in _BUILTINS},
     **{(module, 'complex'): _Function(complex) for module in _BUILTINS},
     **{(module, 'getattr'): _Function(_method) for module in _BUILTINS},
     **{(k.__module__, k.__name__): _Kind(k) for k in _METHODS},

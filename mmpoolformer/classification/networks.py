@@ -23,8 +23,14 @@ def build_timm(
     """Build a model of timm, see `TimmClassifier`.
 
     Raises:
-        ValueError: If timm has no such model, or the weights don't fit.
+        ValueError: If timm has no such model, the weights don't fit, or an option
+            would let timm read a file by itself.
     """
+    if 'checkpoint_path' in (options or {}):
+        raise ValueError(
+            f'checkpoint_path={options["checkpoint_path"]!r}: give the weights as '
+            'checkpoint, which reads them without running what is in them'
+        )
     if not timm.is_model(name.split('.')[0]):
         near = ', '.join(timm.list_models(f'{name[:6]}*')[:4])
         hint = f'; it has {near}' if near else ''

@@ -40,9 +40,12 @@ from mmpoolformer.engine.seeding import SeedSteps
 
 CHECKPOINT_ERRORS = (
     OSError,
+    AssertionError,
+    AttributeError,
     EOFError,
     LookupError,
     RuntimeError,
+    TypeError,
     UnpicklingError,
     ValueError,
 )

@@ -219,10 +219,19 @@ def test_hash_that_is_none(server, tmp_path) -> None:
         fetch(server.url, 'abc', tmp_path)
 
 
-def test_plain_http_elsewhere_warns(tmp_path, waits, monkeypatch) -> None:
+def test_plain_http_elsewhere_needs_a_hash(tmp_path, waits) -> None:
     url = 'http://weights.invalid/x.pth'
-    with pytest.warns(UserWarning, match='not encrypted'), pytest.raises(DownloadError):
+    with pytest.raises(DownloadError, match='is not encrypted and could be changed'):
         fetch(url, cache_dir=tmp_path, retries=0)
+    assert not names(tmp_path)
+    with pytest.raises(DownloadError, match='no connection'):
+        fetch(f'{url}#sha256={"0" * 64}', cache_dir=tmp_path, retries=0)
+
+
+def test_redirection_from_here_to_plain_http_elsewhere(server, tmp_path) -> None:
+    server.location = 'http://weights.invalid/x.pth'
+    with pytest.raises(DownloadError, match=r'leads to http://weights\.invalid/x\.pth'):
+        fetch(server.url, cache_dir=tmp_path, retries=0)
 
 
 def test_two_processes_fetch_once(server, tmp_path) -> None:

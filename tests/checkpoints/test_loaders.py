@@ -144,6 +144,61 @@ def test_pretrained_parts_of_models_are_read_safely(
     assert not marker.exists()
 
 
+def test_every_scheme_of_mmengine_is_replaced(safe_loaders) -> None:
+    loaders = {loader.__module__ for loader in CheckpointLoader._schemes.values()}
+    assert loaders == {'mmpoolformer.checkpoints.loaders'}
+    assert {'', 'pavi://', 'torchvision://', 'open-mmlab://', 'zoo://'} <= set(
+        CheckpointLoader._schemes
+    )
+
+
+@pytest.mark.parametrize('name', ['open-mmlab://evil', 'openmmlab://evil'])
+def test_names_of_mmengines_tables_are_read_safely(
+    name, crafted, marker, safe_loaders, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / 'open_mmlab.json').write_text('{"evil": "evil.pth"}')
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
+    with pytest.raises(UntrustedCheckpointError, match='asks for'):
+        CheckpointLoader.load_checkpoint(name, map_location='cpu')
+    assert not marker.exists()
+
+
+def test_torchvisions_names_are_downloaded_and_read_safely(
+    crafted, marker, safe_loaders, server, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setenv('MMPOOLFORMER_CACHE', str(tmp_path / 'cache'))
+    server.content = crafted.read_bytes()
+    table = 'mmengine.runner.checkpoint.get_torchvision_models'
+    monkeypatch.setattr(table, lambda: {'resnet50': server.url})
+    with pytest.raises(UntrustedCheckpointError, match='asks for'):
+        CheckpointLoader.load_checkpoint('torchvision://resnet50')
+    assert not marker.exists()
+    with pytest.raises(ValueError, match='no such name; did you mean resnet50'):
+        CheckpointLoader.load_checkpoint('torchvision://resnet5')
+
+
+@pytest.mark.parametrize('source', ['s3://b/x.pth', 'a:petrel://b/x', 'pavi://x'])
+def test_other_schemes_are_refused(source, safe_loaders) -> None:
+    with pytest.raises(ValueError, match='no scheme'):
+        CheckpointLoader.load_checkpoint(source)
+
+
+def test_a_config_in_a_checkpoint_is_not_run(tmp_path, marker, own_schemes) -> None:
+    train(tmp_path / 'a', epochs=1)
+    path = tmp_path / 'a' / 'epoch_1.pth'
+    content = torch.load(path, weights_only=False)
+    content['meta']['config'] = f'import os\nos.mkdir({str(marker)!r})\n'
+    torch.save(content, path)
+    shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+    (tmp_path / 'b' / 'last_checkpoint').write_text(str(tmp_path / 'b/epoch_1.pth'))
+    train(tmp_path / 'b', epochs=2, resume=True)
+    assert marker.is_dir()  # so mmengine would have
+    marker.rmdir()
+    register_safe_loaders()
+    assert train(tmp_path / 'a', epochs=2, resume=True).epoch == 2
+    assert not marker.exists()
+
+
 def test_importing_the_package_registers_nothing(own_schemes) -> None:
     loader = CheckpointLoader._get_checkpoint_loader('/some/path.pth')
     assert loader.__module__.startswith('mmengine.')

@@ -443,6 +443,19 @@ def test_other_archives(tmp_path) -> None:
         read_checkpoint(tmp_path / 'b.pth')
 
 
+@pytest.mark.parametrize(
+    'name', ['../escaped', '../../x/data.pkl', '/escaped', 'C:\\x']
+)
+def test_archives_are_read_where_they_are(tmp_path, name) -> None:
+    (tmp_path / 'a').mkdir()
+    path = tmp_path / 'a' / 'b.pth'
+    torch.save({'a': torch.ones(2)}, path)
+    with zipfile.ZipFile(path, 'a') as archive:
+        archive.writestr(name, b'x')
+    assert_same(read_checkpoint(path), {'a': torch.ones(2)})
+    assert sorted(tmp_path.rglob('*')) == [tmp_path / 'a', path]
+
+
 def test_content_that_is_no_dict(save, tmp_path) -> None:
     path = save([torch.ones(1)], tmp_path / 'a.pth')
     with pytest.raises(CheckpointError, match='holds a list, not a dict'):
