@@ -17,7 +17,7 @@ def read_json(file: str | Path) -> object:
         raise ValueError(f'{path}: no such file')
     try:
         return json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of numbers of 4,300 digits
         raise ValueError(f'{path}: not a JSON file ({error})') from error
 
 
@@ -48,6 +48,8 @@ def _categories(file: str | Path) -> tuple[str, ...]:
     categories = content.get('categories') if isinstance(content, dict) else None
     if not isinstance(categories, list) or not categories:
         raise ValueError(f'{file}: has no "categories", so it is not COCO\'s format')
+    if not all(isinstance(entry, dict) and 'name' in entry for entry in categories):
+        raise ValueError(f'{file}: has "categories" without a "name"')
     names = tuple(str(category['name']) for category in categories)
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:

@@ -1,4 +1,4 @@
-"""The command lines of tools/train.py and tools/test.py, and parts of others."""
+"""The command lines of the tools that run a config, and parts of others."""
 
 import argparse
 import os
@@ -28,6 +28,17 @@ TEST_EXAMPLES = """examples:
     python tools/test.py CONFIG CHECKPOINT --tta
   on 8 GPUs (or 2 processes on the CPU):
     tools/dist_test.sh CONFIG CHECKPOINT 8
+"""
+CHECK_EXAMPLES = """examples:
+  look at the data of a config, as tools/train.py does before it starts:
+    python tools/check_data.py configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py
+  read every picture to its last pixel (COCO: some minutes on 16 cores):
+    python tools/check_data.py CONFIG --decode
+  another annotation file:
+    python tools/check_data.py CONFIG --cfg-options \\
+        train_dataloader.dataset.ann_file=annotations/mine.json
+
+Errors end it with exit code 1; warnings do not.
 """
 
 
@@ -61,6 +72,13 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
         action='store_true',
         help='multiply the learning rate by (images a step) / '
         '(auto_scale_lr.base_batch_size of the config)',
+    )
+    parser.add_argument(
+        '--no-check',
+        dest='check',
+        action='store_false',
+        help='do not look at the data first (see tools/check_data.py); once it was '
+        'found sound, only names, sizes and times of its files are compared',
     )
     return _parse(parser, argv)
 
@@ -104,6 +122,40 @@ def parse_test(argv: Sequence[str]) -> argparse.Namespace:
     args = _parse(parser, argv)
     if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
         raise UsageError(f'{args.checkpoint}: no such checkpoint')
+    return args
+
+
+def parse_check(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line of tools/check_data.py.
+
+    Raises:
+        UsageError: If the config is not there, or a number is none.
+    """
+    parser = _parser(
+        'check_data.py',
+        'Check the data of a config: paths, classes, annotations, pictures, labels.',
+        CHECK_EXAMPLES,
+    )
+    parser.add_argument(
+        '--decode',
+        action='store_true',
+        help='read every picture whole; without it only headers, files that lack '
+        'their end, and up to 1000 pictures of labels',
+    )
+    parser.add_argument(
+        '--workers',
+        type=int,
+        metavar='N',
+        help='threads that read (default: some more than there are cores)',
+    )
+    parser.add_argument(
+        '--anew',
+        action='store_true',
+        help='look again at what was found sound before (work_dir/data_check.json)',
+    )
+    args = _parse(parser, argv)
+    if args.workers is not None and args.workers < 1:
+        raise UsageError(f'--workers {args.workers}: give a number from 1')
     return args
 
 

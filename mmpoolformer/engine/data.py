@@ -1,6 +1,6 @@
-"""Checks of data sets before anything is computed."""
+"""Checks of what a Runner has built, in passing; `preflight` looks at every file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,11 +74,29 @@ def check_classes(model: nn.Module, dataset: Dataset) -> None:
     count = getattr(model, 'num_classes', None)
     if count is None or not classes or count == len(classes):
         return
-    raise UserError(
-        f'the model has {count} classes, the data {len(classes)} '
-        f'({", ".join(classes[:3])}, ...): set num_classes of the config to '
-        f'{len(classes)}'
+    raise UserError(wrong_class_count(count, classes))
+
+
+def wrong_class_count(
+    count: int, classes: Sequence[str], place: str = 'num_classes of the config'
+) -> str:
+    """Say that a model is for another number of classes than its data.
+
+    Args:
+        count: The model's.
+        classes: The data's names.
+        place: The setting to mend.
+    """
+    named = ', '.join(classes[:3]) + (', ...' if len(classes) > 3 else '')
+    return (
+        f'the model has {count} classes, the data {len(classes)} ({named}): set '
+        f'{place} to {len(classes)}'
     )
+
+
+def is_elsewhere(file: str) -> bool:
+    """Tell whether a file lies on another machine, by its scheme or backend."""
+    return '://' in file or ':' in file.split('/')[0]
 
 
 def check_pairs(model: nn.Module, loader: DataLoader) -> None:
@@ -110,7 +128,7 @@ def _nothing_to_use(name: str) -> UserError:
 
 
 def _check_file(file: object, name: str) -> None:
-    if not isinstance(file, str) or '://' in file or ':' in file.split('/')[0]:
+    if not isinstance(file, str) or is_elsewhere(file):
         return
     if not Path(file).is_file():
         raise UserError(

@@ -72,6 +72,11 @@ def let_first_process_speak() -> None:
     The launcher ends them all as soon as the first has told the user and ended; if
     only this one has met it, it speaks after a while.
     """
-    rank = os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or '0'
-    if rank != '0':
+    if launched_rank() != 0:
         time.sleep(HOLD_BACK)
+
+
+def launched_rank() -> int:
+    """Return this process's number in its job, before it is connected, too."""
+    variables = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
+    return next((int(os.environ[v]) for v in variables if os.environ.get(v)), 0)

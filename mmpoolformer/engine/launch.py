@@ -22,6 +22,13 @@ from mmpoolformer.engine.distributed import (
     let_first_process_speak,
 )
 from mmpoolformer.engine.errors import UsageError, UserError, blame
+from mmpoolformer.engine.preflight import (
+    LOADERS,
+    Options,
+    check_and_tell,
+    check_before_training,
+    refuse_errors,
+)
 from mmpoolformer.engine.results import (
     DrawPictures,
     TrainingLog,
@@ -34,6 +41,7 @@ from mmpoolformer.engine.stopping import StopOnSignal
 from mmpoolformer.engine.tta import use_tta
 
 TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+CHECK_NEEDS = ('model',)
 TEST_NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
 
 # Tasks whose predictions can be drawn on the picture.
@@ -68,6 +76,21 @@ def test(args: Namespace) -> None:
     _run(_test, args, TEST_NEEDS)
 
 
+def check(args: Namespace) -> None:
+    """Check data as `mmpoolformer.engine.arguments.parse_check` has read it.
+
+    Raises:
+        UserError: If the config is wrong, or the data has errors.
+    """
+    for message in NOISE:
+        warnings.filterwarnings('ignore', message)
+    config = settings.load_config(args, CHECK_NEEDS)
+    if not any(config.get(loader) for loader in LOADERS):
+        raise UserError(f'{args.config}: has none of {", ".join(LOADERS)}')
+    options = Options(args.decode, args.workers)
+    refuse_errors(check_and_tell(config, LOADERS, options, cached=not args.anew))
+
+
 def _run(
     job: Callable[[Namespace, Config], None], args: Namespace, needs: Sequence[str]
 ) -> None:
@@ -98,6 +121,8 @@ def _train(args: Namespace, config: Config) -> None:
     older = settings.use_resume(config, args.resume)
     settings.check_weights(config)
     settings.align_epochs(config)
+    if args.check:
+        check_before_training(config)
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights, runner.older = bool(config.get('resume')), older
     results = Path(config.work_dir) / 'val_results.json'

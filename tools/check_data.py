@@ -1,0 +1,20 @@
+#!/usr/bin/env python
+"""Check the data of a config; see `python tools/check_data.py --help`."""
+
+import sys
+from collections.abc import Sequence
+
+from mmpoolformer.engine.arguments import parse_check
+from mmpoolformer.engine.errors import run_tool
+
+
+def main(argv: Sequence[str]) -> None:
+    """Check what the command line says."""
+    args = parse_check(argv)
+    from mmpoolformer.engine.launch import check  # torch: not for --help
+
+    check(args)
+
+
+if __name__ == '__main__':
+    sys.exit(run_tool(main, sys.argv[1:]))
