@@ -98,6 +98,7 @@ def _forked(job: dict) -> dict:
 if __name__ == '__main__':
     import torch
     from mmdet.utils import register_all_modules as register_detection
+    from mmengine.config import Config
     from mmengine.runner import runner as mmengine_runner
     from mmseg.utils import register_all_modules as register_segmentation
 
@@ -105,6 +106,8 @@ if __name__ == '__main__':
 
     torch.set_num_threads(1)
     mmengine_runner.collect_env = dict  # it asks compilers, for seconds
-    mmengine_runner.get_git_hash = str  # it starts git at every save
+    # At every save they start git, and format the config for seconds.
+    mmengine_runner.get_git_hash = str
+    Config.pretty_text = property(str)
     register_detection(False), register_segmentation(False)
     print(json.dumps([_forked(job) for job in json.load(sys.stdin)]))

@@ -128,8 +128,8 @@ def one_kill(folder: Path, kind: str, generator: random.Random) -> int:
 def state(folder: Path) -> dict:
     """What a killed run has left behind."""
     found = resumable(folder)
-    # A line of the log is written after the checkpoint of its iteration.
-    promised = steps_done(folder) // INTERVAL * INTERVAL
+    # A line of the log is written after the checkpoint of the iteration before.
+    promised = max(0, steps_done(folder) - 1) // INTERVAL * INTERVAL
     resumed = read_checkpoint(found[0])['meta']['iter'] if found else 0
     return {'promised': promised, 'resumed': resumed}
 

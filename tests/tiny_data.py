@@ -95,6 +95,30 @@ default_hooks = dict(
 randomness = dict(seed=0)
 """
 
+CLASSIFICATION = """
+_base_ = '{root}/configs/classification/poolformer_s12_8xb128_in1k.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmpoolformer.MetaFormerClassifier',
+        arch=dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), layer_scale_init=0.5),
+        num_classes=2, drop_path_rate=0.3, drop_rate=0.2))
+transform = dict(input_size=32, is_training=True, re_prob=0.25,
+                 auto_augment='rand-m9-mstd0.5-inc1')
+train_dataloader = dict(
+    batch_size=4, num_workers=0, persistent_workers=False,
+    dataset=dict(root='{data}', transform=transform))
+val_dataloader = dict(
+    batch_size=4, num_workers=0, persistent_workers=False,
+    dataset=dict(root='{data}', transform=dict(input_size=32)))
+test_dataloader = val_dataloader
+optim_wrapper = dict(accumulative_counts=3)
+param_scheduler = dict(t_initial=2, warmup_t=1)
+train_cfg = dict(max_epochs=2, val_interval=2)
+default_hooks = dict(logger=dict(interval=1))
+randomness = dict(seed=4)
+"""
+
 
 def write_data(folder: Path) -> None:
     """Write the same pictures as COCO (`{train,val}.json`) and in ADE20K's layout."""
@@ -137,6 +161,18 @@ def write_detection_config(path: Path, data: Path, masks: bool = False) -> None:
 def write_segmentation_config(path: Path, data: Path) -> None:
     """Write a config of a tiny Semantic FPN."""
     path.write_text(SEGMENTATION.format(root=ROOT, data=data))
+
+
+def write_classification_config(path: Path, data: Path, more: str = '') -> None:
+    """Write a config of a tiny PoolFormer and pictures of noise of two classes."""
+    rng = np.random.default_rng(0)
+    for i in range(28):
+        split = 'train' if i < 24 else 'val'
+        place = data / split / f'class_{i % 2}'
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f'{i}.png')
+    path.write_text(CLASSIFICATION.format(root=ROOT, data=data) + more)
 
 
 def _draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[dict]]:

@@ -44,7 +44,8 @@ port=${PORT:-29500}
 launch=(--nnodes="$nodes" --node_rank="${NODE_RANK:-0}")
 launch+=(--master_addr="$address" --master_port="$port")
 if [[ ${MAX_RESTARTS:-0} != 0 ]]; then
-    # The plain rendezvous keeps the addresses of processes that are gone.
+    # Otherwise processes meet at the addresses of those that are gone.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     launch+=(--max_restarts="$MAX_RESTARTS" --rdzv_backend=c10d)
     launch+=(--rdzv_endpoint="$address:$port" --rdzv_id="${JOB_ID:-mmpoolformer}")
     if [[ $nodes == 1 ]]; then

@@ -101,7 +101,9 @@ class TrainingLog(Hook):
         path: The file, ending on .jsonl.
     """
 
-    priority = 'VERY_LOW'
+    # After the schedules (70), before checkpoints (90): who is killed between resumes
+    # from a checkpoint before the line, and drops it.
+    priority = 80
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

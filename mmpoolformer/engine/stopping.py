@@ -101,7 +101,8 @@ class StopOnSignal(Hook):
 class PatientWorker:
     """Lets a data loader's process go on when its whole group gets a signal.
 
-    Slurm and torchrun signal groups; with its reader gone a run could not save.
+    Slurm, torchrun and the terminal's Ctrl-C signal groups; with its readers gone a run
+    could not save, or would tell of their end and not of its own.
 
     Args:
         init: What the loader's processes begin with otherwise.
@@ -113,6 +114,7 @@ class PatientWorker:
 
     def __call__(self, number: int) -> None:
         """Begin the process with this number."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         for signal_number in SIGNALS:
             signal.signal(signal_number, self._note)
         if self.init is not None:

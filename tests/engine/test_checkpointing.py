@@ -119,9 +119,7 @@ def test_resume_falls_back_from_what_can_not_be_read(driven: SimpleNamespace) ->
     assert 'damaged or truncated' in found.none['out'].splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    'kind', ['CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook, None]
-)
+@pytest.mark.parametrize('kind', ['CheckpointHook', 'mmengine.CheckpointHook', None])
 def test_every_checkpoint_hook_of_a_config_is_the_safe_one(
     tmp_path: Path, kind: object
 ) -> None:

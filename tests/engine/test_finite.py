@@ -1,7 +1,6 @@
 """Losses and gradients that are no numbers, in trainings of real runners."""
 
 import json
-import os
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +9,13 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from tiny_training import settings, train
+from two_processes import in_two_processes
 
+from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.engine.errors import UserError
 from mmpoolformer.engine.finite import FiniteGuard, pictures
 from mmpoolformer.engine.runner import ToolRunner
+from mmpoolformer.engine.stopping import StopOnSignal
 
 
 class Keep(Hook):
@@ -23,6 +25,17 @@ class Keep(Hook):
         state = runner.model.state_dict()
         self.runner = runner
         self.weights = {key: tensor.clone() for key, tensor in state.items()}
+
+
+class StopNow(StopOnSignal):
+    """Stop after an iteration as if a signal had come."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__()
+        self.iteration = iteration
+
+    def before_train_iter(self, runner: ToolRunner, **_: object) -> None:
+        self.received = 'a test' if runner.iter + 1 == self.iteration else ''
 
 
 def dumps(folder: Path) -> list[dict]:
@@ -123,16 +136,28 @@ def test_a_loss_that_is_no_number_is_a_fault_with_a_scaler_too(tmp_path: Path) -
     assert len(dumps(tmp_path)) == 1
 
 
+@pytest.mark.usefixtures('scaled')
+def test_a_resumed_run_has_the_loss_scale_of_one_that_never_stopped(
+    tmp_path: Path,
+) -> None:
+    """Stopped while the scale still comes down."""
+    whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+    train(with_scaler(settings(whole, 12), 2.0**126))
+    with pytest.raises(SystemExit):
+        train(with_scaler(settings(stopped, 12), 2.0**126), StopNow(3))
+    resumed = train(with_scaler(settings(stopped, 12), 2.0**16))
+    one, other = (
+        read_checkpoint(folder / 'iter_12.pth') for folder in (whole, stopped)
+    )
+    assert one['optimizer']['loss_scaler'] == other['optimizer']['loss_scaler']
+    assert resumed.optim_wrapper.loss_scaler.get_scale() > 2.0**16
+    logs = [(folder / 'train_log.jsonl').read_text() for folder in (whole, stopped)]
+    assert logs[0] == logs[1]
+
+
 def test_all_processes_stop_at_the_same_iteration(tmp_path: Path) -> None:
     """The bad number is in one process's half of the data alone."""
-    children = []
-    for rank in range(2):
-        number = os.fork()
-        if not number:
-            os._exit(_train_as(rank, tmp_path))
-        children.append(number)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(n, 0)[1]) for n in children]
-    assert codes == [1, 1]
+    assert in_two_processes(partial(_stops, tmp_path), tmp_path / 'meet') == [1, 1]
     found = dumps(tmp_path / 'run')
     assert [dump['rank'] for dump in found] == [0, 1]
     assert found[0]['iter'] == found[1]['iter']
@@ -140,10 +165,7 @@ def test_all_processes_stop_at_the_same_iteration(tmp_path: Path) -> None:
     assert told == ['a number of another process is not finite', 'the loss is nan']
 
 
-def _train_as(rank: int, folder: Path) -> int:
-    torch.distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
-    )
+def _stops(folder: Path, rank: int) -> int:
     try:
         train(settings(folder / 'run', 20, bad=(5,)))
     except UserError:

@@ -5,13 +5,11 @@ import random
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from fork_tools import fork_trainings
-from PIL import Image
 from tiny_data import (
-    ROOT,
+    write_classification_config,
     write_data,
     write_detection_config,
     write_segmentation_config,
@@ -50,29 +48,6 @@ model['decode_head']['dropout_ratio'] = 0.3
 param_scheduler = [dict(type='PolyLR', power=0.9, begin=0, end=12, by_epoch=False)]
 train_cfg = dict(max_iters=12, val_interval=6)
 """
-CLASSIFICATION = """
-_base_ = '{root}/configs/classification/poolformer_s12_8xb128_in1k.py'
-model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmpoolformer.MetaFormerClassifier',
-        arch=dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), layer_scale_init=0.5),
-        num_classes=2, drop_path_rate=0.3, drop_rate=0.2))
-transform = dict(input_size=32, is_training=True, re_prob=0.25,
-                 auto_augment='rand-m9-mstd0.5-inc1')
-train_dataloader = dict(
-    batch_size=4, num_workers=0, persistent_workers=False,
-    dataset=dict(root='{data}', transform=transform))
-val_dataloader = dict(
-    batch_size=4, num_workers=0, persistent_workers=False,
-    dataset=dict(root='{data}', transform=dict(input_size=32)))
-test_dataloader = val_dataloader
-optim_wrapper = dict(accumulative_counts=3)
-param_scheduler = dict(t_initial=2, warmup_t=1)
-train_cfg = dict(max_epochs=2, val_interval=2)
-default_hooks = dict(logger=dict(interval=1))
-randomness = dict(seed=4)
-"""
 # Iterations in all, pictures in a batch, options.
 TASKS = {
     'detection': (12, 4, ()),
@@ -91,15 +66,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     write_segmentation_config(paths['segmentation'], folder / 'data')
     for name, text in (('detection', DETECTION), ('segmentation', SEGMENTATION)):
         paths[name].write_text(paths[name].read_text() + text + COMMON)
-    generator = np.random.default_rng(0)
-    for i in range(28):
-        split = 'train' if i < 24 else 'val'
-        place = folder / 'images' / split / f'class_{i % 2}'
-        place.mkdir(parents=True, exist_ok=True)
-        pixels = generator.integers(0, 256, (40, 36, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(place / f'{i}.png')
-    text = CLASSIFICATION.format(root=ROOT, data=folder / 'images')
-    paths['classification'].write_text(text + COMMON)
+    write_classification_config(paths['classification'], folder / 'images', COMMON)
     return SimpleNamespace(folder=folder, **paths)
 
 
