@@ -103,7 +103,11 @@ def run_tool(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return UserError.exit_code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SyntaxError) as error:
+        # mmengine makes a SyntaxError of a Ctrl-C while it formats a config.
+        causes = error, error.__context__
+        if not any(isinstance(cause, KeyboardInterrupt) for cause in causes):
+            raise
         print('error: interrupted', file=sys.stderr)
         return INTERRUPTED
     return 0

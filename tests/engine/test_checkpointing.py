@@ -17,7 +17,7 @@ from mmpoolformer.engine.checkpointing import SafeCheckpointHook, resumable
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.files import whole_file
 
-KILLS, LONG_KILLS = 6, 60
+KILLS, LONG_KILLS = 5, 60
 DIED = {'time': -9, 'file': -9, 'byte': -25}  # SIGKILL, SIGXFSZ
 
 

@@ -53,6 +53,21 @@ def test_exit_codes(
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_an_interruption_is_told_whatever_a_library_makes_of_it(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    def main(argv: list[str]) -> None:
+        try:
+            raise KeyboardInterrupt
+        except BaseException:
+            raise SyntaxError('could not format it')  # noqa: B904
+
+    assert run_tool(main, []) == 130
+    assert capsys.readouterr().err == 'error: interrupted\n'
+    with pytest.raises(SyntaxError):
+        run_tool(lambda argv: compile('(', 'x.py', 'exec'), [])
+
+
 def test_success_and_faults_pass() -> None:
     assert run_tool(lambda argv: None, []) == 0
     with pytest.raises(ZeroDivisionError):
