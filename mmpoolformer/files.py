@@ -51,6 +51,31 @@ def _sync_folder(folder: Path) -> None:
         os.close(number)
 
 
+@contextmanager
+def whole_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Give another name to write a file under; it gets its own if nothing fails.
+
+    For what opens files by itself; others take `whole_file`, which lasts through a
+    crash of the machine.
+
+    Args:
+        path: The file; its folder is made if need be. Nothing happens to it if nothing
+            is written.
+
+    Yields:
+        The other name, with the same ending.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'.{path.name}{PART}{path.suffix}')
+    try:
+        yield part
+        if part.exists():
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_whole(path: str | os.PathLike, text: str) -> None:
     """Write a text file under another name first, and then give it its own.
 

@@ -189,6 +189,7 @@ def load_models(args: argparse.Namespace) -> list:
         UserError: If one does not exist or its weights do not fit.
     """
     from mmpoolformer.analysis import gradcam_pages as pages
+    from mmpoolformer.deploy.whole import load_whole
 
     size = args.size and tuple((args.size * 2)[:2])
     models = []
@@ -203,7 +204,7 @@ def load_models(args: argparse.Namespace) -> list:
         if args.model:
             models.append(pages.load_classifier(name, given, args.num_classes, size))
         else:
-            models.append(pages.load_whole(read_config(name), given))
+            models.append(load_whole(read_config(name), given))
     return models
 
 

@@ -62,15 +62,13 @@ class Detections:
         """Return those that score at least `threshold`; all where none has a score."""
         if self.scores is None:
             return self
-        keep = np.asarray(self.scores) >= threshold
-        masks = None if self.masks is None else self.masks[keep]
-        return replace(
-            self,
-            boxes=self.boxes[keep],
-            labels=self.labels[keep],
-            scores=self.scores[keep],
-            masks=masks,
-        )
+        return self.ordered(np.flatnonzero(np.asarray(self.scores) >= threshold))
+
+    def ordered(self, places: ndarray) -> 'Detections':
+        """Return those at some places, in that order."""
+        parts = {name: getattr(self, name) for name in ('labels', 'scores', 'masks')}
+        parts = {n: None if p is None else p[places] for n, p in parts.items()}
+        return replace(self, boxes=self.boxes[places], **parts)
 
 
 def class_colours(count: int) -> ndarray:
@@ -84,7 +82,11 @@ def class_colours(count: int) -> ndarray:
 
 
 def draw_detections(
-    image: ndarray, found: Detections, classes: Sequence[str], scale: int = 1
+    image: ndarray,
+    found: Detections,
+    classes: Sequence[str],
+    scale: int = 1,
+    weight: int = 1,
 ) -> ndarray:
     """Draw boxes with class and score, and masks if there are any.
 
@@ -93,6 +95,7 @@ def draw_detections(
         found: What to draw; the last ones lie on top.
         classes: Name of each class.
         scale: Times that the picture is enlarged, for text that can be read.
+        weight: Times that lines and letters are enlarged, for large pictures.
 
     Returns:
         The drawing, uint8 (H * scale, W * scale, 3).
@@ -111,13 +114,14 @@ def draw_detections(
     pen = ImageDraw.Draw(canvas)
     boxes = [_whole(box, scale) for box in found.boxes]
     for box, label in zip(boxes, found.labels, strict=True):
-        _draw_box(pen, box, tuple(colours[label].tolist()))
+        _draw_box(pen, box, tuple(colours[label].tolist()), weight)
     for place, box in enumerate(boxes):
         label = found.labels[place]
         text = classes[label]
         if found.scores is not None:
             text = f'{text} {found.scores[place]:.2f}'
-        _draw_tag(pen, box, text, tuple(colours[label].tolist()), canvas.size)
+        colour = tuple(colours[label].tolist())
+        _draw_tag(pen, box, text, colour, canvas.size, weight)
     return np.array(canvas)
 
 
@@ -197,30 +201,58 @@ def arrange(
     page_width = sum(widths) + GAP * (len(widths) + 1)
     parts = [_title_line(title, page_width)]
     if legend:
-        parts.append(_legend_lines(legend, page_width))
+        parts.append(draw_legend(legend, page_width))
     parts.append(_heading_line(headings, widths, page_width))
     parts.extend(_picture_row(row, page_width) for row in rows)
     return np.concatenate(parts)
 
 
-def caption(picture: ndarray, text: str) -> ndarray:
+def caption(picture: ndarray, text: str, weight: int = 1) -> ndarray:
     """Return a picture with a line of text below, cut where it is too long.
 
     Args:
         picture: uint8 (H, W, 3).
         text: One line.
+        weight: Times that the line is enlarged, for large pictures.
 
     Returns:
-        uint8 (H + 22, W, 3).
+        uint8 (H + 22 * weight, W, 3).
     """
-    font, width = _font(13), picture.shape[1]
+    font, width = _font(13 * weight), picture.shape[1]
     if font.getlength(text) > width:
         while text and font.getlength(f'{text}...') > width:
             text = text[:-1]
         text = f'{text}...'
-    canvas = Image.new('RGB', (width, 22), PAPER)
-    ImageDraw.Draw(canvas).text((0, 3), text, font=font, fill=INK)
+    canvas = Image.new('RGB', (width, 22 * weight), PAPER)
+    ImageDraw.Draw(canvas).text((0, 3 * weight), text, font=font, fill=INK)
     return np.concatenate([picture, np.array(canvas)])
+
+
+def draw_legend(legend: Mapping[str, Sequence[int]], width: int) -> ndarray:
+    """Draw a swatch and a name for each entry, in as many lines as they need.
+
+    Args:
+        legend: Colours by name.
+        width: Of the picture that is made, in pixels.
+
+    Returns:
+        uint8 (H, width, 3), H by the number of lines.
+    """
+    font = _font(13)
+    places, x, y = [], GAP, 0
+    for name in legend:
+        needed = 18 + round(font.getlength(name)) + 16
+        if x > GAP and x + needed > width:
+            x, y = GAP, y + 22
+        places.append((x, y))
+        x += needed
+    canvas = Image.new('RGB', (width, y + 24), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    for (name, colour), (x, y) in zip(legend.items(), places, strict=True):
+        colour = tuple(int(c) for c in colour)
+        pen.rectangle((x, y + 3, x + 12, y + 15), fill=colour, outline=INK)
+        pen.text((x + 18, y + 1), name, font=font, fill=INK)
+    return np.array(canvas)
 
 
 def overlay_heat(picture: ndarray, heat: ndarray, opacity: float = 0.5) -> ndarray:
@@ -305,13 +337,19 @@ def _whole(box: ndarray, scale: int) -> tuple[int, int, int, int]:
 
 
 def _draw_box(
-    pen: ImageDraw.ImageDraw, box: tuple[int, ...], colour: tuple[int, ...]
+    pen: ImageDraw.ImageDraw,
+    box: tuple[int, ...],
+    colour: tuple[int, ...],
+    weight: int,
 ) -> None:
     """Draw a frame two pixels thick, with a dark line inside that sets it off."""
     left, top, right, bottom = box
-    if right - left > 6 and bottom - top > 6:
-        pen.rectangle((left + 2, top + 2, right - 2, bottom - 2), outline=INK)
-    pen.rectangle(box, outline=colour, width=min(2, right - left + 1, bottom - top + 1))
+    thick = 2 * weight
+    if min(right - left, bottom - top) > 3 * thick:
+        inner = (left + thick, top + thick, right - thick, bottom - thick)
+        pen.rectangle(inner, outline=INK, width=weight)
+    width = min(thick, right - left + 1, bottom - top + 1)
+    pen.rectangle(box, outline=colour, width=width)
 
 
 def _draw_tag(
@@ -320,14 +358,15 @@ def _draw_tag(
     text: str,
     colour: tuple[int, ...],
     size: tuple[int, int],
+    weight: int,
 ) -> None:
     """Write on a plate above the box, or within it at the picture's upper edge."""
-    font = _font(12)
-    width, height = round(font.getlength(text)) + 5, 15
+    font = _font(12 * weight)
+    width, height = round(font.getlength(text)) + 5 * weight, 15 * weight
     left = max(0, min(box[0], size[0] - width))
     top = box[1] - height if box[1] >= height else max(box[1], 0)
     pen.rectangle((left, top, left + width - 1, top + height - 1), fill=colour)
-    pen.text((left + 3, top), text, font=font, fill=_ink_on(colour))
+    pen.text((left + 3 * weight, top), text, font=font, fill=_ink_on(colour))
 
 
 def _ink_on(colour: tuple[int, ...]) -> tuple[int, int, int]:
@@ -339,25 +378,6 @@ def _ink_on(colour: tuple[int, ...]) -> tuple[int, int, int]:
 def _title_line(title: str, width: int) -> ndarray:
     canvas = Image.new('RGB', (width, 34), PAPER)
     ImageDraw.Draw(canvas).text((GAP, 8), title, font=_font(17), fill=INK)
-    return np.array(canvas)
-
-
-def _legend_lines(legend: Mapping[str, Sequence[int]], width: int) -> ndarray:
-    """Draw a swatch and a name for each entry, in as many lines as they need."""
-    font = _font(13)
-    places, x, y = [], GAP, 0
-    for name in legend:
-        needed = 18 + round(font.getlength(name)) + 16
-        if x > GAP and x + needed > width:
-            x, y = GAP, y + 22
-        places.append((x, y))
-        x += needed
-    canvas = Image.new('RGB', (width, y + 24), PAPER)
-    pen = ImageDraw.Draw(canvas)
-    for (name, colour), (x, y) in zip(legend.items(), places, strict=True):
-        colour = tuple(int(c) for c in colour)
-        pen.rectangle((x, y + 3, x + 12, y + 15), fill=colour, outline=INK)
-        pen.text((x + 18, y + 1), name, font=font, fill=INK)
     return np.array(canvas)
 
 

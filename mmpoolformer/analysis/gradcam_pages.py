@@ -3,28 +3,20 @@
 import copy
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config
-from mmengine.dataset import Compose
-from mmengine.registry import DATASETS, DefaultScope
 from mmengine.structures import BaseDataElement
 from numpy import ndarray
-from PIL import Image, ImageOps
+from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from mmpoolformer.analysis.building import (
-    build_classifier,
-    build_whole,
-    input_size,
-    resolve_name,
-)
+from mmpoolformer.analysis.building import build_classifier, input_size, resolve_name
 from mmpoolformer.analysis.drawing import (
     Detections,
     arrange,
@@ -38,15 +30,12 @@ from mmpoolformer.analysis.drawing import (
 )
 from mmpoolformer.analysis.gradcam import box_map, classifier_map, region_map
 from mmpoolformer.checkpoints import ZOO
-from mmpoolformer.checkpoints.loaders import load_from_source
 from mmpoolformer.classification.pictures import open_picture
-from mmpoolformer.engine.runner import fill_model
+from mmpoolformer.deploy.whole import WholeModel
 
 # Widths of the columns, in pixels.
 CLASSIFIED_WIDTH, WHOLE_WIDTH = 256, 360
 IMAGENET_CLASSES = 1000
-# Steps of test pipelines that pictures without annotations do without.
-ANNOTATION_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'MapLabels')
 LEGEND = heat_legend('no evidence', 'strongest evidence')
 
 
@@ -100,31 +89,13 @@ class Classifier:
     classes: Sequence[str]
 
 
-@dataclass(frozen=True)
-class WholeModel:
-    """A detector or segmentor that is ready to use.
-
-    Attributes:
-        title: How the page calls it.
-        model: The model of mmdet or mmseg, in evaluation mode.
-        pipeline: Turns `dict(img=...)`, BGR, into its inputs and data sample.
-        classes: Their names.
-    """
-
-    title: str
-    model: nn.Module
-    pipeline: Compose
-    classes: Sequence[str]
-
-
 def read_picture(path: str | PathLike) -> Picture:
     """Read a picture as it is meant to be seen, turned as its camera says.
 
     Raises:
         ValueError: If it can't be read.
     """
-    upright = ImageOps.exif_transpose(open_picture(path))
-    return Picture(Path(path).name, np.array(upright))
+    return Picture(Path(path).name, np.array(open_picture(path, upright=True)))
 
 
 def load_classifier(
@@ -156,43 +127,6 @@ def load_classifier(
         classes = _imagenet_names()
     title = name if checkpoint else f'{name} (random)'
     return Classifier(title, model, transform, data['mean'], data['std'], classes)
-
-
-def load_whole(config: Config, checkpoint: str | None = None) -> WholeModel:
-    """Make the model of a config ready.
-
-    Args:
-        config: A config of mmdet's or mmseg's, with `test_dataloader`.
-        checkpoint: Weights of the whole model; `None` leaves them random, which the
-            title says.
-
-    Raises:
-        ValueError: If the config is of another kind.
-        UserError: If the checkpoint does not fill the model.
-    """
-    scope = config.get('default_scope')
-    if scope not in ('mmdet', 'mmseg'):
-        raise ValueError(
-            f'default_scope={scope!r}: neither a detector nor a segmentor; '
-            'give classifiers by --model'
-        )
-    model = build_whole(config)
-    content = {} if checkpoint is None else load_from_source(str(checkpoint))
-    if checkpoint is not None:
-        fill_model(model, content, str(checkpoint))
-    dataset = _innermost(config.test_dataloader.dataset)
-    steps = [
-        dict(step)
-        for step in dataset.pipeline
-        if step['type'].split('.')[-1] not in ANNOTATION_STEPS
-    ]
-    steps[0] = dict(type=f'{scope}.LoadImageFromNDArray')
-    with DefaultScope.overwrite_default_scope(scope):
-        pipeline = Compose(steps)
-        classes = _class_names(content, dataset, model)
-    name = Path(config.filename).stem
-    title = name if checkpoint else f'{name} (random)'
-    return WholeModel(title, model, pipeline, classes)
 
 
 def classification_page(
@@ -370,11 +304,8 @@ def _regions(
 
 def _prepare(picture: Picture, whole: WholeModel) -> tuple[Tensor, BaseDataElement]:
     """Return what the data preprocessor makes of a picture: (1, 3, H, W), sample."""
-    bgr = np.ascontiguousarray(picture.pixels[..., ::-1])
-    packed = whole.pipeline(dict(img=bgr, img_id=0))
-    batch = {name: [packed[name]] for name in ('inputs', 'data_samples')}
     with torch.no_grad():
-        ready = whole.model.data_preprocessor(batch, False)
+        ready = whole.model.data_preprocessor(whole.batch([picture.pixels]), False)
     return ready['inputs'], ready['data_samples'][0]
 
 
@@ -419,26 +350,3 @@ def _imagenet_names() -> list[str]:
     info = ImageNetInfo('imagenet-1k')
     known = (info.index_to_description(i) for i in range(info.num_classes()))
     return [synonyms.split(',')[0] for synonyms in known]
-
-
-def _innermost(dataset: Mapping) -> Mapping:
-    """Return the data set inside wrappers, which has the pipeline."""
-    while 'pipeline' not in dataset:
-        dataset = dataset.get('dataset') or dataset['datasets'][0]
-    return dataset
-
-
-def _class_names(content: Mapping, dataset: Mapping, model: nn.Module) -> Sequence[str]:
-    """Find the names in the checkpoint, the config, or the data set's class."""
-    head = getattr(model, 'decode_head', None) or getattr(model, 'bbox_head', None)
-    count = (head or model.roi_head.bbox_head).num_classes
-    kind = DATASETS.get(dataset['type'])
-    given = (
-        content.get('meta', {}).get('dataset_meta', {}).get('classes'),
-        dataset.get('metainfo', {}).get('classes'),
-        getattr(kind, 'METAINFO', {}).get('classes'),
-    )
-    for names in given:
-        if names and len(names) == count:
-            return tuple(names)
-    return tuple(f'class {i}' for i in range(count))

@@ -94,17 +94,26 @@ def choose_placement(args: Namespace) -> Placement:
         if value is not None and value < least:
             name = option.replace('_', '-')
             raise UsageError(f'--{name} {value}: give a number from {least}')
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        # An empty tensor shows whether the device is there.
-        device = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f'--device {device}: not here ({reason})') from error
+    device = choose_device(args.device)
     dtype = getattr(torch, getattr(args, 'dtype', 'float32'))
     if device.type == 'cpu' and dtype == torch.float16:
         raise UsageError('--dtype float16: needs a GPU; CPUs compute in bfloat16')
     return Placement(device, dtype, getattr(args, 'amp', False))
+
+
+def choose_device(name: str | None) -> torch.device:
+    """Return the device of a name; the default is a GPU where there is one.
+
+    Raises:
+        UsageError: If there is no such device.
+    """
+    name = name or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        # An empty tensor shows whether the device is there.
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f'--device {name}: not here ({reason})') from error
 
 
 def choose_models(

@@ -1,17 +1,18 @@
 """Reading pictures as models want them, or saying what is wrong with the file."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # What Pillow raises for files that are no picture, truncated, damaged or too large.
 PICTURE_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
-    UnidentifiedImageError,
     Image.DecompressionBombError,
 )
 DEEP_MODES = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
@@ -30,34 +31,85 @@ class PictureError(ValueError):
 
 
 def open_picture(
-    source: str | os.PathLike | IO[bytes], mode: str = 'RGB', name: str = ''
+    source: str | os.PathLike | IO[bytes],
+    mode: str = 'RGB',
+    name: str = '',
+    upright: bool = False,
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """Read a picture whole, in a colour mode.
 
     Grey, palette, CMYK and transparent pictures are converted as Pillow does (the
     transparency is dropped); 16-bit grey is scaled to 8 bits, where Pillow would clip.
+    Of several pictures in a file it is the first.
 
     Args:
         source: A path or an open file.
         mode: Pillow's name of the colours, `'RGB'` or `'L'`.
         name: How messages call it; the path by default.
+        upright: Whether to turn it as its camera says (EXIF), as viewers show it.
+        max_pixels: Larger pictures are refused before they are decoded; None leaves
+            Pillow's limit, 179 million.
 
     Raises:
-        PictureError: If it is no picture, truncated, damaged, or too large.
+        PictureError: If it is no picture, truncated, damaged, too large, or of
+            fractions, of which nobody knows the range.
     """
     name = name or str(getattr(source, 'name', source))
+    with _blamed_on(name), Image.open(source) as picture:
+        return _converted(picture, mode, name, upright, max_pixels)
+
+
+def convert_picture(
+    picture: Image.Image, mode: str = 'RGB', name: str = 'the picture'
+) -> Image.Image:
+    """Bring an opened picture upright and into a colour mode, see `open_picture`.
+
+    Raises:
+        PictureError: If it is truncated, damaged or of fractions.
+    """
+    with _blamed_on(name):
+        return _converted(picture, mode, name, upright=True, max_pixels=None)
+
+
+@contextmanager
+def _blamed_on(name: str) -> Iterator[None]:
+    """Turn what Pillow raises into a `PictureError` that names the picture."""
     try:
-        with Image.open(source) as picture:
-            return _to_8_bits(picture, name).convert(mode)
+        yield
     except FileNotFoundError as error:
         raise PictureError(f'{name}: no such picture') from error
     except PictureError:
         raise
+    except UnidentifiedImageError as error:  # its text names the file once more
+        raise PictureError(
+            f'{name}: can not be read as a picture (of no known format)'
+        ) from error
     except PICTURE_ERRORS as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise PictureError(
             f'{name}: can not be read as a picture ({reason})'
         ) from error
+
+
+def _converted(
+    picture: Image.Image, mode: str, name: str, upright: bool, max_pixels: int | None
+) -> Image.Image:
+    _check_size(picture, name, max_pixels)
+    if picture.mode == 'F':
+        raise PictureError(f'{name}: its values are fractions, not colours')
+    if upright:
+        picture = ImageOps.exif_transpose(picture)
+    return _to_8_bits(picture, name).convert(mode)
+
+
+def _check_size(picture: Image.Image, name: str, most: int | None) -> None:
+    width, height = picture.size
+    if most is not None and width * height > most:
+        raise PictureError(
+            f'{name}: {width} x {height} pixels; at most {most / 1e6:g} million are '
+            'taken'
+        )
 
 
 def _to_8_bits(picture: Image.Image, name: str) -> Image.Image:

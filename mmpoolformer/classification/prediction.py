@@ -38,12 +38,15 @@ class Prediction:
         return list(zip(self.classes, self.probabilities, strict=True))
 
 
-def find_pictures(places: Sequence[str]) -> list[str]:
+def find_pictures(
+    places: Sequence[str], suffixes: Sequence[str] = SUFFIXES
+) -> list[str]:
     """Find picture files.
 
     Args:
         places: Files; folders, of which all pictures at any depth are taken, sorted,
             but no hidden ones; and patterns such as `'photos/*.jpg'` or `'**/*.png'`.
+        suffixes: What names of pictures in folders end on, in small letters.
 
     Returns:
         The files, each one once, in the order of the places.
@@ -51,7 +54,7 @@ def find_pictures(places: Sequence[str]) -> list[str]:
     Raises:
         ValueError: If there is nothing at a place.
     """
-    found = [path for place in places for path in _pictures_at(place)]
+    found = [path for place in places for path in _pictures_at(place, suffixes)]
     return list(dict.fromkeys(found))
 
 
@@ -145,7 +148,7 @@ def _classify(
     ]
 
 
-def _pictures_at(place: str) -> list[str]:
+def _pictures_at(place: str, suffixes: Sequence[str]) -> list[str]:
     if Path(place).exists():  # first: names may have the letters of patterns
         matches = [place]
     else:
@@ -154,14 +157,15 @@ def _pictures_at(place: str) -> list[str]:
         raise ValueError(f'{place}: no such picture or folder')
     found = []
     for match in matches:
-        found += _pictures_below(Path(match)) if Path(match).is_dir() else [match]
+        is_folder = Path(match).is_dir()
+        found += _pictures_below(Path(match), suffixes) if is_folder else [match]
     if not found:
-        raise ValueError(f'{place}: no picture there ({", ".join(SUFFIXES)})')
+        raise ValueError(f'{place}: no picture there ({", ".join(suffixes)})')
     return found
 
 
-def _pictures_below(folder: Path) -> list[str]:
-    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
+def _pictures_below(folder: Path, suffixes: Sequence[str]) -> list[str]:
+    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in suffixes)
     return [
         str(file)
         for file in files

@@ -21,10 +21,10 @@ from mmpoolformer.analysis.gradcam_pages import (
     Settings,
     classification_page,
     load_classifier,
-    load_whole,
     read_picture,
     whole_page,
 )
+from mmpoolformer.deploy.whole import load_whole
 
 TOOL = 'tools/gradcam.py'
 # Title, legend and headings above the first row.
