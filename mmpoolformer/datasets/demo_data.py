@@ -251,9 +251,9 @@ def _write_scene(
     labels = _encoded(segmentation_map(scene), 'PNG')
     (segmentation / 'annotations' / ade_split / f'{name}.png').write_bytes(labels)
     for place, instance in enumerate(scene.instances):
-        if _is_clear(instance):
+        if is_clear(instance):
             folder = out / 'classification' / split / CLASSES[instance.label]
-            crop = _encoded(_crop(scene.image, instance.mask), 'JPEG')
+            crop = _encoded(crop_shape(scene.image, instance.mask), 'JPEG')
             (folder / f'{name}_{place}.jpg').write_bytes(crop)
     return [coco_annotation(instance) for instance in scene.instances]
 
@@ -296,13 +296,13 @@ def _run_lengths(mask: ndarray) -> dict:
     return {'counts': runs, 'size': list(mask.shape)}
 
 
-def _is_clear(instance: Instance) -> bool:
+def is_clear(instance: Instance) -> bool:
     """Say whether a shape can be told when it is alone in a picture."""
     _, _, width, height = _box(instance.mask)
     return instance.visible >= CROP_VISIBLE and min(width, height) >= CROP_SIDE
 
 
-def _crop(image: ndarray, mask: ndarray) -> ndarray:
+def crop_shape(image: ndarray, mask: ndarray) -> ndarray:
     """Cut a shape out with a quarter of its size around it, within the picture."""
     left, top, width, height = _box(mask)
     around_x, around_y = width // 4, height // 4

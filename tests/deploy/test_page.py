@@ -1,0 +1,328 @@
+"""The page of tools/demo.py, in a real browser where there is one."""
+
+import re
+import shutil
+import struct
+import threading
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+from random_models import Models
+from tool_process import ROOT
+
+from mmpoolformer.deploy.answers import LARGEST_SHOWN, SMALLEST_SHOWN, answer
+from mmpoolformer.deploy.page import (
+    Limits,
+    build_page,
+    running_page,
+    write_examples,
+)
+from mmpoolformer.deploy.predictor import Predictor
+
+CHROMIUM = shutil.which('chromium')
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason='no chromium here')
+ARGUMENTS = (
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+)
+MOST_PIXELS = 70_000  # more than the examples have
+WAIT = 30_000  # milliseconds
+
+
+def write_bomb(path: Path, side: int = 60_000) -> None:
+    """Write a PNG of some bytes that says it has billions of pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = struct.pack('>I', zlib.crc32(name + data))
+        return struct.pack('>I', len(data)) + name + data + check
+
+    head = struct.pack('>IIBBBBB', side, side, 1, 0, 0, 0, 0)
+    data = zlib.compress(bytes(100_000))
+    parts = (chunk(b'IHDR', head), chunk(b'IDAT', data), chunk(b'IEND', b''))
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + b''.join(parts))
+
+
+@dataclass
+class Files:
+    """What users may give."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        (self.folder / 'text.jpg').write_text('no picture')
+        write_bomb(self.folder / 'bomb.png')
+        Image.new('RGB', (300, 300)).save(self.folder / 'large.png')
+        noise = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(self.folder / 'heavy.png')
+        Image.new('RGB', (80, 60), (250, 160, 20)).save(self.folder / 'good.png')
+
+    def __getitem__(self, name: str) -> str:
+        return str(self.folder / name)
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(tmp_path_factory.mktemp('files'))
+
+
+@pytest.fixture(scope='module')
+def predictors(models: Models) -> dict[str, Predictor]:
+    names = ('detection', 'segmentation', 'classification')
+    return {name: models.predictor(name) for name in names}
+
+
+@pytest.fixture(scope='module')
+def address(predictors: dict[str, Predictor]) -> Iterator[str]:
+    limits = Limits(megabytes=0.3, pixels=MOST_PIXELS)
+    with running_page(predictors, limits=limits) as (_, address):
+        yield address
+
+
+@pytest.fixture(scope='module')
+def browser() -> Iterator[object]:
+    api = pytest.importorskip('playwright.sync_api')
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=list(ARGUMENTS)
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(browser: object, address: str) -> Iterator[object]:
+    """A new visitor's page, with what it asked of other machines."""
+    context = browser.new_context(viewport={'width': 1200, 'height': 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    page.elsewhere = []
+    page.on('request', lambda r: _note_elsewhere(page.elsewhere, r.url, address))
+    page.goto(address)
+    page.wait_for_selector('text=Examples')
+    yield page
+    context.close()
+
+
+def _note_elsewhere(found: list[str], url: str, address: str) -> None:
+    if not url.startswith((address, 'data:', 'blob:')):
+        found.append(url)
+
+
+def give(tab: object, path: str) -> None:
+    tab.set_input_files('input[type=file]', path)
+
+
+def choose(tab: object, model: str) -> None:
+    tab.get_by_label('Model').click()
+    tab.get_by_role('option', name=model).click()
+
+
+def told(tab: object, words: str) -> str:
+    """Wait until the page says something and return all that it says."""
+    tab.wait_for_selector(f'.told:has-text("{words}")')
+    return tab.inner_text('.told')
+
+
+@needs_browser
+def test_boxes_are_shown_and_counted(tab: object, files: Files) -> None:
+    give(tab, files['good.png'])
+    text = told(tab, 'objects')
+    assert 'of at least 0.40 in a picture of 80 x 60' in text
+    tab.wait_for_selector('.places td')
+    rows = tab.locator('.places tr').count()
+    assert min(int(text.split()[0]), 13) <= rows - 1
+    shown = tab.locator('img[src*="/file="]').evaluate_all(
+        'all => all.map(one => [one.naturalWidth, one.naturalHeight])'
+    )
+    assert [SMALLEST_SHOWN, SMALLEST_SHOWN * 60 / 80] in shown  # the drawing
+
+
+@needs_browser
+def test_classes_are_shown_with_evidence(tab: object, files: Files) -> None:
+    give(tab, files['good.png'])
+    told(tab, 'objects')
+    choose(tab, 'classification')
+    assert 'Grad-CAM' in told(tab, 'evidence')
+    text = tab.get_by_test_id('label-output-value').inner_text()
+    assert text in ('ant', 'bee', 'cat')
+    assert tab.locator('.places').count() == 0
+    assert tab.get_by_label('Least confidence').count() == 0
+
+
+@needs_browser
+def test_examples_need_no_upload(tab: object) -> None:
+    choose(tab, 'segmentation')
+    tab.locator('.gallery-item').first.click()
+    assert 'in a picture of' in told(tab, 'class')
+    assert '%' in tab.inner_text('.places')
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ('name', 'words'),
+    [
+        ('text.jpg', 'text.jpg: can not be read as a picture'),
+        ('bomb.png', 'bomb.png: can not be read as a picture'),
+        ('large.png', 'large.png: 300 x 300 pixels; at most 0.07 million'),
+    ],
+)
+def test_what_can_not_be_taken_is_told_and_the_page_lives_on(
+    tab: object, files: Files, name: str, words: str
+) -> None:
+    give(tab, files[name])
+    text = told(tab, name)
+    assert words in text
+    assert '/tmp' not in text
+    assert tab.locator('.told.problem').count() == 1
+    tab.reload()
+    give(tab, files['good.png'])
+    told(tab, 'objects')
+
+
+@needs_browser
+def test_heavy_files_are_refused(tab: object, files: Files) -> None:
+    give(tab, files['heavy.png'])
+    tab.wait_for_selector('text=/exceeds|too large|maximum/i')
+    tab.reload()
+    give(tab, files['good.png'])
+    told(tab, 'objects')
+
+
+@needs_browser
+def test_nothing_is_asked_of_other_machines(tab: object, files: Files) -> None:
+    give(tab, files['good.png'])
+    told(tab, 'objects')
+    assert tab.elsewhere == []
+    fetched = tab.evaluate(
+        "fetch('https://example.com/').then(() => 'open').catch(() => 'closed')"
+    )
+    assert fetched == 'closed'
+
+
+def get(address: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(address, timeout=20) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, b''
+
+
+@pytest.mark.parametrize(
+    'path',
+    [
+        '/etc/passwd',
+        '../../../../etc/passwd',
+        '..%2f..%2f..%2fetc%2fpasswd',
+        f'{ROOT}/README.md',
+        'README.md',
+        'setup.py',
+        'http://127.0.0.1:1/',
+        'https://example.com/',
+    ],
+)
+def test_paths_of_the_server_are_refused(address: str, path: str) -> None:
+    for way in ('gradio_api/file=', 'file=', 'gradio_api/proxy='):
+        assert get(f'{address}{way}{path}')[0] in (400, 403, 404)
+    status, page = get(address)
+    assert status == 200
+    assert b'<html' in page
+
+
+def test_paths_are_no_pictures_either(address: str, models: Models) -> None:
+    client = pytest.importorskip('gradio_client').Client(address, verbose=False)
+    picture = {'path': models.pictures[0], 'meta': {'_type': 'gradio.FileData'}}
+    with pytest.raises(Exception, match=r'(?i)not allowed|cannot|error|upload'):
+        client.submit(
+            picture, 'detection', 0.4, api_name='/predict', upload_files=False
+        ).result()
+
+
+def test_several_users_at_once(
+    address: str, predictors: dict[str, Predictor], models: Models
+) -> None:
+    library = pytest.importorskip('gradio_client')
+    answers = {}
+
+    def use(place: int) -> None:
+        client = library.Client(address, verbose=False)
+        path = models.pictures[place]
+        found = client.predict(
+            library.handle_file(path), 'detection', 0.5, api_name='/predict'
+        )
+        answers[place] = found[0]
+
+    threads = [threading.Thread(target=use, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(answers) == [0, 1, 2, 3]
+    for place, text in answers.items():
+        found = predictors['detection'](models.pictures[place]).found.above(0.5)
+        assert f'{len(found.labels)} object' in re.sub('<.*?>', '', str(text))
+
+
+def test_answers_explain_the_likeliest_class(
+    predictors: dict[str, Predictor], models: Models
+) -> None:
+    predictor = predictors['classification']
+    said = answer(predictor, models.pictures[1], 0.4, 10**6)
+    found = predictor(models.pictures[1]).found
+    assert list(said.shares) == [predictor.classes[i] for i in found.labels]
+    assert list(said.shares.values()) == pytest.approx(found.scores.tolist())
+    assert said.drawing.shape == (SMALLEST_SHOWN, SMALLEST_SHOWN, 3)
+    assert not said.is_problem
+
+
+def test_answers_count_regions(
+    predictors: dict[str, Predictor], tmp_path: Path
+) -> None:
+    predictor = predictors['segmentation']
+    picture = Image.new('RGB', (2 * LARGEST_SHOWN, 128), (9, 200, 90))
+    picture.save(tmp_path / 'wide.png')
+    said = answer(predictor, tmp_path / 'wide.png', 0.4, 10**6)
+    labels = predictor(picture.resize((LARGEST_SHOWN, 64))).found.labels
+    shares = {predictor.classes[i]: (labels == i).mean() for i in np.unique(labels)}
+    assert {p.name: p.share for p in said.places} == pytest.approx(shares)
+    assert said.drawing.shape == (64, LARGEST_SHOWN, 3)
+    assert f'{2 * LARGEST_SHOWN} x 128' in said.message
+
+
+def test_answers_refuse_what_is_hardly_a_picture(
+    predictors: dict[str, Predictor], tmp_path: Path
+) -> None:
+    Image.new('RGB', (3000, 2)).save(tmp_path / 'line.png')
+    for predictor in predictors.values():
+        said = answer(predictor, tmp_path / 'line.png', 0.4, 10**6)
+        assert said.is_problem
+        assert said.message == 'line.png: 3000 x 2 is too narrow'
+
+
+def test_examples_are_drawn_alike(tmp_path: Path) -> None:
+    first, second = (write_examples(tmp_path / name) for name in 'ab')
+    assert len(first) >= 6
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+        assert min(Image.open(one).size) >= 32
+
+
+def test_the_page_listens_on_loopback_and_reports_nothing(
+    predictors: dict[str, Predictor], address: str
+) -> None:
+    assert address.startswith('http://127.0.0.1:')
+    page = build_page(predictors, [], Limits())
+    assert isinstance(page, gr.Blocks)
+    assert page.analytics_enabled is False
