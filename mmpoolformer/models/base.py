@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
 from mmpoolformer.checkpoints import OUTPUT_NORMS, load_weights, native_keys
+from mmpoolformer.ops import POOLINGS
 
 
 class PretrainedModule(BaseModule):
@@ -106,6 +107,13 @@ def checked_rate(name: str, rate: float) -> float:
     if not 0 <= rate < 1:
         raise ValueError(f'{name}={rate!r}: must be in [0, 1)')
     return rate
+
+
+def checked_fusing(fused: bool | str) -> bool | str:
+    """Return how blocks run, or raise a `ValueError`."""
+    if fused not in (True, False, *POOLINGS):
+        raise ValueError(f'fused={fused!r}: choose from True, False, {POOLINGS}')
+    return fused
 
 
 def checked_classes(num_classes: int) -> int:

@@ -6,6 +6,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from mmpoolformer.models import fusing
 from mmpoolformer.models.base import RecomputedSequential, resampled_position
 from mmpoolformer.models.layers import ChannelNorm, Downsample, Mlp, Scale, build_norm
 from mmpoolformer.models.token_mixers import (
@@ -63,12 +64,19 @@ class MetaFormerBlock(nn.Module):
         index: The block's place in the stage, counted from 0.
         drop_path: Chance, 0 to 1, that a branch is skipped for an image. Without
             shortcuts nothing is skipped.
+        fused: See `MetaFormer`.
     """
 
     def __init__(
-        self, variant: Variant, stage: int, index: int = 0, drop_path: float = 0.0
+        self,
+        variant: Variant,
+        stage: int,
+        index: int = 0,
+        drop_path: float = 0.0,
+        fused: bool | str = True,
     ) -> None:
         super().__init__()
+        self.fused = fused
         channels = variant.dims[stage]
         self.residual = variant.residual
         self.norm1 = family_norm(variant, channels)
@@ -98,11 +106,15 @@ class MetaFormerBlock(nn.Module):
 
     def mix_tokens(self, x: Tensor) -> Tensor:
         """Apply the first half, which moves information in space."""
+        if self.fused and fusing.fuses_mixing(self):
+            return fusing.mix_tokens(self, x)
         branch = self.layer_scale1(self.token_mixer(self.norm1(x)))
         return self._added(self.res_scale1, x, branch)
 
     def mix_channels(self, x: Tensor) -> Tensor:
         """Apply the second half, which sees each cell alone."""
+        if self.fused and fusing.fuses_mlp(self, x):
+            return fusing.mix_channels(self, x)
         branch = self.layer_scale2(self.mlp(self.norm2(x)))
         return self._added(self.res_scale2, x, branch)
 
@@ -122,6 +134,7 @@ class MetaFormerStage(nn.Module):
         stage: The stage, counted from 0.
         drop_paths: Drop-path rate of each block.
         with_cp: Whether blocks recompute their activations in the backward pass.
+        fused: See `MetaFormer`.
     """
 
     def __init__(
@@ -130,6 +143,7 @@ class MetaFormerStage(nn.Module):
         stage: int,
         drop_paths: Sequence[float],
         with_cp: bool = False,
+        fused: bool | str = True,
     ) -> None:
         super().__init__()
         channels = variant.dims[stage]
@@ -146,13 +160,15 @@ class MetaFormerStage(nn.Module):
         row = RecomputedSequential if with_cp else nn.Sequential
         self.blocks = row(
             *(
-                MetaFormerBlock(variant, stage, index, rate)
+                MetaFormerBlock(variant, stage, index, rate, fused)
                 for index, rate in enumerate(drop_paths)
             )
         )
         # These look at (B, H, W, C); laid out so once, nothing is copied in between.
         self.channels_last = (
-            variant.norm == 'layer_norm' or variant.token_mixers[stage] == 'attention'
+            bool(fused)
+            or variant.norm == 'layer_norm'
+            or variant.token_mixers[stage] == 'attention'
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class MetaFormerClassifier(MetaFormerTrunk):
         drop_rate: Dropout rate before the last linear layer, in [0, 1).
         with_cp: Whether blocks recompute their activations in the backward pass.
         init_cfg: See `PretrainedModule.init_weights`.
+        fused: How blocks run, see `MetaFormer`.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -40,9 +41,12 @@ class MetaFormerClassifier(MetaFormerTrunk):
         drop_rate: float = 0.0,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        fused: bool | str = True,
     ) -> None:
         variant = resolve_variant(arch, VARIANTS)
-        super().__init__(variant, in_channels, drop_path_rate, with_cp, init_cfg)
+        super().__init__(
+            variant, in_channels, drop_path_rate, with_cp, init_cfg, fused
+        )
         self.num_classes = checked_classes(num_classes)
         checked_rate('drop_rate', drop_rate)
         self.head = build_head(variant, num_classes, drop_rate)

@@ -13,7 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmpoolformer.ops import star_relu
+
 HALF = (torch.float16, torch.bfloat16)
+
+
+def is_traced() -> bool:
+    """Tell whether the model is being traced, exported or compiled.
+
+    Then its plain operations are what is wanted: others optimise them.
+    """
+    if torch.jit.is_tracing():
+        return True
+    compiler = torch.compiler if hasattr(torch.compiler, 'is_compiling') else None
+    return (compiler or torch._dynamo).is_compiling()
 
 
 class GroupNorm1(nn.GroupNorm):
@@ -113,7 +126,9 @@ class StarReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map each number of x."""
-        return self.scale * F.relu(x).square() + self.bias
+        if is_traced():
+            return self.scale * F.relu(x).square() + self.bias
+        return star_relu(x, self.scale, self.bias)
 
 
 def build_activation(name: str) -> nn.Module:

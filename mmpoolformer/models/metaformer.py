@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmpoolformer.models.base import (
     PretrainedModule,
+    checked_fusing,
     checked_indices,
     checked_rate,
     checked_stages,
@@ -36,6 +37,7 @@ class MetaFormerTrunk(PretrainedModule):
         with_cp: Whether blocks recompute their activations in the backward pass
             (less memory, same outputs and gradients).
         init_cfg: `None` (random) or mmengine's, see `PretrainedModule.init_weights`.
+        fused: See `MetaFormer`.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -48,9 +50,11 @@ class MetaFormerTrunk(PretrainedModule):
         drop_path_rate: float = 0.0,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        fused: bool | str = True,
     ) -> None:
         super().__init__(in_channels, init_cfg)
         checked_rate('drop_path_rate', drop_path_rate)
+        checked_fusing(fused)
         self.variant = variant
         depths = variant.depths
         last = max(sum(depths) - 1, 1)
@@ -58,7 +62,9 @@ class MetaFormerTrunk(PretrainedModule):
         norm = downsample_norm(variant, variant.dims[0])
         self.stem = Stem(in_channels, variant.dims[0], norm)
         self.stages = nn.ModuleList(
-            MetaFormerStage(variant, i, [next(rates) for _ in range(depth)], with_cp)
+            MetaFormerStage(
+                variant, i, [next(rates) for _ in range(depth)], with_cp, fused
+            )
             for i, depth in enumerate(depths)
         )
         truncated_normal(self, strided=variant.init_strided)
@@ -104,6 +110,10 @@ class MetaFormer(MetaFormerTrunk):
         init_cfg: `dict(type='Pretrained', checkpoint=X)` with a path, a URL,
             `zoo://poolformer_s12` or `timm://poolformer_s12.sail_in1k`; see
             `PretrainedModule.init_weights`.
+        fused: Whether the halves of a block run as single operators, which takes less
+            memory and time: `True`, `False` (module by module), or `'triton'`, which on
+            CUDA has kernels of its own for the pooling half. Parameters and results are
+            the same up to rounding. Gradients of gradients need `False`.
         token_mixers: This and the options below change the field of the same name, see
             `Variant`; `None` leaves what `arch` says.
         pool_size: Window of the pooling mixer, in cells.
@@ -132,6 +142,7 @@ class MetaFormer(MetaFormerTrunk):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
         *,
+        fused: bool | str = True,
         token_mixers: str | Sequence[str] | None = None,
         pool_size: int | None = None,
         norm: str | None = None,
@@ -160,7 +171,9 @@ class MetaFormer(MetaFormerTrunk):
             resolve_variant(chosen, self.sizes),
             **{name: value for name, value in changes.items() if value is not None},
         )
-        super().__init__(variant, in_channels, drop_path_rate, with_cp, init_cfg)
+        super().__init__(
+            variant, in_channels, drop_path_rate, with_cp, init_cfg, fused
+        )
         n_stages = len(variant.depths)
         self.out_indices = checked_indices(out_indices, n_stages)
         self.frozen_stages = checked_stages(frozen_stages, n_stages)

@@ -1,0 +1,128 @@
+"""When the halves of a block run as single operators (`mmpoolformer.ops`), and how.
+
+The modules stay where the parameters are, so a checkpoint does not know which way it was
+trained. A half runs module by module where something wants to see the modules: hooks,
+tracing, export and compilation, and parts that were replaced.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mmpoolformer.models.layers import GroupNorm1, Mlp, Scale, StarReLU, is_traced
+from mmpoolformer.models.token_mixers import Pooling
+from mmpoolformer.ops import mlp_residual, pool_residual
+from mmpoolformer.ops.mlp import autocast_type
+
+if TYPE_CHECKING:
+    from mmpoolformer.models.block import MetaFormerBlock
+
+ACTIVATIONS = {
+    nn.GELU: 'gelu',
+    nn.ReLU: 'relu',
+    nn.SiLU: 'silu',
+    StarReLU: 'relu_squared',
+}
+HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks')
+
+
+def fuses_mixing(block: 'MetaFormerBlock') -> bool:
+    """Tell whether the first half is one that `pool_residual` computes."""
+    return (
+        block.residual
+        and type(block.norm1) is GroupNorm1
+        and type(block.token_mixer) is Pooling
+        and block.token_mixer.pool.kernel_size % 2 == 1
+        and not is_traced()
+        and not _seen(block.norm1, block.token_mixer, block.layer_scale1)
+    )
+
+
+def fuses_mlp(block: 'MetaFormerBlock', x: Tensor) -> bool:
+    """Tell whether the second half is one that `mlp_residual` computes.
+
+    Not in float16, whose range the gradients would leave.
+    """
+    mlp = block.mlp
+    return (
+        block.residual
+        and type(mlp) is Mlp
+        and type(mlp.act) in ACTIVATIONS
+        and type(mlp.fc1) is type(mlp.fc2)
+        and type(mlp.fc1) in (nn.Conv2d, nn.Linear)
+        and (autocast_type(x.device.type) or x.dtype) != torch.float16
+        and not is_traced()
+        and not _seen(mlp, block.layer_scale2)
+    )
+
+
+def mix_tokens(block: 'MetaFormerBlock', x: Tensor) -> Tensor:
+    """Compute the first half of a block; x and the result are (B, C, H, W)."""
+    factors = block.norm1.weight
+    if block.norm1.bias is not None:
+        # It has no effect, but training in several processes waits for every gradient.
+        factors = factors + 0 * block.norm1.bias
+    if type(block.layer_scale1) is Scale:
+        factors = factors * block.layer_scale1.scale
+    return pool_residual(
+        x,
+        factors,
+        block.norm1.eps,
+        block.token_mixer.pool.kernel_size,
+        kept=_kept(block, x),
+        res_scale=getattr(block.res_scale1, 'scale', None),
+        implementation='torch' if block.fused is True else block.fused,
+    )
+
+
+def mix_channels(block: 'MetaFormerBlock', x: Tensor) -> Tensor:
+    """Compute the second half of a block; x and the result are (B, C, H, W)."""
+    weight1, bias1, weight2, bias2 = plain_mlp(block.mlp)
+    return mlp_residual(
+        x,
+        block.norm2(x),
+        weight1,
+        bias1,
+        weight2,
+        bias2,
+        ACTIVATIONS[type(block.mlp.act)],
+        factors=getattr(block.layer_scale2, 'scale', None),
+        kept=_kept(block, x),
+        res_scale=getattr(block.res_scale2, 'scale', None),
+    )
+
+
+def plain_mlp(mlp: Mlp) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """Return weights and biases of an MLP whose activation has no numbers of its own.
+
+    StarReLU's two go into the second layer.
+
+    Returns:
+        Weight (hidden, C) and bias (hidden) of the first layer, weight (C, hidden) and
+        bias (C) of the second; each bias may be `None`.
+    """
+    weight1, weight2 = mlp.fc1.weight.flatten(1), mlp.fc2.weight.flatten(1)
+    bias2 = mlp.fc2.bias
+    if type(mlp.act) is StarReLU:
+        added = weight2.sum(1) * mlp.act.bias
+        bias2 = added if bias2 is None else bias2 + added
+        weight2 = weight2 * mlp.act.scale
+    return weight1, mlp.fc1.bias, weight2, bias2
+
+
+def _kept(block: 'MetaFormerBlock', x: Tensor) -> Tensor | None:
+    """Return each image's factor of drop path (B, 1, 1, 1), `None` where it is 1."""
+    if not block.training or type(block.drop_path) is nn.Identity:
+        return None
+    return block.drop_path(x.new_ones(len(x), 1, 1, 1))
+
+
+def _seen(*modules: nn.Module) -> bool:
+    """Tell whether a hook wants to see what goes through one of these modules."""
+    return any(
+        getattr(part, hooks)
+        for module in modules
+        for part in module.modules()
+        for hooks in HOOKS
+    )

@@ -1,0 +1,178 @@
+"""The MLP half of a block as one operator.
+
+It keeps the hidden cells before the activation and computes those after it once more,
+instead of keeping both and the branch, too: half the memory for one cheap pass.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from mmpoolformer.ops.activations import ACTIVATIONS
+from mmpoolformer.ops.products import linear
+
+
+def mlp_residual(
+    x: Tensor,
+    normed: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    activation: str = 'gelu',
+    *,
+    factors: Tensor | None = None,
+    kept: Tensor | None = None,
+    res_scale: Tensor | None = None,
+) -> Tensor:
+    """Return `res_scale * x + kept * factors * fc2(act(fc1(normed)))`, cell by cell.
+
+    Under autocast the products take its type, as those of the modules do. It can be
+    differentiated once.
+
+    Args:
+        x: (B, C, H, W), the shortcut.
+        normed: (B, C, H, W), the branch's input. Both are fastest where laid out as
+            channels_last.
+        weight1: (hidden, C).
+        bias1: (hidden) or `None`.
+        weight2: (C, hidden).
+        bias2: (C) or `None`.
+        activation: A name in `activations.ACTIVATIONS`.
+        factors: (C), the layer scale; `None` is 1.
+        kept: (B, 1, 1, 1), factors of drop path; `None` is 1.
+        res_scale: (C), factors of the shortcut; `None` is 1.
+
+    Raises:
+        ValueError: If there is no such activation.
+    """
+    if activation not in ACTIVATIONS:
+        known = ', '.join(sorted(ACTIVATIONS))
+        raise ValueError(f'activation={activation!r}: choose from {known}')
+    dtype = autocast_type(x.device.type) or normed.dtype
+    normed, weight1, bias1, weight2, bias2 = (
+        None if tensor is None else tensor.to(dtype)
+        for tensor in (normed, weight1, bias1, weight2, bias2)
+    )
+    inputs = x, normed, weight1, bias1, weight2, bias2, factors, kept, res_scale
+    with torch.autocast(x.device.type, enabled=False):
+        if torch.is_grad_enabled():
+            return _MlpResidual.apply(*inputs, activation)
+        return _forward(*inputs, activation)[0]
+
+
+def autocast_type(device: str) -> torch.dtype | None:
+    """Return the type that autocast gives products on a device, `None` if it is off."""
+    if hasattr(torch, 'get_autocast_dtype'):
+        on = torch.is_autocast_enabled(device)
+        return torch.get_autocast_dtype(device) if on else None
+    if device == 'cuda':  # torch before 2.4
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B * H * W, C), without a copy from channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _maps(rows: Tensor, like: Tensor) -> Tensor:
+    """(B * H * W, C) -> (B, C, H, W), laid out as channels_last."""
+    size = like.shape[0], *like.shape[2:]
+    return rows.unflatten(0, size).permute(0, 3, 1, 2)
+
+
+def _branch_factors(factors: Tensor | None, kept: Tensor | None) -> Tensor | None:
+    """Return what the branch is multiplied by: (B or 1, C or 1, 1, 1), or `None`."""
+    if factors is None:
+        return kept
+    factors = factors.view(1, -1, 1, 1)
+    return factors if kept is None else factors * kept
+
+
+def _forward(
+    x: Tensor,
+    normed: Tensor,
+    weight1: Tensor,
+    bias1: Tensor | None,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    factors: Tensor | None,
+    kept: Tensor | None,
+    res_scale: Tensor | None,
+    activation: str,
+) -> tuple[Tensor, Tensor]:
+    hidden = linear(_rows(normed), weight1, bias1)
+    active = ACTIVATIONS[activation].forward(hidden)
+    branch = _maps(linear(active, weight2, bias2), x)
+    if res_scale is not None:
+        x = x * res_scale.view(-1, 1, 1)
+    multiplied = _branch_factors(factors, kept)
+    if multiplied is None:
+        return x + branch, hidden
+    return torch.addcmul(x, branch.to(x.dtype), multiplied.to(x.dtype)), hidden
+
+
+class _MlpResidual(Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        result, hidden = _forward(*inputs)
+        *tensors, ctx.activation = inputs
+        if tensors[-1] is None:  # without factors the shortcut's input is not needed
+            tensors[0] = None
+        ctx.save_for_backward(hidden, *tensors)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, x, normed, weight1, _, weight2, bias2, *scales = ctx.saved_tensors
+        factors, kept, res_scale = scales
+        needs, activation = ctx.needs_input_grad, ACTIVATIONS[ctx.activation]
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        rows = _rows(grad if kept is None else grad * kept).to(hidden.dtype)
+        product = rows.mT @ activation.forward(hidden)  # (C, hidden)
+        second = _second_layer(rows, product, weight2, bias2, factors)
+        if factors is not None:
+            weight2 = (weight2 * factors[:, None]).to(weight2.dtype)
+        grad_hidden = activation.backward_(linear(rows, weight2.mT), hidden)
+        grad_weight1 = grad_hidden.mT @ _rows(normed) if needs[2] else None
+        grad_bias1 = grad_hidden.sum(0) if needs[3] else None
+        grad_normed = _maps(linear(grad_hidden, weight1.mT), grad) if needs[1] else None
+        grad_res = None
+        if res_scale is not None:
+            grad_res = (grad * x).sum((0, 2, 3)).to(res_scale.dtype)
+            grad = grad * res_scale.view(-1, 1, 1)
+        first = grad_normed, grad_weight1, grad_bias1
+        return grad, *first, *second, None, grad_res, None
+
+
+def _second_layer(
+    rows: Tensor,
+    product: Tensor,
+    weight2: Tensor,
+    bias2: Tensor | None,
+    factors: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the gradients of weight2, bias2 and factors from one product.
+
+    Args:
+        rows: (cells, C), the gradient of the branch after the factors.
+        product: (C, hidden), `rows.T @ active`, which holds two gradients: times the
+            factors it is weight2's, times weight2 and summed it is the factors'.
+        weight2: (C, hidden).
+        bias2: (C) or `None`.
+        factors: (C) or `None`.
+    """
+    total = None if bias2 is None else rows.sum(0)
+    if factors is None:
+        return product, total, None
+    grad_factors = (product * weight2).sum(1, dtype=factors.dtype)
+    grad_bias2 = None
+    if bias2 is not None:
+        grad_factors = grad_factors + total * bias2
+        grad_bias2 = (total * factors).to(bias2.dtype)
+    return (product * factors[:, None]).to(product.dtype), grad_bias2, grad_factors
