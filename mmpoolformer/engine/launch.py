@@ -22,6 +22,7 @@ from mmpoolformer.engine.distributed import (
     let_first_process_speak,
 )
 from mmpoolformer.engine.errors import UsageError, UserError, blame
+from mmpoolformer.engine.optimizing import OptimizeModel
 from mmpoolformer.engine.preflight import (
     LOADERS,
     Options,
@@ -155,6 +156,8 @@ def _test(args: Namespace, config: Config) -> None:
         runner.test_evaluator.metrics.append(dump_metric(scope, args.out))
     if args.show or args.show_dir:
         runner.register_hook(_pictures(args, config))
+    if args.optimize:
+        runner.register_hook(OptimizeModel(args.dtype))
     metrics = runner.test()
     if is_main_process():
         _tell_unreadable(runner.test_dataloader.dataset)
@@ -199,12 +202,14 @@ def _pictures(args: Namespace, config: Config) -> DrawPictures:
 
 def _report(args: Namespace, config: Config, metrics: dict) -> None:
     stem = Path(args.checkpoint).stem + ('_tta' if args.tta else '')
+    stem += f'_optimized_{args.dtype}' if args.optimize else ''
     path = Path(config.work_dir) / f'results_{stem}.json'
     record = {
         'config': args.config,
         'checkpoint': args.checkpoint,
         'cfg_options': args.cfg_options,
         'tta': args.tta,
+        'optimized': args.dtype if args.optimize else None,
         'metrics': metrics,
     }
     write_json(path, record)

@@ -106,7 +106,7 @@ class MetaFormerBlock(nn.Module):
 
     def mix_tokens(self, x: Tensor) -> Tensor:
         """Apply the first half, which moves information in space."""
-        if self.fused and fusing.fuses_mixing(self):
+        if self.fused and fusing.fuses_mixing(self, x):
             return fusing.mix_tokens(self, x)
         branch = self.layer_scale1(self.token_mixer(self.norm1(x)))
         return self._added(self.res_scale1, x, branch)

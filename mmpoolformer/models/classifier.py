@@ -44,9 +44,7 @@ class MetaFormerClassifier(MetaFormerTrunk):
         fused: bool | str = True,
     ) -> None:
         variant = resolve_variant(arch, VARIANTS)
-        super().__init__(
-            variant, in_channels, drop_path_rate, with_cp, init_cfg, fused
-        )
+        super().__init__(variant, in_channels, drop_path_rate, with_cp, init_cfg, fused)
         self.num_classes = checked_classes(num_classes)
         checked_rate('drop_rate', drop_rate)
         self.head = build_head(variant, num_classes, drop_rate)

@@ -54,8 +54,7 @@ class GroupNorm1(nn.GroupNorm):
             x = x.contiguous()
         if x.dtype not in HALF:
             return super().forward(x)
-        weight = self.weight.float()
-        bias = None if self.bias is None else self.bias.float()
+        weight, bias = _widened(self.weight), _widened(self.bias)
         return F.group_norm(x.float(), 1, weight, bias, self.eps).to(x.dtype)
 
 
@@ -78,10 +77,13 @@ class ChannelNorm(nn.LayerNorm):
         weight, bias = self.weight, self.bias
         rows = x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
         if x.dtype in HALF:
-            rows, weight = rows.float(), weight.float()
-            bias = None if bias is None else bias.float()
+            rows, weight, bias = rows.float(), _widened(weight), _widened(bias)
         rows = F.layer_norm(rows, self.normalized_shape, weight, bias, self.eps)
         return rows.to(x.dtype).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+
+
+def _widened(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.float()
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -171,9 +171,7 @@ class MetaFormer(MetaFormerTrunk):
             resolve_variant(chosen, self.sizes),
             **{name: value for name, value in changes.items() if value is not None},
         )
-        super().__init__(
-            variant, in_channels, drop_path_rate, with_cp, init_cfg, fused
-        )
+        super().__init__(variant, in_channels, drop_path_rate, with_cp, init_cfg, fused)
         n_stages = len(variant.depths)
         self.out_indices = checked_indices(out_indices, n_stages)
         self.frozen_stages = checked_stages(frozen_stages, n_stages)

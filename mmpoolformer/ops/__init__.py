@@ -1,7 +1,7 @@
 """The two halves of a block as single operators, with less memory and fewer passes.
 
-`pool_residual` is the pooling half, `mlp_residual` the half with the MLP; both are the
-same functions as the modules in `mmpoolformer.models`, which decide whether to use them.
+`pool_residual` is the pooling half, `mlp_residual` the half with the MLP; both compute
+what the modules in `mmpoolformer.models` do, which decide whether to use them.
 """
 
 from mmpoolformer.ops.activations import star_relu

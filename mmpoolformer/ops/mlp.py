@@ -28,21 +28,22 @@ def mlp_residual(
     kept: Tensor | None = None,
     res_scale: Tensor | None = None,
 ) -> Tensor:
-    """Return `res_scale * x + kept * factors * fc2(act(fc1(normed)))`, cell by cell.
+    """Add an MLP's output to its input, cell by cell.
 
-    Under autocast the products take its type, as those of the modules do. It can be
-    differentiated once.
+    The result is `res_scale * x + kept * (factors * hidden @ weight2.T + bias2)` with
+    `hidden = activation(normed @ weight1.T + bias1)`. Under autocast the products take
+    its type, as those of the modules do. It can be differentiated once.
 
     Args:
-        x: (B, C, H, W), the shortcut.
+        x: (B, C, H, W), the shortcut. The result has its type.
         normed: (B, C, H, W), the branch's input. Both are fastest where laid out as
             channels_last.
         weight1: (hidden, C).
         bias1: (hidden) or `None`.
         weight2: (C, hidden).
-        bias2: (C) or `None`.
+        bias2: (C) or `None`, not multiplied by the factors.
         activation: A name in `activations.ACTIVATIONS`.
-        factors: (C), the layer scale; `None` is 1.
+        factors: (C), such as the layer scale; `None` is 1.
         kept: (B, 1, 1, 1), factors of drop path; `None` is 1.
         res_scale: (C), factors of the shortcut; `None` is 1.
 
@@ -53,9 +54,9 @@ def mlp_residual(
         known = ', '.join(sorted(ACTIVATIONS))
         raise ValueError(f'activation={activation!r}: choose from {known}')
     dtype = autocast_type(x.device.type) or normed.dtype
-    normed, weight1, bias1, weight2, bias2 = (
+    normed, weight1, bias1, weight2 = (
         None if tensor is None else tensor.to(dtype)
-        for tensor in (normed, weight1, bias1, weight2, bias2)
+        for tensor in (normed, weight1, bias1, weight2)
     )
     inputs = x, normed, weight1, bias1, weight2, bias2, factors, kept, res_scale
     with torch.autocast(x.device.type, enabled=False):
@@ -107,13 +108,18 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     hidden = linear(_rows(normed), weight1, bias1)
     active = ACTIVATIONS[activation].forward(hidden)
-    branch = _maps(linear(active, weight2, bias2), x)
+    branch = _maps(linear(active, weight2), x).to(x.dtype)
     if res_scale is not None:
         x = x * res_scale.view(-1, 1, 1)
     multiplied = _branch_factors(factors, kept)
     if multiplied is None:
-        return x + branch, hidden
-    return torch.addcmul(x, branch.to(x.dtype), multiplied.to(x.dtype)), hidden
+        result = x + branch
+    else:
+        result = torch.addcmul(x, branch, multiplied.to(x.dtype))
+    if bias2 is not None:
+        added = bias2.view(1, -1, 1, 1)
+        result += added if kept is None else added * kept
+    return result, hidden
 
 
 class _MlpResidual(Function):
@@ -129,50 +135,29 @@ class _MlpResidual(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, x, normed, weight1, _, weight2, bias2, *scales = ctx.saved_tensors
+        hidden, x, normed, weight1, _, weight2, _, *scales = ctx.saved_tensors
         factors, kept, res_scale = scales
         needs, activation = ctx.needs_input_grad, ACTIVATIONS[ctx.activation]
         grad = grad.contiguous(memory_format=torch.channels_last)
-        rows = _rows(grad if kept is None else grad * kept).to(hidden.dtype)
-        product = rows.mT @ activation.forward(hidden)  # (C, hidden)
-        second = _second_layer(rows, product, weight2, bias2, factors)
+        branch_rows = _rows(grad if kept is None else grad * kept)
+        rows = branch_rows.to(hidden.dtype)
+        # (C, hidden): times the factors it is weight2's gradient, times weight2 and
+        # summed it is the factors'.
+        product = rows.mT @ activation.forward(hidden)
+        grad_factors = None
         if factors is not None:
+            grad_factors = (product * weight2).sum(1, dtype=factors.dtype)
+            product = (product * factors[:, None]).to(weight2.dtype)
             weight2 = (weight2 * factors[:, None]).to(weight2.dtype)
         grad_hidden = activation.backward_(linear(rows, weight2.mT), hidden)
+        grad_normed = _maps(linear(grad_hidden, weight1.mT), grad) if needs[1] else None
         grad_weight1 = grad_hidden.mT @ _rows(normed) if needs[2] else None
         grad_bias1 = grad_hidden.sum(0) if needs[3] else None
-        grad_normed = _maps(linear(grad_hidden, weight1.mT), grad) if needs[1] else None
+        grad_bias2 = branch_rows.sum(0) if needs[5] else None
         grad_res = None
         if res_scale is not None:
             grad_res = (grad * x).sum((0, 2, 3)).to(res_scale.dtype)
             grad = grad * res_scale.view(-1, 1, 1)
         first = grad_normed, grad_weight1, grad_bias1
+        second = product, grad_bias2, grad_factors
         return grad, *first, *second, None, grad_res, None
-
-
-def _second_layer(
-    rows: Tensor,
-    product: Tensor,
-    weight2: Tensor,
-    bias2: Tensor | None,
-    factors: Tensor | None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the gradients of weight2, bias2 and factors from one product.
-
-    Args:
-        rows: (cells, C), the gradient of the branch after the factors.
-        product: (C, hidden), `rows.T @ active`, which holds two gradients: times the
-            factors it is weight2's, times weight2 and summed it is the factors'.
-        weight2: (C, hidden).
-        bias2: (C) or `None`.
-        factors: (C) or `None`.
-    """
-    total = None if bias2 is None else rows.sum(0)
-    if factors is None:
-        return product, total, None
-    grad_factors = (product * weight2).sum(1, dtype=factors.dtype)
-    grad_bias2 = None
-    if bias2 is not None:
-        grad_factors = grad_factors + total * bias2
-        grad_bias2 = (total * factors).to(bias2.dtype)
-    return (product * factors[:, None]).to(product.dtype), grad_bias2, grad_factors

@@ -40,7 +40,8 @@ def pool_residual(
     and factors around it.
 
     Args:
-        x: (B, C, H, W), fastest where laid out as channels_last.
+        x: (B, C, H, W), fastest where laid out as channels_last. The result has its
+            type.
         factors: (C), the norm's weight times the layer scale.
         eps: Added to the variance.
         pool_size: Side of the window, an odd number of cells. Cells outside the map are
@@ -69,7 +70,9 @@ def pool_residual(
 
         return triton_pool_residual(x, factors, eps, kept)
     inputs = x, factors, kept, res_scale
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in inputs
+    ):
         return _PoolResidual.apply(*inputs, eps, pool_size)
     return _forward(*inputs, eps, pool_size)[0]
 

@@ -4,32 +4,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmpoolformer.ops.activations import ACTIVATIONS
+
 # oneDNN's product, by which torch.compile calls it, too: on CPUs without AVX-512 it is
-# up to twice as fast as MKL's where the matrices are narrow, and it can add a bias and
-# an activation while the result is in the cache.
+# up to twice as fast as MKL's where the matrices are narrow, and it can apply an
+# activation while the result is in the cache.
 _ONEDNN = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
+_IN_ONEDNN = {None: ('none', ''), 'gelu': ('gelu', 'none'), 'relu': ('relu', '')}
 
 
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return `x @ weight.T + bias`, without a gradient.
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """Return `activation(x @ weight.T + bias)`, without a gradient.
 
     Args:
-        x: (cells, inputs).
+        x: (..., inputs).
         weight: (outputs, inputs).
         bias: (outputs) or `None`.
+        activation: A name in `activations.ACTIVATIONS`; `None` for none.
     """
-    if uses_onednn(x):
-        return _ONEDNN(x, weight.contiguous(), bias, 'none', [], '')
-    return F.linear(x, weight, bias)
+    if not _uses_onednn(x):
+        result = F.linear(x, weight, bias)
+    elif activation in _IN_ONEDNN:
+        name, kind = _IN_ONEDNN[activation]
+        return _ONEDNN(x, weight.contiguous(), bias, name, [], kind)
+    else:
+        result = _ONEDNN(x, weight.contiguous(), bias, 'none', [], '')
+    return result if activation is None else ACTIVATIONS[activation].forward(result)
 
 
-def uses_onednn(x: Tensor) -> bool:
-    """Tell whether products with x are oneDNN's."""
+def _uses_onednn(x: Tensor) -> bool:
     return (
         x.device.type == 'cpu'
         and x.dtype == torch.float32
         and _ONEDNN is not None
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
+        and not torch.jit.is_tracing()
     )

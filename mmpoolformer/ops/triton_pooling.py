@@ -1,8 +1,8 @@
 """The pooling half of a block for CUDA, in Triton: one pass forward, two backward.
 
 Not imported before it is asked for, as Triton need not be installed. With
-`TRITON_INTERPRET=1` in the environment the same code runs on a CPU, slowly, which is how
-it is tested where there is no GPU.
+`TRITON_INTERPRET=1` in the environment the same code runs on a CPU, slowly, which is
+how it is tested where there is no GPU.
 """
 
 from typing import Any
@@ -159,10 +159,11 @@ class _PoolResidual(Function):
         x, factors, kept, weights, mean, rstd = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         images, channels, height, width = x.shape
-        parts = -(-height * width // CHUNK)
+        chunk = min(CHUNK, height * width)
+        parts = -(-height * width // chunk)
         sums = x.new_empty(images, parts, channels, dtype=torch.float32)
         _along_weights[images, parts, -(-channels // CHANNELS)](
-            x, grad, sums, height, width, channels, chunk=CHUNK, block=CHANNELS
+            x, grad, sums, height, width, channels, chunk=chunk, block=CHANNELS
         )
         along = sums.sum(1)  # (B, C)
         if kept is not None:

@@ -1,0 +1,171 @@
+"""Models for inference only: constants folded into weights, laid out for speed."""
+
+import logging
+from copy import deepcopy
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from mmpoolformer.models import fusing
+from mmpoolformer.models.block import MetaFormerBlock
+from mmpoolformer.models.layers import ChannelNorm, GroupNorm1
+from mmpoolformer.models.metaformer import MetaFormerTrunk
+from mmpoolformer.ops.products import linear
+
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
+
+
+def optimize_for_inference(
+    model: nn.Module,
+    dtype: torch.dtype = torch.float32,
+    compiled: bool = False,
+) -> nn.Module:
+    """Return an equivalent of a model that predicts faster and can't be trained.
+
+    In blocks the second norm's weight and bias go into the first layer of the MLP, the
+    layer scale into the second; convolutions anywhere in the model take in a BatchNorm
+    behind them; all is laid out as channels_last. Images of any size can follow each
+    other. The results are the same up to rounding.
+
+    Args:
+        model: A backbone, a classifier, or a whole model of OpenMMLab with one inside.
+            It stays as it is.
+        dtype: `torch.float32`, or `torch.bfloat16`: then backbones and classifiers of
+            this family compute in bfloat16 and give out float32; necks and heads stay
+            in float32. On CPUs without instructions for it, bfloat16 is slower, so they
+            keep float32 and a warning says so.
+        compiled: Whether trunks are compiled too (`torch.compile`, for dynamic sizes).
+            The first image then takes minutes.
+
+    Raises:
+        ValueError: If the type is another one, or nothing in the model can be folded.
+    """
+    if dtype not in DTYPES.values():
+        known = ' or '.join(map(str, DTYPES.values()))
+        raise ValueError(f'dtype={dtype}: give {known}')
+    if not any(isinstance(part, MetaFormerTrunk) for part in model.modules()):
+        raise ValueError(
+            f'{type(model).__name__} holds no model of this family: nothing to optimize'
+        )
+    model = deepcopy(model).eval().requires_grad_(False)
+    model = _fold_batch_norms(model).to(memory_format=torch.channels_last)
+    if dtype == torch.bfloat16 and not computes_bfloat16(model):
+        print_log(
+            'this CPU has no instructions for bfloat16: the model stays in float32',
+            'current',
+            logging.WARNING,
+        )
+        dtype = torch.float32
+    if isinstance(model, MetaFormerTrunk):
+        return _optimized_trunk(model, dtype, compiled)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, MetaFormerTrunk):
+                setattr(parent, name, _optimized_trunk(child, dtype, compiled))
+    return model
+
+
+def computes_bfloat16(model: nn.Module) -> bool:
+    """Tell whether a model's device computes bfloat16 faster than float32."""
+    device = next(model.parameters()).device
+    if device.type != 'cpu':
+        return device.type != 'cuda' or torch.cuda.get_device_capability(device) >= (
+            8,
+            0,
+        )
+    capability = torch.backends.cpu.get_cpu_capability()
+    return capability.startswith('AVX512') and _has_flag('avx512_bf16', 'amx_bf16')
+
+
+def _has_flag(*names: str) -> bool:
+    """Tell whether the CPU has an instruction set, by Linux's own list."""
+    try:
+        with open('/proc/cpuinfo', encoding='ascii', errors='ignore') as lines:
+            flags = next((line for line in lines if line.startswith('flags')), '')
+    except OSError:  # not Linux: torch tells of no other sign
+        return False
+    return not set(names).isdisjoint(flags.split())
+
+
+class _Typed(nn.Module):
+    """A trunk in a type of its own, between inputs and outputs in float32."""
+
+    def __init__(self, trunk: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.trunk = trunk.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        result = self.trunk(x.to(self.dtype))
+        if isinstance(result, Tensor):
+            return result.float()
+        return tuple(maps.float() for maps in result)
+
+
+class FoldedBlock(nn.Module):
+    """A block for inference, made from the one that was trained.
+
+    Args:
+        block: A block whose halves `models.fusing` computes.
+    """
+
+    def __init__(self, block: MetaFormerBlock) -> None:
+        super().__init__()
+        block = deepcopy(block)
+        self.activation = fusing.ACTIVATIONS[type(block.mlp.act)]
+        weight1, bias1, weight2, bias2, factors = fusing.branch_weights(block)
+        if type(block.norm2) in (GroupNorm1, ChannelNorm):
+            weight1, bias1 = _norm_folded(block.norm2, weight1, bias1)
+        if factors is not None:
+            weight2 = weight2 * factors[:, None]
+        tensors = dict(weight1=weight1, bias1=bias1, weight2=weight2, bias2=bias2)
+        for name, tensor in tensors.items():
+            kept = None if tensor is None else tensor.detach().clone()
+            self.register_buffer(name, kept)
+        self.norm2, self.res_scale2 = block.norm2, block.res_scale2
+        block.mlp = None  # leaves the half that mixes tokens
+        block.norm2 = block.layer_scale2 = block.res_scale2 = None
+        self.mixing = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W)."""
+        x = self.mixing(x)
+        rows = self.norm2(x).permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+        hidden = linear(rows, self.weight1, self.bias1, self.activation)
+        branch = linear(hidden, self.weight2, self.bias2)
+        return self.res_scale2(x) + branch.permute(0, 3, 1, 2)
+
+
+def _norm_folded(
+    norm: GroupNorm1 | ChannelNorm, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Move a norm's own weight and bias into the layer after it."""
+    if norm.bias is not None:
+        added = weight @ norm.bias
+        bias = added if bias is None else bias + added
+        norm.register_parameter('bias', None)
+    weight = weight * norm.weight
+    norm.register_parameter('weight', None)
+    return weight, bias
+
+
+def _optimized_trunk(
+    trunk: MetaFormerTrunk, dtype: torch.dtype, compiled: bool
+) -> nn.Module:
+    for stage in trunk.stages:
+        stage.channels_last = True
+        for i, block in enumerate(stage.blocks):
+            if fusing.fuses_mlp(block, torch.empty(0)):
+                stage.blocks[i] = FoldedBlock(block)
+    result = trunk if dtype == torch.float32 else _Typed(trunk, dtype)
+    return torch.compile(result, dynamic=True) if compiled else result
+
+
+def _fold_batch_norms(model: nn.Module) -> nn.Module:
+    if not any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
+        return model
+    # Here, as backbones and classifiers work without mmcv and have no BatchNorm.
+    from mmcv.cnn.utils import fuse_conv_bn
+
+    return fuse_conv_bn(model)
