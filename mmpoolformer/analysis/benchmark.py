@@ -1,0 +1,435 @@
+"""How long models take, beside their peers and the machine's limits.
+
+Models are timed in turns, round after round, so that whatever else the machine does
+meets all of them. The limit beside each figure is measured, too: the time of the
+model's matrix products and convolutions alone, run again by themselves on the same
+shapes.
+"""
+
+import gc
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from os import PathLike
+from statistics import median, quantiles
+from typing import Any
+
+import timm
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmpoolformer.analysis.building import build_whole
+from mmpoolformer.checkpoints import ZOO
+from mmpoolformer.deploy.folding import optimize_for_inference
+from mmpoolformer.models import VARIANTS, MetaFormer, MetaFormerClassifier
+from mmpoolformer.models.block import MetaFormerBlock
+
+OURS = ('fused', 'plain', 'folded', 'compiled')
+PEERS = ('timm', 'transformers')
+TASKS = ('inference', 'training')
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
+PRODUCTS = (
+    'aten::addmm',
+    'aten::mm',
+    'aten::bmm',
+    'aten::convolution',
+    'aten::convolution_backward',
+    'mkldnn::_linear_pointwise',
+)
+BYTES = 1 << 27  # of the buffer that the bandwidth is measured with: beyond any cache
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed.
+
+    Attributes:
+        model: A name in `mmpoolformer.models.VARIANTS`, or a config file.
+        implementation: One of `OURS` or `PEERS`.
+        task: One of `TASKS`: forward alone, or forward and backward.
+        batch: Images at once.
+        size: Height and width of the images, in pixels.
+        dtype: One of `DTYPES`: autocast in training, the model's own in inference.
+        classifier: Whether it ends in logits, not in four maps.
+    """
+
+    model: str
+    implementation: str
+    task: str = 'inference'
+    batch: int = 1
+    size: tuple[int, int] = (512, 512)
+    dtype: str = 'fp32'
+    classifier: bool = False
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured.
+
+    Attributes:
+        case: What was timed.
+        seconds: Median of the rounds.
+        spread: Half the distance of the quartiles over the median.
+        products: Seconds of the products and convolutions alone.
+        traffic: Seconds to read and write their operands once, by the measured
+            bandwidth.
+        memory: Peak of one run above what the process had before it, in bytes; `None`
+            where it was not asked for.
+    """
+
+    case: Case
+    seconds: float
+    spread: float
+    products: float
+    traffic: float
+    memory: int | None
+
+    @property
+    def throughput(self) -> float:
+        """Images a second."""
+        return self.case.batch / self.seconds
+
+
+def measure(
+    cases: Sequence[Case],
+    rounds: int = 9,
+    device: str = 'cpu',
+    memory: bool = True,
+    tick: Callable[[], None] = lambda: None,
+) -> list[Timing]:
+    """Time cases in turns.
+
+    Args:
+        cases: What to time; all are held in memory together.
+        rounds: How often each is run after its first, unmeasured time.
+        device: Where: `cpu` or `cuda`.
+        memory: Whether the peak is measured, on a CPU in a process of its own.
+        tick: Called after every run, `len(cases) * (rounds + 1)` times.
+
+    Raises:
+        ValueError: If an implementation does not have a model.
+    """
+    runs = [prepare(case, device) for case in cases]
+    seconds: list[list[float]] = [[] for _ in cases]
+    for number in range(rounds + 1):
+        for run, row in zip(runs, seconds, strict=True):
+            taken = _timed(run, device)
+            if number:
+                row.append(taken)
+            tick()
+    rate = bandwidth(device)
+    timings = []
+    for case, run, row in zip(cases, runs, seconds, strict=True):
+        products, moved = products_alone(run, device)
+        peak = peak_memory(case, device) if memory else None
+        first, middle, last = quantiles(row, n=4) if len(row) > 1 else row * 3
+        spread = (last - first) / 2 / middle
+        timings.append(Timing(case, median(row), spread, products, moved / rate, peak))
+    return timings
+
+
+def prepare(case: Case, device: str = 'cpu') -> Callable[[], Any]:
+    """Return a function that runs a case once.
+
+    Raises:
+        ValueError: If the implementation does not have the model.
+    """
+    torch.manual_seed(0)
+    model = _build(case).to(device)
+    images = torch.randn(case.batch, 3, *case.size, device=device)
+    make = _training if case.task == 'training' else _inference
+    return make(model, images, case)
+
+
+def _training(model: nn.Module, images: Tensor, case: Case) -> Callable[[], None]:
+    model.train()
+
+    def run() -> None:
+        model.zero_grad(set_to_none=True)
+        low = case.dtype != 'fp32'
+        with torch.autocast(images.device.type, DTYPES[case.dtype], enabled=low):
+            outputs = _tensors(model(images))
+        sum(output.float().square().mean() for output in outputs).backward()
+
+    return run
+
+
+def _inference(model: nn.Module, images: Tensor, case: Case) -> Callable[[], Any]:
+    model.eval()
+    own_type = case.implementation in ('folded', 'compiled')
+    if not own_type:  # those take float32 and see to the rest
+        model, images = model.to(DTYPES[case.dtype]), images.to(DTYPES[case.dtype])
+
+    def run() -> Any:
+        with torch.no_grad():
+            return model(images)
+
+    return run
+
+
+def _build(case: Case) -> nn.Module:
+    if case.implementation in PEERS:
+        return _peer(case)
+    if case.model.endswith('.py'):
+        config = Config.fromfile(case.model)
+        config.model.backbone.init_cfg = None
+        model = build_whole(config)
+        for part in model.modules():
+            if isinstance(part, MetaFormerBlock):
+                part.fused = case.implementation != 'plain'
+    else:
+        kind = MetaFormerClassifier if case.classifier else MetaFormer
+        model = kind(VARIANTS[case.model], fused=case.implementation != 'plain')
+    if case.implementation in ('folded', 'compiled'):
+        compiled = case.implementation == 'compiled'
+        return optimize_for_inference(model, DTYPES[case.dtype], compiled)
+    return model
+
+
+def _peer(case: Case) -> nn.Module:
+    if case.model.endswith('.py'):
+        raise ValueError(f'{case.implementation} has no model of {case.model}')
+    if case.implementation == 'timm':
+        name = ZOO[case.model].timm_name or case.model
+        if not timm.is_model(name.split('.')[0]):
+            raise ValueError(f'timm has no {case.model}')
+        return timm.create_model(name, features_only=not case.classifier)
+    size = re.fullmatch(r'poolformer_([sm]\d+)', case.model)
+    if size is None:
+        raise ValueError(f'transformers has no {case.model}')
+    # Not required by this package, and slow to load: only for those who compare it.
+    from transformers import PoolFormerConfig, PoolFormerModel
+
+    row = VARIANTS[case.model]
+    options = dict(depths=list(row.depths), hidden_sizes=list(row.dims))
+    return PoolFormerModel(PoolFormerConfig(**options))
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    """Return the floating point tensors in the nested outputs of a model."""
+    if isinstance(outputs, Tensor):
+        return [outputs] if outputs.is_floating_point() else []
+    parts = outputs.values() if isinstance(outputs, Mapping) else outputs
+    return [tensor for part in parts for tensor in _tensors(part)]
+
+
+def _timed(run: Callable[[], Any], device: str) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    run()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: str) -> None:
+    if device.startswith('cuda'):
+        torch.cuda.synchronize()
+
+
+class _Products(TorchDispatchMode):
+    """Notes the products of what runs inside, and what they read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Callable, tuple, dict]] = []
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func._schema.name in PRODUCTS:
+            given = [a for a in args if isinstance(a, Tensor)]
+            self.calls.append((func, tuple(map(_shape, args)), kwargs or {}))
+            self.bytes += sum(t.nbytes for t in (*given, *_tensors(_made(result))))
+        return result
+
+
+def _made(result: Any) -> list:
+    parts = result if isinstance(result, tuple | list) else [result]
+    return [part for part in parts if part is not None]
+
+
+def _shape(argument: Any) -> Any:
+    """Stand in for a tensor by one without numbers, so that nothing is kept alive."""
+    if isinstance(argument, Tensor):
+        return torch.empty_like(argument, device='meta')
+    return argument
+
+
+def products_alone(run: Callable[[], Any], device: str) -> tuple[float, int]:
+    """Time the products and convolutions of a run by themselves.
+
+    Returns:
+        Seconds, the best of three for each, and the bytes that they read and write.
+    """
+    with _Products() as noted:
+        run()
+    total = 0.0
+    with torch.no_grad():
+        for func, args, kwargs in noted.calls:
+            real = tuple(_filled(argument, device) for argument in args)
+            again = lambda f=func, a=real, k=kwargs: f(*a, **k)  # noqa: E731
+            again()
+            total += min(_timed(again, device) for _ in range(3))
+    return total, noted.bytes
+
+
+def _filled(argument: Any, device: str) -> Any:
+    if isinstance(argument, Tensor):
+        return torch.empty_like(argument, device=device).fill_(0.5)
+    return argument
+
+
+def bandwidth(device: str = 'cpu') -> float:
+    """Measure how many bytes a second are read and written in a copy."""
+    source = torch.ones(BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    best = min(_timed(lambda: target.copy_(source), device) for _ in range(5))
+    return 2 * BYTES / best
+
+
+def peak_memory(case: Case, device: str = 'cpu') -> int:
+    """Measure the peak of one run, in bytes above what there was before it."""
+    if device.startswith('cuda'):
+        run = prepare(case, device)
+        run()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    context = get_context('spawn')
+    with context.Pool(1) as pool:
+        return pool.apply(_grown, (case, torch.get_num_threads()))
+
+
+def _grown(case: Case, threads: int) -> int:
+    torch.set_num_threads(threads)
+    run = prepare(case)
+    prepare(Case('poolformer_s12', 'plain', case.task, size=(32, 32)))()  # libraries
+    gc.collect()
+    with open('/proc/self/clear_refs', 'w', encoding='ascii') as peaks:
+        peaks.write('5')  # forgets the peak of loading and building
+    before = _status('VmRSS')
+    run()
+    return _status('VmHWM') - before
+
+
+def _status(name: str) -> int:
+    """Return one of Linux's figures of this process, in bytes."""
+    with open('/proc/self/status', encoding='ascii') as lines:
+        line = next(line for line in lines if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Run a block with a number of threads; `None` leaves it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def table(timings: Sequence[Timing]) -> str:
+    """Return a Markdown table; `x` is how many times as fast as the first of its kind.
+
+    Of one kind are rows of the same model, task, batch, size and type.
+    """
+    first: dict[tuple, Timing] = {}
+    lines = [
+        '| model | how | task | b | size | ms | +-% | img/s | x | products | MB | x |',
+        '|---|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|',
+    ]
+    for timing in timings:
+        case = timing.case
+        kind = (case.model, case.task, case.batch, case.size, case.dtype)
+        base = first.setdefault(kind, timing)
+        memory = less = ''
+        if timing.memory is not None and base.memory:
+            memory = f'{timing.memory / 1e6:.0f}'
+            less = f'{timing.memory / base.memory:.2f}'
+        name = case.model.rsplit('/', 1)[-1].removesuffix('.py')
+        how = case.implementation + ('' if case.dtype == 'fp32' else f' {case.dtype}')
+        size = 'x'.join(map(str, case.size))
+        cells = (
+            name,
+            how,
+            case.task,
+            case.batch,
+            size,
+            f'{timing.seconds * 1e3:.0f}',
+            f'{timing.spread * 100:.0f}',
+            f'{timing.throughput:.2f}',
+            f'{base.seconds / timing.seconds:.2f}',
+            f'{timing.products / timing.seconds:.0%}',
+            memory,
+            less,
+        )
+        lines.append(f'| {" | ".join(map(str, cells))} |')
+    return '\n'.join(lines)
+
+
+def plot(timings: Sequence[Timing], path: str | PathLike) -> None:
+    """Draw throughput against published accuracy, or time against pixels.
+
+    The second where one model was timed at several sizes or batches.
+
+    Args:
+        timings: What was measured.
+        path: The PNG that is written.
+    """
+    figure = Figure(figsize=(7, 4.5), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    grows = len({(t.case.batch, *t.case.size) for t in timings}) > 1
+    rows: dict[str, list[Timing]] = {}
+    for timing in timings:
+        case = timing.case
+        label = case.implementation
+        rows.setdefault(f'{case.model} {label}' if grows else label, []).append(timing)
+    for label, row in rows.items():
+        if grows:
+            row = sorted(row, key=pixels)
+            x, y = [pixels(t) / 1e6 for t in row], [t.seconds for t in row]
+            axes.loglog(x, y, marker='o', label=label)
+        else:
+            x = [t.throughput for t in row]
+            y = [ZOO[t.case.model].top1 for t in row]
+            axes.plot(x, y, marker='o', linestyle='', label=label)
+            for timing, at, top1 in zip(row, x, y, strict=True):
+                name = timing.case.model
+                axes.annotate(
+                    name,
+                    (at, top1),
+                    xytext=(4, 4),
+                    fontsize=7,
+                    textcoords='offset points',
+                )
+    case = timings[0].case
+    if grows:
+        axes.set(xlabel='million pixels in a batch', ylabel=f'seconds, {case.task}')
+    else:
+        size = ' x '.join(map(str, case.size))
+        axes.set(
+            xlabel=f'images a second, {case.task}, {size}, batch {case.batch}',
+            ylabel='published top-1 on ImageNet-1k, %',
+        )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def pixels(timing: Timing) -> int:
+    """Return the pixels of a case's batch."""
+    height, width = timing.case.size
+    return timing.case.batch * height * width

@@ -1,0 +1,133 @@
+"""The benchmark's bookkeeping; how fast anything is, is no test's business."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from mmpoolformer.analysis import benchmark
+from mmpoolformer.analysis.benchmark import Case, Timing, measure, prepare, table
+from mmpoolformer.models import MetaFormer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_products_of_a_layer_are_found_with_their_bytes() -> None:
+    layer, x = nn.Linear(300, 200), torch.randn(100, 300)
+
+    def run() -> torch.Tensor:
+        with torch.no_grad():
+            return layer(x).relu()
+
+    seconds, moved = benchmark.products_alone(run, 'cpu')
+    assert moved == 4 * (300 * 200 + 200 + 100 * 300 + 100 * 200)
+    assert seconds > 0
+
+
+@pytest.mark.parametrize('how', ['plain', 'fused', 'folded'])
+def test_every_product_of_a_backbone_is_found(how: str) -> None:
+    run = prepare(Case('poolformer_s12', how, size=(64, 64)))
+    with benchmark._Products() as noted:
+        run()
+    # Four strided convolutions and two products in each of twelve blocks.
+    assert len(noted.calls) == 4 + 2 * 12
+
+
+def test_all_implementations_compute_the_same_maps() -> None:
+    cases = [
+        Case('poolformer_s12', how, size=(64, 96), batch=2)
+        for how in ('plain', 'fused', 'folded')
+    ]
+    expected, *others = (prepare(case)() for case in cases)
+    for maps in others:
+        for ours, theirs in zip(maps, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_peers_are_those_of_the_same_name() -> None:
+    maps = prepare(Case('poolformer_s12', 'timm', size=(64, 96)))()
+    assert [tuple(m.shape) for m in maps] == [
+        (1, 64, 16, 24),
+        (1, 128, 8, 12),
+        (1, 320, 4, 6),
+        (1, 512, 2, 3),
+    ]
+    with pytest.raises(ValueError, match='timm has no identityformer_s12'):
+        prepare(Case('identityformer_s12', 'timm'))
+    with pytest.raises(ValueError, match='transformers has no convformer_s18'):
+        prepare(Case('convformer_s18', 'transformers'))
+
+
+def test_training_step_fills_every_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MetaFormer('poolformer_s12')
+    monkeypatch.setattr(benchmark, '_build', lambda case: model)
+    case = Case('poolformer_s12', 'fused', 'training', size=(64, 64), dtype='bf16')
+    prepare(case)()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_rounds_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+    monkeypatch.setattr(
+        benchmark, 'prepare', lambda case, device: lambda: order.append(case.model)
+    )
+    monkeypatch.setattr(benchmark, 'products_alone', lambda run, device: (1.0, 8))
+    monkeypatch.setattr(benchmark, 'bandwidth', lambda device: 4.0)
+    cases = [Case('a', 'fused'), Case('b', 'fused')]
+    timings = measure(cases, rounds=3, memory=False)
+    assert order == ['a', 'b'] * 4
+    assert [t.traffic for t in timings] == [2.0, 2.0]
+    assert all(t.memory is None and t.seconds > 0 for t in timings)
+
+
+def timing(how: str, seconds: float, memory: int, **options: object) -> Timing:
+    return Timing(
+        Case('poolformer_s12', how, **options), seconds, 0.05, 0.05, 1, memory
+    )
+
+
+def test_table_compares_with_the_first_of_a_kind() -> None:
+    rows = table(
+        [
+            timing('timm', 0.2, 400_000_000),
+            timing('fused', 0.1, 100_000_000),
+            timing('timm', 0.8, 800_000_000, batch=4),
+            timing('fused', 0.2, 200_000_000, batch=4),
+        ]
+    ).splitlines()
+    assert rows[3] == (
+        '| poolformer_s12 | fused | inference | 1 | 512x512 | 100 | 5 | 10.00 | 2.00 '
+        '| 50% | 100 | 0.25 |'
+    )
+    assert rows[5].split(' | ')[7:9] == ['20.00', '4.00']
+
+
+@pytest.mark.parametrize('sizes', [[(64, 64)], [(64, 64), (128, 128)]])
+def test_plot_is_drawn(sizes: list, tmp_path: Path) -> None:
+    rows = [timing('fused', 0.1 * size[0], 1, size=size) for size in sizes]
+    benchmark.plot(rows, tmp_path / 'plot.png')
+    with Image.open(tmp_path / 'plot.png') as picture:
+        assert picture.size == (840, 540)
+        assert len(picture.convert('RGB').getcolors(1 << 24)) > 20
+
+
+def test_tool_times_a_model_and_tells_mistakes(tmp_path: Path) -> None:
+    tool = [sys.executable, ROOT / 'tools' / 'benchmark.py', 'poolformer_s12']
+    options = ['--how', 'fused', '--size', '256', '--rounds', '1', '--json', 'out.json']
+    done = subprocess.run(
+        [*tool, *options], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('| poolformer_s12 |') == 1
+    (row,) = json.loads((tmp_path / 'out.json').read_text())['timings']
+    assert row['case']['implementation'] == 'fused'
+    assert row['memory'] > 4 * 64 * 64 * 64  # the first map alone
+    assert row['seconds'] > 0
+    done = subprocess.run([*tool, 'pit_ti'], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == 'error: pit_ti: no such model of mmpoolformer to time\n'
