@@ -279,6 +279,11 @@ def installed_family() -> str:
     return 'originals' if 'mmcv' in packages_distributions()['mmcv'] else 'forks'
 
 
+# Imported only when they are asked for: torch brings Triton where there is one, and
+# transformers is a peer in the benchmark.
+LATE = {'triton', 'transformers'}
+
+
 def third_party_imports() -> set[str]:
     found = set()
     for file in (ROOT / 'mmpoolformer').rglob('*.py'):
@@ -287,7 +292,7 @@ def third_party_imports() -> set[str]:
                 found |= {alias.name.split('.')[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add(node.module.split('.')[0])
-    return found - set(sys.stdlib_module_names) - {'mmpoolformer'}
+    return found - set(sys.stdlib_module_names) - {'mmpoolformer'} - LATE
 
 
 def pins(stack: str) -> dict[str, list[str]]:
