@@ -50,7 +50,7 @@ BACKBONE = [
 # For tools/complexity.py and tools/gradcam.py.
 ANALYSIS = ['fvcore', 'grad-cam>=1.5', 'torchvision']
 # For tools/demo.py and tools/export.py.
-DEMO = ['gradio>=5']
+DEMO = ['gradio>=5', 'starlette']
 EXPORT = ['onnx>=1.16', 'onnxruntime>=1.17', 'onnxscript']
 DEV = [
     'hypothesis',
