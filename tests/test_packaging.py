@@ -279,9 +279,9 @@ def installed_family() -> str:
     return 'originals' if 'mmcv' in packages_distributions()['mmcv'] else 'forks'
 
 
-# Imported only when they are asked for: torch brings Triton where there is one, and
-# transformers is a peer in the benchmark.
-LATE = {'triton', 'transformers'}
+# Not ours to name: OpenCV has several packages, of which mmcv brings one; torch brings
+# Triton where there is one; transformers is a peer in the benchmark, loaded if asked for.
+ELSEWHERE = {'cv2', 'triton', 'transformers'}
 
 
 def third_party_imports() -> set[str]:
@@ -292,7 +292,7 @@ def third_party_imports() -> set[str]:
                 found |= {alias.name.split('.')[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add(node.module.split('.')[0])
-    return found - set(sys.stdlib_module_names) - {'mmpoolformer'} - LATE
+    return found - set(sys.stdlib_module_names) - {'mmpoolformer'} - ELSEWHERE
 
 
 def pins(stack: str) -> dict[str, list[str]]:
