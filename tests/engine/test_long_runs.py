@@ -15,7 +15,7 @@ from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.models import MetaFormerClassifier
 
 # Iterations, those for warming up, and those between two readings.
-SHORT, LONG, WARM, EVERY = 300, 2000, 100, 20
+SHORT, LONG, WARM, EVERY = 300, 2000, 100, 100
 SLACK = 6 * 2**20  # bytes; a leak of a float32 image of 32 x 32 a step is above it
 
 
