@@ -280,7 +280,7 @@ def installed_family() -> str:
 
 
 # Not ours to name: OpenCV has several packages, of which mmcv brings one; torch brings
-# Triton where there is one; transformers is a peer in the benchmark, loaded if asked for.
+# Triton where there is one; transformers is a peer in the benchmark, if installed.
 ELSEWHERE = {'cv2', 'triton', 'transformers'}
 
 
