@@ -1,9 +1,13 @@
 """How pictures are prepared for evaluation: size, crop and normalisation by model."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from timm.data import resolve_data_config
+from timm.data import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    resolve_data_config,
+)
 from timm.models import get_pretrained_cfg
 
 from mmpoolformer.checkpoints import ZOO
@@ -63,6 +67,16 @@ def changed_settings(
     if crop_pct is not None:
         changed['crop_pct'] = crop_pct
     return changed
+
+
+def normalisation(settings: Mapping) -> tuple[Sequence[float], Sequence[float]]:
+    """Return mean and standard deviation of the channels, for pixels from 0 to 1.
+
+    Args:
+        settings: Options of `timm.data.create_transform`; its own are ImageNet's.
+    """
+    mean = settings.get('mean', IMAGENET_DEFAULT_MEAN)
+    return mean, settings.get('std', IMAGENET_DEFAULT_STD)
 
 
 def picture_size(settings: Mapping) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
 from mmpoolformer.checkpoints import OUTPUT_NORMS, load_weights, native_keys
+from mmpoolformer.models.windows import any_size
 from mmpoolformer.ops import POOLINGS
 
 
@@ -96,7 +97,7 @@ def resampled_position(embedding: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         The embedding (1, C, H, W), resampled in float32 and given in its own type.
     """
-    if tuple(size) == tuple(embedding.shape[2:]):
+    if not any_size() and tuple(size) == tuple(embedding.shape[2:]):
         return embedding
     resampled = F.interpolate(embedding.float(), size=tuple(size), mode='bicubic')
     return resampled.to(embedding.dtype)

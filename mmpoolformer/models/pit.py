@@ -24,6 +24,7 @@ from mmpoolformer.models.base import (
 )
 from mmpoolformer.models.layers import ChannelNorm
 from mmpoolformer.models.variants import PIT, PiTVariant, resolve_variant
+from mmpoolformer.models.windows import any_size, ceil_divided
 from mmpoolformer.registry import MODELS
 
 
@@ -191,7 +192,8 @@ class PiT(PiTTrunk):
         """
         self.check_input(x)
         sizes = [
-            tuple(-(-n // stride) for n in x.shape[2:]) for stride in self.out_strides
+            tuple(ceil_divided(n, stride) for n in x.shape[2:])
+            for stride in self.out_strides
         ]
         state = self.embed(self._padded(x))
         maps = []
@@ -212,7 +214,9 @@ class PiT(PiTTrunk):
         """Pad images so that the patches, at least one, cover them."""
         patch, stride = self.variant.patch_size, self.variant.stride
         bottom, right = (max(patch - n, (patch - n) % stride) for n in x.shape[2:])
-        return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+        if not (any_size() or bottom or right):
+            return x
+        return F.pad(x, (0, right, 0, bottom))
 
     def _freeze(self) -> None:
         if self.frozen_stages < 0:
@@ -224,7 +228,7 @@ class PiT(PiTTrunk):
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(x.shape[2:]) == size:
+    if not any_size() and tuple(x.shape[2:]) == size:
         return x
     return F.interpolate(x, size, mode='bilinear', align_corners=False)
 

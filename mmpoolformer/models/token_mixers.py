@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmpoolformer.models.layers import StarReLU
-from mmpoolformer.models.windows import join_windows, split_windows
+from mmpoolformer.models.windows import any_size, join_windows, split_windows
 
 
 class Pooling(nn.Module):
@@ -95,11 +95,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix x (B, C, H, W) over H and W."""
         size = x.shape[2:]
-        if self.window is None or max(size) <= self.window:
+        if self.window is None or (not any_size() and max(size) <= self.window):
             return self._attend(x)
         window = (self.window, self.window)
         mask = None
-        if any(side % self.window for side in size):
+        if any_size() or any(side % self.window for side in size):
             exists = split_windows(x.new_ones(1, 1, *size), window).flatten(1) > 0
             # One (1, heads, queries, keys) mask for each window of each image.
             mask = exists[:, None, None].repeat(x.shape[0], 1, 1, 1)
@@ -141,7 +141,7 @@ class GridMixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Mix x (B, C, H, W) over H and W."""
         size = tuple(x.shape[2:])
-        if size == self.grid:
+        if (self.strict or not any_size()) and size == self.grid:
             return self._mix(x)
         if self.strict:
             raise ValueError(
@@ -184,7 +184,8 @@ class RandomMixing(GridMixing):
 
     def _mix_windows(self, x: Tensor) -> Tensor:
         mixed = super()._mix_windows(x)
-        if all(n % side == 0 for n, side in zip(x.shape[2:], self.grid, strict=True)):
+        fits = (n % side == 0 for n, side in zip(x.shape[2:], self.grid, strict=True))
+        if not any_size() and all(fits):
             return mixed
         weight = super()._mix_windows(x.new_ones(1, 1, *x.shape[2:]))
         return mixed / weight

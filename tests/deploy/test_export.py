@@ -1,0 +1,486 @@
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+from tiny_data import write_detection_config, write_segmentation_config
+from tool_process import ROOT, run_many
+from torch import nn
+from torchvision.ops import batched_nms
+
+from mmpoolformer.analysis.building import build_whole
+from mmpoolformer.deploy.comparison import compare_candidates, compare_detections
+from mmpoolformer.deploy.export import (
+    INFO,
+    OPSET,
+    ExportError,
+    export_model,
+    table,
+)
+from mmpoolformer.deploy.graphs import build_graph
+from mmpoolformer.models import MetaFormer, MetaFormerClassifier, PiT, PiTClassifier
+from mmpoolformer.models.windows import any_size, for_any_size
+
+TINY = dict(depths=(1, 1, 1, 1), dims=(16, 32, 64, 64))
+FAMILIES = {
+    'poolformer_s12': {},
+    'identityformer_s12': {},
+    'randformer_s12': {},
+    'poolformerv2_s12': {},
+    'convformer_s18': {},
+    'caformer_s18': {},
+    'metaformer_pppa_s12_224': {},
+    'metaformer_ppff_s12_224': {},
+    # Block 1 of 3 has windows; 14x14 and 7x7 cells, and others.
+    'caformer_s18_384': dict(attention_window=3),
+    'poolformer_s24': dict(pool_size=4, norm='batch_norm', activation='silu'),
+}
+# None of them was recorded or is compared by the exporter.
+SHAPES = ((1, 3, 75, 107), (2, 3, 224, 224), (3, 3, 96, 64))
+HAS_PT2 = hasattr(getattr(torch.export, 'Dim', None), 'DYNAMIC')
+needs_pt2 = pytest.mark.skipif(not HAS_PT2, reason='torch.export needs torch 2.6')
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Make every parameter count."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data += 0.05 * noise
+    return model
+
+
+def backbone(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if name == 'pit':
+        return randomised(PiT(dict(base='ti', depths=(1, 1, 1))))
+    return randomised(MetaFormer(dict(base=name, **TINY, **FAMILIES[name])))
+
+
+def classifier(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    if name == 'pit':
+        arch = dict(base='ti', depths=(1, 1, 1))
+        return randomised(PiTClassifier(arch, num_classes=5, distilled=True))
+    arch = dict(base=name, **TINY, **FAMILIES[name])
+    return randomised(MetaFormerClassifier(arch, num_classes=5))
+
+
+def run_onnx(path: Path, images: torch.Tensor) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return session.run(None, {'images': images.numpy()})
+
+
+def assert_same(model: nn.Module, path: Path, shapes=SHAPES) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for shape in shapes:
+        images = torch.randn(shape, generator=generator)
+        with torch.no_grad():
+            expected = model.eval()(images)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for one, other in zip(expected, run_onnx(path, images), strict=True):
+            torch.testing.assert_close(
+                torch.from_numpy(other), one, atol=2e-5, rtol=1e-4
+            )
+
+
+def state_hash(model: nn.Module) -> str:
+    content = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        content.update(name.encode() + tensor.numpy().tobytes())
+    return content.hexdigest()
+
+
+@pytest.mark.parametrize('name', [*FAMILIES, 'pit'])
+@pytest.mark.parametrize('build', [backbone, classifier])
+def test_onnx_equals_eager_at_other_sizes(name, build, tmp_path):
+    model = build(name).train()
+    before = state_hash(model)
+    path = tmp_path / 'model.onnx'
+    done = export_model(model, path)
+    assert model.training
+    assert state_hash(model) == before
+    assert len(done.checks) == 3
+    content = onnx.load(path)
+    onnx.checker.check_model(content, full_check=True)
+    assert [one.version for one in content.opset_import if not one.domain] == [OPSET]
+    dims = content.graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param for d in dims] == ['batch', '', 'height', 'width']
+    assert list(tmp_path.iterdir()) == [path]
+    assert_same(model, path)
+
+
+def test_the_output_names_and_description(tmp_path):
+    model = MetaFormer(dict(base='poolformer_s12', **TINY), out_indices=(1, 3))
+    export_model(model, tmp_path / 'm.onnx', info=dict(mean=[1.0, 2.0, 3.0]))
+    session = onnxruntime.InferenceSession(tmp_path / 'm.onnx')
+    assert [one.name for one in session.get_outputs()] == ['stage1', 'stage3']
+    about = json.loads(session.get_modelmeta().custom_metadata_map['mmpoolformer'])
+    assert about['kind'] == 'backbone'
+    assert about['size'] == 'any'
+    assert about['mean'] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize('name', ['poolformer_s12', 'metaformer_ppff_s12_224', 'pit'])
+def test_torchscript_runs_alone(name, tmp_path):
+    model = classifier(name).eval()
+    export_model(model, tmp_path / 'm.ts')
+    files = {INFO: ''}
+    loaded = torch.jit.load(tmp_path / 'm.ts', _extra_files=files)
+    assert json.loads(files[INFO])['kind'] == 'classifier'
+    images = torch.randn(2, 3, 101, 75)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded(images)[0], model(images), atol=2e-5, rtol=1e-4
+        )
+
+
+@needs_pt2
+def test_torch_export_runs_alone(tmp_path):
+    model = backbone('poolformer_s12').eval()
+    export_model(model, tmp_path / 'm.pt2')
+    files = {INFO: ''}
+    loaded = torch.export.load(tmp_path / 'm.pt2', extra_files=files).module()
+    assert json.loads(files[INFO])['kind'] == 'backbone'
+    images = torch.randn(1, 3, 101, 175)
+    with torch.no_grad():
+        for one, other in zip(model(images), loaded(images), strict=True):
+            torch.testing.assert_close(other, one)
+
+
+@needs_pt2
+@pytest.mark.parametrize('name', ['randformer_s12', 'pit', 'caformer_s18_384'])
+def test_torch_export_refuses_windows_but_takes_one_size(name, tmp_path):
+    model = backbone(name)
+    with pytest.raises(ValueError, match=r'can not follow its sizes.*--fixed'):
+        export_model(model, tmp_path / 'm.pt2')
+    assert list(tmp_path.iterdir()) == []
+    if name == 'randformer_s12':
+        done = export_model(model, tmp_path / 'm.pt2', size=(224, 224))
+        assert [one.shape[2:] for one in done.checks] == [(224, 224)] * 3
+
+
+@pytest.mark.skipif(HAS_PT2, reason='this torch has it')
+def test_torch_export_is_refused_where_torch_is_too_old(tmp_path):
+    with pytest.raises(ValueError, match=r'needs torch 2\.6'):
+        export_model(backbone('poolformer_s12'), tmp_path / 'm.pt2')
+
+
+def test_models_of_one_size(tmp_path):
+    arch = dict(base='metaformer_pppf_s12_224', **TINY, strict_size=True)
+    model = randomised(MetaFormer(arch, out_indices=(3,)))
+    with pytest.raises(ValueError, match=r'SpatialFc, strict_size=True\) takes images'):
+        export_model(model, tmp_path / 'm.onnx')
+    export_model(model, tmp_path / 'm.onnx', size=(224, 224))
+    dims = onnx.load(tmp_path / 'm.onnx').graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_value for d in dims] == [0, 3, 224, 224]
+    assert_same(model, tmp_path / 'm.onnx', [(1, 3, 224, 224), (3, 3, 224, 224)])
+
+
+def test_what_is_not_known_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='Linear: not exported; known are'):
+        export_model(nn.Linear(2, 2), tmp_path / 'm.onnx')
+    with pytest.raises(ValueError, match=r'the ending says the format: \.onnx'):
+        export_model(backbone('poolformer_s12'), tmp_path / 'm.bin')
+
+
+def test_a_file_that_differs_is_not_written(tmp_path):
+    path = tmp_path / 'm.onnx'
+    path.write_text('from before')
+    with pytest.raises(ExportError, match='more than the tolerance of 1e-12'):
+        export_model(backbone('poolformer_s12'), path, tolerance=1e-12)
+    assert path.read_text() == 'from before'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_table_fits_a_terminal(tmp_path):
+    done = export_model(backbone('poolformer_s12'), tmp_path / 'm.onnx')
+    lines = table(done.checks).splitlines()
+    assert lines[0].split() == ['input', 'compared', 'difference']
+    assert lines[1].startswith('1 x 3 x 224 x 224 ')
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize('window', [None, 3])
+def test_no_shortcuts_gives_the_same(window):
+    models = [
+        PiT(dict(base='ti', depths=(1, 1, 1))),
+        MetaFormer(dict(base='randformer_s12', **TINY)),
+        MetaFormer(dict(base='caformer_s18', **TINY, attention_window=window)),
+        MetaFormer(dict(base='metaformer_ppff_s12_224', **TINY)),
+    ]
+    images = torch.randn(1, 3, 224, 224)
+    for model in models:
+        randomised(model).eval()
+        with torch.no_grad():
+            expected = model(images)
+            with for_any_size():
+                assert any_size()
+                given = model(images)
+        assert not any_size()
+        for one, other in zip(expected, given, strict=True):
+            torch.testing.assert_close(other, one, atol=2e-5, rtol=1e-4)
+
+
+def detector(tmp_path: Path, masks: bool = False) -> nn.Module:
+    """Build a tiny detector that finds very many boxes."""
+    pytest.importorskip('mmdet')
+    path = tmp_path / 'config.py'
+    write_detection_config(path, tmp_path, masks)
+    torch.manual_seed(0)
+    model = build_whole(Config.fromfile(path))
+    head = model.rpn_head if masks else model.bbox_head
+    layers = (
+        (head.rpn_cls, head.rpn_reg) if masks else (head.retina_cls, head.retina_reg)
+    )
+    with torch.no_grad():
+        found = head(model.neck(model.backbone(torch.randn(1, 3, 128, 128))))
+        for layer, maps, spread in zip(layers, found, (1.0, 0.3), strict=True):
+            layer.weight.mul_(spread / maps[0].std())
+        layers[0].bias.fill_(-3)
+    return model
+
+
+def test_retinanet_finds_what_mmdet_finds(tmp_path):
+    model = detector(tmp_path)
+    path = tmp_path / 'm.onnx'
+    done = export_model(model, path)
+    assert done.kind == 'detector'
+    images = torch.randn(2, 3, 203, 331)
+    boxes, scores, labels = run_onnx(path, images)
+    assert boxes.shape == (2, 100, 4)
+    metas = [dict(img_shape=(203, 331), scale_factor=(1.0, 1.0))] * 2
+    with torch.no_grad():
+        maps = model.bbox_head(model.neck(model.backbone(images)))
+        found = model.bbox_head.predict_by_feat(
+            *maps, batch_img_metas=metas, rescale=False
+        )
+    for i, one in enumerate(found):
+        count = len(one.scores)
+        assert count > 20
+        assert (scores[i] > 0).sum() == count
+        np.testing.assert_allclose(scores[i, :count], one.scores, atol=1e-5)
+        apart = np.abs(np.diff(one.scores.numpy())) > 1e-5
+        clear = np.append(apart, True) & np.append(True, apart)
+        assert clear.sum() > 10
+        np.testing.assert_array_equal(labels[i, :count][clear], one.labels[clear])
+        np.testing.assert_allclose(
+            boxes[i, :count][clear], one.bboxes[clear], atol=2e-2
+        )
+
+
+def test_few_detections_are_filled_up(tmp_path):
+    model = detector(tmp_path)
+    model.bbox_head.test_cfg.score_thr = 0.999
+    export_model(model, tmp_path / 'm.onnx')
+    _, scores, labels = run_onnx(tmp_path / 'm.onnx', torch.zeros(1, 3, 64, 64))
+    assert scores.shape == (1, 100)
+    assert (scores[0, 5:] == 0).all()
+    assert (labels[scores == 0] == -1).all()
+
+
+def test_candidates_are_mmdets(tmp_path):
+    model = detector(tmp_path)
+    graph = build_graph(model)
+    images = torch.randn(1, 3, 150, 215)
+    metas = [dict(img_shape=(150, 215), scale_factor=(1.0, 1.0))]
+    with torch.no_grad():
+        boxes, scores, labels = (x[0] for x in graph.module(images))
+        maps = model.bbox_head(model.neck(model.backbone(images)))
+        (found,) = model.bbox_head.predict_by_feat(
+            *maps, batch_img_metas=metas, rescale=False, with_nms=False
+        )
+    passed = scores > graph.boxes.score_threshold
+    assert passed.sum() == len(found.scores) > 100
+    torch.testing.assert_close(scores[passed], found.scores)
+    assert torch.equal(labels[passed], found.labels)
+    torch.testing.assert_close(boxes[passed], found.bboxes, atol=1e-3, rtol=1e-5)
+
+
+def test_torchscript_candidates_and_torchvision_give_the_detections(tmp_path):
+    model = detector(tmp_path)
+    export_model(model, tmp_path / 'm.ts')
+    export_model(model, tmp_path / 'm.onnx')
+    images = torch.randn(1, 3, 128, 160)
+    loaded = torch.jit.load(tmp_path / 'm.ts')
+    with torch.no_grad():
+        boxes, scores, labels = (x[0] for x in loaded(images))
+    keep = scores > 0.05
+    boxes, scores, labels = boxes[keep], scores[keep], labels[keep]
+    keep = batched_nms(boxes, scores, labels, 0.5)[:100]
+    _, expected, _ = run_onnx(tmp_path / 'm.onnx', images)
+    assert len(keep) > 20
+    torch.testing.assert_close(
+        scores[keep], torch.from_numpy(expected[0][: len(keep)]), atol=1e-5, rtol=0
+    )
+
+
+def test_mask_rcnn_goes_to_its_proposals(tmp_path):
+    done = export_model(detector(tmp_path, masks=True), tmp_path / 'm.onnx')
+    assert done.kind == 'proposals'
+    boxes, scores, labels = run_onnx(tmp_path / 'm.onnx', torch.zeros(1, 3, 96, 128))
+    assert boxes.shape == (1, 1000, 4)
+    assert (scores > 0).sum() > 10
+    assert set(labels[scores > 0]) <= set(range(5))
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(nms=dict(type='soft_nms', iou_threshold=0.5)), 'soft_nms'),
+        (dict(nms_pre=-1), 'nms_pre'),
+    ],
+)
+def test_other_ways_to_choose_boxes_are_refused(change, message, tmp_path):
+    model = detector(tmp_path)
+    model.bbox_head.test_cfg.update(change)
+    with pytest.raises(ValueError, match=f'{message}.*not exported'):
+        export_model(model, tmp_path / 'm.onnx')
+
+
+def test_semantic_fpn(tmp_path):
+    pytest.importorskip('mmseg')
+    path = tmp_path / 'config.py'
+    write_segmentation_config(path, tmp_path)
+    torch.manual_seed(0)
+    model = randomised(build_whole(Config.fromfile(path)))
+    export_model(model, tmp_path / 'm.onnx')
+    for size in ((96, 64), (75, 131)):
+        images = torch.randn(2, 3, *size)
+        meta = dict(ori_shape=size, img_shape=size, pad_shape=size)
+        with torch.no_grad():
+            expected = model.encode_decode(images, [meta] * 2)
+        (given,) = run_onnx(tmp_path / 'm.onnx', images)
+        assert given.shape == (2, 3, *size)
+        np.testing.assert_allclose(given, expected, atol=2e-4, rtol=1e-4)
+    model.test_cfg.mode = 'slide'
+    with pytest.raises(ValueError, match=r'test_cfg\.mode=slide'):
+        export_model(model, tmp_path / 'n.onnx')
+
+
+def test_comparisons_see_what_differs():
+    images = torch.zeros(1, 3, 64, 64)
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform(0, 64, (1, 20, 4)).astype(np.float32)
+    scores = -np.sort(-rng.uniform(0, 1, (1, 20)).astype(np.float32))
+    labels = np.arange(20).reshape(1, 20) % 3
+    same = [boxes, scores, labels]
+    assert compare_candidates(images, 10, same, same).difference == 0
+    moved = [boxes + 1, scores, labels]
+    assert compare_candidates(images, 10, same, moved).difference > 0.01
+    renamed = [boxes, scores, (labels + 1) % 3]
+    assert compare_candidates(images, 10, same, renamed).difference == np.inf
+    expected = [[x[0] for x in same]]
+    assert compare_detections(images, expected, same).difference == 0
+    for wrong in (moved, renamed, [boxes, scores * (scores > 0.5), labels]):
+        assert compare_detections(images, expected, wrong).difference == np.inf
+
+
+WITHOUT_TORCH = """
+import runpy, sys
+sys.modules['torch'] = sys.modules['mmpoolformer'] = None  # importing them fails
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+def run_example(*arguments: object) -> str:
+    script = ROOT / 'docs' / 'examples' / 'onnx_inference.py'
+    done = subprocess.run(
+        [sys.executable, '-I', '-c', WITHOUT_TORCH, script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture
+def picture(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / 'picture.png'
+    Image.fromarray(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+INFO_FOR_EXAMPLE = dict(
+    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], channel_order='RGB'
+)
+
+
+def test_the_example_classifies_without_torch(picture, tmp_path):
+    model = classifier('poolformer_s12')
+    names = ['ant', 'bee', 'cat', 'dog', 'eel']
+    path = tmp_path / 'm.onnx'
+    info = {**INFO_FOR_EXAMPLE, 'classes': names, 'picture_size': [64, 64]}
+    export_model(model, path, info=info)
+    lines = run_example(path, picture).splitlines()
+    shares = {line.split()[1]: float(line.split()[0]) for line in lines}
+    assert sorted(shares) == names
+    assert sum(shares.values()) == pytest.approx(1, abs=0.01)
+
+
+def test_the_example_detects_without_torch(picture, tmp_path):
+    path = tmp_path / 'm.onnx'
+    info = {**INFO_FOR_EXAMPLE, 'classes': ['square', 'disc']}
+    export_model(detector(tmp_path), path, info=info)
+    out = tmp_path / 'out.png'
+    text = run_example(
+        *(path, picture, '--short-side', 128, '--score-thr', 0.1, '--out', out)
+    )
+    assert 'boxes with a score from 0.1' in text
+    assert Image.open(out).size == (120, 90)
+
+
+def test_the_tool_exports_refuses_and_explains(tmp_path):
+    config = tmp_path / 'config.py'
+    write_segmentation_config(config, tmp_path)
+    tool = 'tools/export.py'
+    strict = 'model.backbone.arch.strict_size=True'
+    mixers = 'model.backbone.arch.token_mixers=spatial_fc'
+    done, mixed, bad_end, unknown, differs = run_many(
+        [
+            [tool, config, '--out', 'fpn.onnx'],
+            [tool, config, '--out', 'x.onnx', '--cfg-options', strict, mixers],
+            [tool, 'poolformer_s12', '--out', 'x.bin'],
+            [tool, 'poolformer_s99', '--out', 'x.onnx'],
+            [tool, config, '--out', 'x.onnx', '--tolerance', '1e-15'],
+        ],
+        tmp_path,
+    )
+    assert done['code'] in (0, None), done['err']
+    lines = done['out'].splitlines()
+    assert 'random weights' in lines[0]
+    assert lines[-1] == 'fpn.onnx: ONNX, segmentor, images of any size'
+    assert len(lines) == 7
+    about = json.loads(
+        onnxruntime.InferenceSession(tmp_path / 'fpn.onnx')
+        .get_modelmeta()
+        .custom_metadata_map['mmpoolformer']
+    )
+    assert about['mean'] == [123.675, 116.28, 103.53]
+    assert about['channel_order'] == 'RGB'
+    assert mixed['code'] == 1
+    assert 'takes images of one size only: give --fixed' in mixed['err']
+    assert bad_end['code'] == 2
+    assert 'must end in .onnx, .ts or .pt2' in bad_end['err']
+    assert unknown['code'] == 1
+    assert "no model 'poolformer_s99'" in unknown['err']
+    assert differs['code'] == 1
+    assert differs['err'].endswith('more than the tolerance of 1e-15\n')
+    assert 'logits' in differs['out'].splitlines()[-1]
+    for run in (mixed, bad_end, unknown, differs):
+        assert run['err'].splitlines()[-1].startswith('error: ')
+        assert 'Traceback' not in run['err']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['config.py', 'fpn.onnx']
