@@ -11,6 +11,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from PIL import Image
+from random_models import make_models
 from torch import nn
 
 from mmpoolformer import create_model
@@ -95,7 +97,13 @@ def test_code_runs(
         return
     model = create_model('poolformer_s12')
     torch.save(model.state_dict(), 'poolformer_s12.pth.tar')
-    exec(text, {'model': model.eval(), 'images': torch.zeros(1, 3, 64, 64)})
+    Image.new('RGB', (64, 48)).save('street.jpg')
+    given = {'model': model.eval(), 'images': torch.zeros(1, 3, 64, 64)}
+    if 'CONFIG' in text:
+        made = make_models(tmp_path / 'made')
+        given['CONFIG'] = made.config('detection')
+        given['CHECKPOINT'] = made.checkpoint('detection')
+    exec(text, given)
 
 
 def build(text: str, folder: Path) -> nn.Module:
