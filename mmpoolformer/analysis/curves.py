@@ -1,7 +1,9 @@
-"""Curves of a training run, from the JSON lines that mmengine writes.
+"""Curves of a training run, from the logs that it writes.
 
-The log of each start of a run is `WORK_DIR/TIME/vis_data/scalars.json`; a run that
-was resumed has several, which are read as one.
+tools/train.py writes `train_log.jsonl` and `val_results.json` into the work dir,
+through all resuming. mmengine writes one log for each start of a run,
+`WORK_DIR/TIME/vis_data/scalars.json`; a run that was resumed has several, which are
+read as one.
 """
 
 import json
@@ -10,16 +12,25 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from mmpoolformer.files import whole_file
+
 LOG = 'vis_data/scalars.json'
+TRAIN_LOG, VAL_LOG = 'train_log.jsonl', 'val_results.json'
 # What says where or how fast a step was, rather than how good.
 NO_CURVES = ('step', 'iter', 'epoch', 'time', 'data_time', 'memory')
 DPI = 120
+RATE = 'lr'
+# Metrics that say more of others: AP of small, medium and large objects and at one IoU.
+DETAILS = ('_s', '_m', '_l', '_75')
+MOST_LINES = 6
+PANEL = (5.5, 3.8)  # inches
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,54 @@ def find_logs(work_dir: str | PathLike) -> list[Path]:
     if not logs:
         raise ValueError(f'{work_dir}: has no */{LOG}; is it the work dir of a run?')
     return logs
+
+
+def read_run(run: str | PathLike) -> dict[str, Curve]:
+    """Read a run of tools/train.py, or of any other program on mmengine.
+
+    Args:
+        run: A work dir, or one log: a `train_log.jsonl` or a `scalars.json`.
+
+    Returns:
+        Curves by name, see `read_curves`.
+
+    Raises:
+        ValueError: If there is no log, or a file is not one.
+    """
+    run = Path(run)
+    if run.is_file():
+        return read_curves([run])
+    if not run.is_dir():
+        raise ValueError(f'{run}: no such work dir or log')
+    if (run / TRAIN_LOG).is_file():
+        return {**read_curves([run / TRAIN_LOG]), **_read_validations(run / VAL_LOG)}
+    return read_curves(find_logs(run))
+
+
+def find_curve(curves: Mapping[str, Curve], key: str) -> Curve | None:
+    """Return the curve of a name, or of one that ends in `/key` or `_key`, or None.
+
+    The first place goes to the name itself; `bbox_mAP` finds `coco/bbox_mAP`.
+    """
+    for name in (key, *(n for n in curves if n.endswith((f'/{key}', f'_{key}')))):
+        if name in curves:
+            return curves[name]
+    return None
+
+
+def loss_names(curves: Mapping[str, Curve]) -> list[str]:
+    """Return the names of losses, their sum first."""
+    names = [name for name in curves if 'loss' in name.split('.')[-1]]
+    return sorted(names, key=lambda name: (name != 'loss', name))
+
+
+def metric_names(curves: Mapping[str, Curve]) -> list[str]:
+    """Return the names of what validations measured, the main ones alone if many."""
+    apart = {RATE, 'base_lr', 'grad_norm', *NO_CURVES, *loss_names(curves)}
+    # Metrics such as coco/bbox_mAP; in training, decode.acc_seg and the like are noise.
+    names = [n for n in curves if n not in apart and '.' not in n and n != 'acc']
+    main = [n for n in names if not n.endswith(DETAILS)]
+    return main or names
 
 
 def read_curves(logs: Sequence[str | PathLike]) -> dict[str, Curve]:
@@ -142,15 +201,91 @@ def draw_comparison(
             # The last values of runs may lie too close to be written beside them.
             _line(axes, curve, f'{name}: {curve.values[-1]:.3g}')
         _dress(axes, y_label)
+        if 'loss' in y_label:
+            _fit_losses(axes, [curve for _, curve in curves])
+    return figure
+
+
+def draw_training(curves: Mapping[str, Curve], title: str) -> Figure:
+    """Draw a run: losses, learning rate, and what its validations measured.
+
+    Args:
+        curves: As from `read_run`.
+        title: Printed above.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    groups = {
+        'loss': loss_names(curves)[:MOST_LINES],
+        'learning rate': [name for name in (RATE,) if name in curves],
+        'validation': metric_names(curves)[:MOST_LINES],
+    }
+    groups = {label: names for label, names in groups.items() if names}
+    if not groups:
+        raise ValueError('no loss, learning rate or metric to draw')
+    width, height = PANEL
+    figure = Figure(figsize=(width * len(groups), height), layout='constrained')
+    figure.suptitle(title, fontsize=12)
+    every_axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (label, names) in zip(every_axes, groups.items(), strict=True):
+        for name in names:
+            _smooth_line(axes, curves[name], name, smooth=label == 'loss')
+        _dress(axes, label)
+        if label == 'loss':
+            _fit_losses(axes, [curves[name] for name in names])
+        if label == 'learning rate':
+            axes.set_ylim(bottom=0)
     return figure
 
 
 def save_figure(figure: Figure, path: str | PathLike) -> Path:
-    """Write a figure as a PNG file, whose folder is made if need be."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure).print_figure(path, dpi=DPI, format='png')
-    return path
+    """Write a figure as a PNG file, whole or not at all; its folder is made."""
+    with whole_file(path) as file:
+        FigureCanvasAgg(figure).print_figure(file, dpi=DPI, format='png')
+    return Path(path)
+
+
+def _smooth_line(axes: Axes, curve: Curve, name: str, smooth: bool) -> None:
+    """Draw a curve, and where single steps scatter, their running mean over it."""
+    last = f'{curve.values[-1]:.3g}'
+    if not smooth or len(curve.steps) < 20:
+        _line(axes, curve, f'{name}: {last}')
+        return
+    mean = running_mean(curve)
+    line = _line(axes, mean, f'{name}: {mean.values[-1]:.3g}')
+    line.set_linewidth(1.8)
+    axes.plot(
+        curve.steps, curve.values, color=line.get_color(), alpha=0.25, linewidth=0.7
+    )
+
+
+def _fit_losses(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Leave out rare peaks, such as those of the first steps, where they tower."""
+    values = np.concatenate([curve.values for curve in curves])
+    values = values[np.isfinite(values)]
+    if len(values) < 20 or values.min() < 0:
+        return
+    most = max(np.quantile(curve.values, 0.97) for curve in curves)
+    if values.max() > 1.5 * most > 0:
+        axes.set_ylim(0, 1.25 * most)
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def running_mean(curve: Curve, share: float = 0.05) -> Curve:
+    """Return the mean of each value and those before it.
+
+    Args:
+        curve: The curve.
+        share: How many, as a share of all values of the curve.
+    """
+    window = max(1, round(share * len(curve.values)))
+    sums = np.cumsum(np.insert(np.asarray(curve.values, float), 0, 0.0))
+    ends = np.arange(1, len(curve.values) + 1)
+    starts = np.maximum(ends - window, 0)
+    means = (sums[ends] - sums[starts]) / (ends - starts)
+    return Curve(curve.name, curve.steps, tuple(means.tolist()))
 
 
 def _dress(axes: Axes, y_label: str) -> None:
@@ -223,6 +358,8 @@ def _entries(log: Path) -> Iterator[dict]:
             if number == len(lines):
                 return  # the run ended while it wrote
             raise ValueError(f'{log}:{number}: not a line of JSON') from None
+        if isinstance(entry, dict) and 'step' not in entry and 'iter' in entry:
+            entry['step'] = entry['iter']  # a line of train_log.jsonl
         if not isinstance(entry, dict) or 'step' not in entry:
             raise ValueError(f'{log}:{number}: has no "step"; is it a log of mmengine?')
         yield entry
@@ -233,3 +370,17 @@ def _forget_from(points: dict[str, dict[int, float]], first: int) -> None:
     for found in points.values():
         for step in [s for s in found if s >= first]:
             del found[step]
+
+
+def _read_validations(log: Path) -> dict[str, Curve]:
+    """Read the metrics of `val_results.json`; none where there is no such file."""
+    entries = json.loads(log.read_text(encoding='utf-8')) if log.is_file() else []
+    points: dict[str, dict[int, float]] = {}
+    for entry in entries:
+        for name, value in entry['metrics'].items():
+            if isinstance(value, (int, float)):
+                points.setdefault(name, {})[entry['iter']] = float(value)
+    return {
+        name: Curve(name, tuple(sorted(found)), tuple(found[s] for s in sorted(found)))
+        for name, found in points.items()
+    }

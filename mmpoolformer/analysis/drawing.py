@@ -174,7 +174,7 @@ def enlarge(array: ndarray, scale: int) -> ndarray:
 
 def arrange(
     rows: Sequence[Sequence[ndarray]],
-    headings: Sequence[str],
+    headings: Sequence[str] | None,
     title: str,
     legend: Mapping[str, Sequence[int]] | None = None,
 ) -> ndarray:
@@ -182,7 +182,7 @@ def arrange(
 
     Args:
         rows: Rows of pictures; all of one column have one width.
-        headings: Printed above each column.
+        headings: Printed above each column; `None` for none.
         title: Printed above all.
         legend: Colours by name, explained below the title.
 
@@ -192,9 +192,10 @@ def arrange(
     Raises:
         ValueError: If there is no picture, or the rows and headings differ in number.
     """
-    if not rows or any(len(row) != len(headings) for row in rows):
+    columns = len(rows[0]) if rows and headings is None else len(headings or ())
+    if not (rows and columns) or any(len(row) != columns for row in rows):
         raise ValueError(
-            f'rows of {[len(row) for row in rows]} pictures under {len(headings)} '
+            f'rows of {[len(row) for row in rows]} pictures under {columns} '
             'headings: give as many in each row'
         )
     widths = [picture.shape[1] for picture in rows[0]]
@@ -202,7 +203,8 @@ def arrange(
     parts = [_title_line(title, page_width)]
     if legend:
         parts.append(draw_legend(legend, page_width))
-    parts.append(_heading_line(headings, widths, page_width))
+    if headings is not None:
+        parts.append(_heading_line(headings, widths, page_width))
     parts.extend(_picture_row(row, page_width) for row in rows)
     return np.concatenate(parts)
 

@@ -11,8 +11,14 @@ from mmpoolformer.analysis.curves import (
     Curve,
     draw_comparison,
     draw_curves,
+    draw_training,
+    find_curve,
     find_logs,
+    loss_names,
+    metric_names,
     read_curves,
+    read_run,
+    running_mean,
     save_figure,
 )
 
@@ -159,3 +165,65 @@ def test_comparison_has_a_panel_for_each_quantity_and_names_last_values() -> Non
         assert list(axes.get_lines()[1].get_ydata()) == [4.0, 1.25]
     with pytest.raises(ValueError, match='give each a curve'):
         draw_comparison({'loss': []}, 'None')
+
+
+def write_own_logs(folder):
+    lines = [
+        dict(epoch=1, iter=i, lr=0.1, loss=float(10 - i), loss_cls=1.0, acc=50.0)
+        for i in range(1, 5)
+    ]
+    write(folder / 'train_log.jsonl', *map(json.dumps, lines))
+    metrics = {'coco/bbox_mAP': 0.25, 'coco/bbox_mAP_s': None, 'coco/bbox_mAP_50': 0.5}
+    entries = [dict(epoch=1, iter=4, metrics=metrics)]
+    (folder / 'val_results.json').write_text(json.dumps(entries))
+    return folder
+
+
+def test_a_work_dir_is_read_by_its_own_logs(tmp_path):
+    run = read_run(write_own_logs(tmp_path / 'run'))
+    assert run['loss'] == Curve('loss', (1, 2, 3, 4), (9.0, 8.0, 7.0, 6.0))
+    assert run['coco/bbox_mAP'] == Curve('coco/bbox_mAP', (4,), (0.25,))
+    assert 'coco/bbox_mAP_s' not in run
+    assert loss_names(run) == ['loss', 'loss_cls']
+    assert metric_names(run) == ['coco/bbox_mAP', 'coco/bbox_mAP_50']
+    assert find_curve(run, 'bbox_mAP') is run['coco/bbox_mAP']
+    assert find_curve(run, 'mAP') is run['coco/bbox_mAP']
+    assert find_curve(run, 'top1') is None
+
+
+def test_another_programs_work_dir_and_one_log_are_read(tmp_path):
+    log = tmp_path / 'run' / '20260101_000000' / 'vis_data' / 'scalars.json'
+    write(log, train_line(10, 2.5), val_line(1, 0.5))
+    assert read_run(tmp_path / 'run') == read_run(log)
+    assert read_run(log)['coco/bbox_mAP'].steps == (10,)
+
+
+def test_no_run_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match='no such work dir or log'):
+        read_run(tmp_path / 'missing')
+    with pytest.raises(ValueError, match='is it the work dir of a run'):
+        read_run(tmp_path)
+
+
+def test_the_running_mean_is_of_the_values_before():
+    curve = Curve('loss', tuple(range(100)), tuple(map(float, range(100))))
+    mean = running_mean(curve, share=0.05)
+    expected = [np.mean(curve.values[max(i - 4, 0) : i + 1]) for i in range(100)]
+    np.testing.assert_allclose(mean.values, expected)
+
+
+def test_a_training_has_a_panel_for_each_kind(tmp_path):
+    run = read_run(write_own_logs(tmp_path))
+    figure = draw_training(run, 'a run')
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ['loss', 'learning rate', 'validation']
+    lines = [line.get_label() for line in figure.axes[2].get_lines()]
+    assert lines == ['coco/bbox_mAP: 0.25', 'coco/bbox_mAP_50: 0.5']
+    with pytest.raises(ValueError, match='no loss, learning rate or metric'):
+        draw_training({}, 'nothing')
+
+
+def test_first_peaks_of_a_loss_do_not_set_the_scale():
+    values = (1000.0,) + (1.0,) * 99
+    figure = draw_training({'loss': Curve('loss', tuple(range(100)), values)}, 'peak')
+    assert figure.axes[0].get_ylim()[1] < 3

@@ -1,0 +1,103 @@
+import json
+import logging
+
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from mmpoolformer.engine import plots
+from mmpoolformer.engine.plots import DrawCurves, use_tensorboard
+
+LOCAL, BOARD = dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')
+
+
+def write_run(folder, steps=60):
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        dict(epoch=1, iter=i, lr=1e-3 * (1 - i / steps), loss=2 / i, loss_cls=1 / i)
+        for i in range(1, steps + 1)
+    ]
+    (folder / 'train_log.jsonl').write_text('\n'.join(map(json.dumps, lines)) + '\n')
+    metrics = {'coco/bbox_mAP': 0.2, 'coco/bbox_mAP_s': 0.1}
+    entry = dict(epoch=1, iter=steps, metrics=metrics)
+    (folder / 'val_results.json').write_text(json.dumps([entry]))
+    return folder
+
+
+def test_a_picture_is_drawn_at_the_end(tmp_path):
+    hook = DrawCurves(write_run(tmp_path / 'run'))
+    hook.after_train(None)
+    picture = Image.open(tmp_path / 'run' / 'curves.png')
+    assert picture.width > 2 * picture.height  # three panels
+    assert not list(tmp_path.rglob('*.part'))
+
+
+def test_drawing_takes_no_more_than_its_share(tmp_path, monkeypatch):
+    drawn, now = [], [100.0]
+
+    def draw(*args):
+        drawn.append(now[0])
+        now[0] += 0.5
+
+    monkeypatch.setattr(plots, 'draw_training', draw)
+    monkeypatch.setattr(plots, 'save_figure', lambda *args: None)
+    monkeypatch.setattr(plots.time, 'monotonic', lambda: now[0])
+    hook = DrawCurves(write_run(tmp_path))
+    for _ in range(1000):  # epochs of a tenth of a second
+        now[0] += 0.1
+        hook.after_train_epoch(None)
+        hook.after_val_epoch(None, {})
+    assert len(drawn) >= 2
+    assert 0.5 * len(drawn) <= 0.03 * (now[0] - 100)
+    hook.after_train(None)
+    assert drawn[-1] == pytest.approx(now[0] - 0.5)
+
+
+def test_what_can_not_be_drawn_is_a_warning(tmp_path, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(
+        plots, 'print_log', lambda text, logger, level: warnings.append((text, level))
+    )
+    folder = write_run(tmp_path / 'run')
+    (folder / 'curves.png.part').mkdir()  # so the picture can't be written
+    DrawCurves(folder).after_train(None)
+    (folder / 'train_log.jsonl').write_text('no JSON\n{}\n')
+    DrawCurves(folder).after_train(None)
+    DrawCurves(tmp_path / 'missing').after_train(None)
+    assert len(warnings) == 3
+    assert all(level == logging.WARNING for _, level in warnings)
+    assert 'not a line of JSON' in warnings[1][0]
+    assert not (folder / 'curves.png').exists()
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        ({}, dict(type='Visualizer', vis_backends=[LOCAL, BOARD])),
+        (
+            dict(type='DetLocalVisualizer', name='v', vis_backends=[LOCAL]),
+            dict(type='DetLocalVisualizer', name='v', vis_backends=[LOCAL, BOARD]),
+        ),
+        *(
+            (dict(type='V', vis_backends=own), dict(type='V', vis_backends=own))
+            for own in (
+                [LOCAL, dict(type='WandbVisBackend')],
+                [dict(type='LocalVisBackend', scalar_save_file='a.json')],
+                [BOARD],
+                [],
+            )
+        ),
+    ],
+)
+def test_tensorboard_joins_mmengines_own_files_only(given, expected):
+    pytest.importorskip('tensorboard')
+    config = Config(dict(visualizer=given) if given else {})
+    use_tensorboard(config)
+    assert config.visualizer.to_dict() == expected
+
+
+def test_without_tensorboard_nothing_changes(monkeypatch):
+    monkeypatch.setattr(plots, 'find_spec', {'tensorboard': None}.get)
+    config = Config(dict(a=1))
+    use_tensorboard(config)
+    assert 'visualizer' not in config
