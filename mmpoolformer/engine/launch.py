@@ -23,6 +23,7 @@ from mmpoolformer.engine.distributed import (
 )
 from mmpoolformer.engine.errors import UsageError, UserError, blame
 from mmpoolformer.engine.optimizing import OptimizeModel
+from mmpoolformer.engine.plots import DrawCurves, use_tensorboard
 from mmpoolformer.engine.preflight import (
     LOADERS,
     Options,
@@ -124,12 +125,14 @@ def _train(args: Namespace, config: Config) -> None:
     settings.align_epochs(config)
     if args.check:
         check_before_training(config)
+    use_tensorboard(config)
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights, runner.older = bool(config.get('resume')), older
     results = Path(config.work_dir) / 'val_results.json'
     validations = ValidationLog(results)
     runner.register_hook(validations)
     runner.register_hook(TrainingLog(Path(config.work_dir) / 'train_log.jsonl'))
+    runner.register_hook(DrawCurves(config.work_dir))
     stop = StopOnSignal()
     runner.register_hook(stop)
     runner.prepare_training()

@@ -139,6 +139,12 @@ def test_a_run_killed_four_times_ends_like_one_that_was_not(
         assert torch.equal(first['exp_avg_sq'], second['exp_avg_sq'])
 
 
+def test_curves_are_drawn_through_all_resuming(runs: SimpleNamespace) -> None:
+    for work_dir in (runs.whole, runs.stopped):
+        with Image.open(work_dir / 'curves.png') as picture:
+            assert picture.width > 2 * picture.height  # loss, rate, accuracy
+
+
 def test_results_of_validations_have_no_gap(runs: SimpleNamespace) -> None:
     whole, stopped = (
         json.loads((work_dir / 'val_results.json').read_text())

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from tool_process import run_many
 
 
@@ -44,6 +45,24 @@ def test_metrics_of_each_validation_are_kept(trained: SimpleNamespace) -> None:
     assert [e['iter'] for e in segmentation] == [2, 4]
     assert set(segmentation[0]['metrics']) == {'aAcc', 'mIoU', 'mAcc'}
     assert f'results: {trained.seg / "val_results.json"}' in trained.seg_output
+
+
+def test_a_training_draws_its_curves(trained: SimpleNamespace) -> None:
+    for work_dir in (trained.det, trained.seg):
+        with Image.open(work_dir / 'curves.png') as picture:
+            assert picture.width > 2 * picture.height  # loss, rate, validation
+
+
+def test_tensorboard_gets_the_same_numbers(trained: SimpleNamespace) -> None:
+    pytest.importorskip('tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = trained.det.glob('*/vis_data/events.out.tfevents.*')
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    found = [point.value for point in accumulator.Scalars('loss')]
+    assert found == pytest.approx(losses(trained.det), rel=1e-3)
+    assert 'coco/bbox_mAP' in accumulator.Tags()['scalars']
 
 
 @pytest.fixture(scope='module')
