@@ -11,3 +11,9 @@ class UntrustedCheckpointError(CheckpointError):
 
 class DownloadError(CheckpointError):
     """A download that failed; nothing is left under the file's final name."""
+
+
+def cause_of(error: BaseException) -> str:
+    """Say in a short line why a file can't be read; it may hold anything."""
+    text = ' '.join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else f'{text[:297]}...'

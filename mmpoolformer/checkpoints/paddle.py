@@ -15,7 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
+from mmpoolformer.checkpoints.errors import (
+    CheckpointError,
+    UntrustedCheckpointError,
+    cause_of,
+)
 from mmpoolformer.checkpoints.unpickling import ARRAYS, STREAM_ERRORS, Unpickler
 
 SUFFIX = '.pdparams'
@@ -50,7 +54,7 @@ def read_paddle(path: Path) -> dict:
             'of numbers in dicts, so it was not read'
         ) from None
     except STREAM_ERRORS as error:
-        cause = str(error) or type(error).__name__
+        cause = cause_of(error)
         raise CheckpointError(f'{path} is damaged or truncated: {cause}') from error
 
 

@@ -30,7 +30,11 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
+from mmpoolformer.checkpoints.errors import (
+    CheckpointError,
+    UntrustedCheckpointError,
+    cause_of,
+)
 from mmpoolformer.checkpoints.paddle import SUFFIX, read_paddle
 from mmpoolformer.checkpoints.unpickling import STREAM_ERRORS, TABLE, Unpickler
 
@@ -90,15 +94,17 @@ def _read_safetensors(path: Path) -> dict:
 
     try:
         return load_file(path, device='cpu')
-    except SafetensorError as error:
-        raise CheckpointError(f'{path} is damaged or truncated: {error}') from error
+    except (SafetensorError, *STREAM_ERRORS) as error:
+        cause = cause_of(error)
+        raise CheckpointError(f'{path} is damaged or truncated: {cause}') from error
 
 
 def _read_trusted(path: Path) -> object:
     try:
         return torch.load(path, map_location='cpu', weights_only=False)
     except _ERRORS as error:
-        raise CheckpointError(f'{path} is damaged or no checkpoint: {error}') from error
+        cause = cause_of(error)
+        raise CheckpointError(f'{path} is damaged or no checkpoint: {cause}') from error
 
 
 def _read_safely(path: Path, head: bytes) -> object:
@@ -117,9 +123,10 @@ def _read_safely(path: Path, head: bytes) -> object:
     except OSError as error:
         if error.errno != errno.EINVAL:  # a place before the file's start
             raise
-        raise CheckpointError(f'{path} is damaged or truncated: {error}') from error
+        cause = cause_of(error)
+        raise CheckpointError(f'{path} is damaged or truncated: {cause}') from error
     except _ERRORS as error:
-        cause = str(error) or type(error).__name__
+        cause = cause_of(error)
         raise CheckpointError(f'{path} is damaged or truncated: {cause}') from error
     raise CheckpointError(f'{path} is no checkpoint: {_other_kind(path, head)}')
 
