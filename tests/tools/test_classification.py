@@ -274,7 +274,7 @@ def test_test_prints_both_accuracies(
         ('batch', 1, 'a batch of 3, but Mixup and CutMix mix pairs'),
         ('empty', 1, 'no picture in class_1'),
         ('split', 1, "no folder for the split 'val'"),
-        ('torn', 1, 'class_2/3.png: can not be read as a picture'),
+        ('torn', 1, 'class_2/3.png: image file is truncated'),
         ('few', 1, 'fewer than the 396 of one step'),
     ],
 )
