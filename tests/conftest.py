@@ -1,4 +1,11 @@
+import os
+
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Before anything imports Triton: its kernels then run on the CPU, line by line.
+    os.environ['TRITON_INTERPRET'] = '1'
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
