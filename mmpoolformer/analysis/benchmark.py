@@ -27,14 +27,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmpoolformer.analysis.building import build_whole
 from mmpoolformer.checkpoints import ZOO
-from mmpoolformer.deploy.folding import optimize_for_inference
+from mmpoolformer.deploy.folding import DTYPES, optimize_for_inference
 from mmpoolformer.models import VARIANTS, MetaFormer, MetaFormerClassifier
 from mmpoolformer.models.block import MetaFormerBlock
 
 OURS = ('fused', 'plain', 'folded', 'compiled')
 PEERS = ('timm', 'transformers')
 TASKS = ('inference', 'training')
-DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 PRODUCTS = (
     'aten::addmm',
     'aten::mm',

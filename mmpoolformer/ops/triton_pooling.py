@@ -42,6 +42,20 @@ def _counted(h, w, height, width):
 
 
 @triton.jit
+def _pooled(x, at, h, w, inside, height, width, channels: tl.constexpr):
+    """Average the cells that exist in the windows around the numbers at `at`."""
+    window = tl.zeros(at.shape, tl.float32)
+    for down in tl.static_range(-1, 2):
+        for right in tl.static_range(-1, 2):
+            there = (h + down >= 0) & (h + down < height)
+            there = there & (w + right >= 0) & (w + right < width) & inside
+            step = (down * width + right) * channels
+            value = tl.load(x + at + step, mask=there, other=0.0)
+            window += value.to(tl.float32)
+    return window / _counted(h, w, height, width)
+
+
+@triton.jit
 def _forward(
     x, weights, y, total, height, width, channels: tl.constexpr, block: tl.constexpr
 ):
@@ -49,17 +63,9 @@ def _forward(
     inside = at < total
     c, cell = at % channels, at // channels
     w, h, image = cell % width, cell // width % height, cell // width // height
-    total_of_window = tl.zeros((block,), tl.float32)
-    for down in tl.static_range(-1, 2):
-        for right in tl.static_range(-1, 2):
-            there = (h + down >= 0) & (h + down < height)
-            there = there & (w + right >= 0) & (w + right < width) & inside
-            step = (down * width + right) * channels
-            value = tl.load(x + at + step, mask=there, other=0.0)
-            total_of_window += value.to(tl.float32)
     own = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     weight = tl.load(weights + image * channels + c, mask=inside, other=0.0)
-    pooled = total_of_window / _counted(h, w, height, width)
+    pooled = _pooled(x, at, h, w, inside, height, width, channels)
     result = own + weight * (pooled - own)
     tl.store(y + at, result.to(y.dtype.element_ty), mask=inside)
 
@@ -85,17 +91,10 @@ def _along_weights(
         h, w = cell // width, cell % width
         valid = exists & (cell < height * width)
         at = (image * height * width + cell) * channels + c
-        window = tl.zeros((block,), tl.float32)
-        for down in tl.static_range(-1, 2):
-            for right in tl.static_range(-1, 2):
-                there = (h + down >= 0) & (h + down < height)
-                there = there & (w + right >= 0) & (w + right < width) & valid
-                step = (down * width + right) * channels
-                value = tl.load(x + at + step, mask=there, other=0.0)
-                window += value.to(tl.float32)
         own = tl.load(x + at, mask=valid, other=0.0).to(tl.float32)
         slope = tl.load(grad + at, mask=valid, other=0.0).to(tl.float32)
-        total += slope * (window / _counted(h, w, height, width) - own)
+        pooled = _pooled(x, at, h, w, valid, height, width, channels)
+        total += slope * (pooled - own)
     parts = tl.num_programs(1)
     tl.store(sums + (image * parts + part) * channels + c, total, mask=exists)
 
