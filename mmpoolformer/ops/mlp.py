@@ -58,11 +58,15 @@ def mlp_residual(
         None if tensor is None else tensor.to(dtype)
         for tensor in (normed, weight1, bias1, weight2)
     )
-    inputs = x, normed, weight1, bias1, weight2, bias2, factors, kept, res_scale
+    first = normed, weight1, bias1
+    second = weight2, bias2, factors, kept, res_scale
     with torch.autocast(x.device.type, enabled=False):
-        if torch.is_grad_enabled():
-            return _MlpResidual.apply(*inputs, activation)
-        return _forward(*inputs, activation)[0]
+        if torch.is_grad_enabled() and any(
+            t is not None and t.requires_grad for t in (x, *first, *second)
+        ):
+            return _MlpResidual.apply(x, *first, *second, activation)
+        active = linear(_rows(normed), weight1, bias1, activation)
+        return _added(x, active, *second)
 
 
 def autocast_type(device: str) -> torch.dtype | None:
@@ -94,20 +98,16 @@ def _branch_factors(factors: Tensor | None, kept: Tensor | None) -> Tensor | Non
     return factors if kept is None else factors * kept
 
 
-def _forward(
+def _added(
     x: Tensor,
-    normed: Tensor,
-    weight1: Tensor,
-    bias1: Tensor | None,
+    active: Tensor,
     weight2: Tensor,
     bias2: Tensor | None,
     factors: Tensor | None,
     kept: Tensor | None,
     res_scale: Tensor | None,
-    activation: str,
-) -> tuple[Tensor, Tensor]:
-    hidden = linear(_rows(normed), weight1, bias1)
-    active = ACTIVATIONS[activation].forward(hidden)
+) -> Tensor:
+    """Add the branch from its hidden cells (B * H * W, hidden) to the shortcut."""
     branch = _maps(linear(active, weight2), x).to(x.dtype)
     if res_scale is not None:
         x = x * res_scale.view(-1, 1, 1)
@@ -119,14 +119,17 @@ def _forward(
     if bias2 is not None:
         added = bias2.view(1, -1, 1, 1)
         result += added if kept is None else added * kept
-    return result, hidden
+    return result
 
 
 class _MlpResidual(Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        result, hidden = _forward(*inputs)
-        *tensors, ctx.activation = inputs
+        x, normed, weight1, bias1, *second, ctx.activation = inputs
+        hidden = linear(_rows(normed), weight1, bias1)
+        active = ACTIVATIONS[ctx.activation].forward(hidden)
+        result = _added(x, active, *second)
+        tensors = [*inputs[:-1]]
         if tensors[-1] is None:  # without factors the shortcut's input is not needed
             tensors[0] = None
         ctx.save_for_backward(hidden, *tensors)
