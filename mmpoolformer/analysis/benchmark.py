@@ -19,6 +19,7 @@ from typing import Any
 
 import timm
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mmengine.config import Config
@@ -405,15 +406,8 @@ def plot(timings: Sequence[Timing], path: str | PathLike) -> None:
             x = [t.throughput for t in row]
             y = [ZOO[t.case.model].top1 for t in row]
             axes.plot(x, y, marker='o', linestyle='', label=label)
-            for timing, at, top1 in zip(row, x, y, strict=True):
-                name = timing.case.model
-                axes.annotate(
-                    name,
-                    (at, top1),
-                    xytext=(4, 4),
-                    fontsize=7,
-                    textcoords='offset points',
-                )
+    if not grows:
+        _name_models(axes, timings)
     case = timings[0].case
     if grows:
         axes.set(xlabel='million pixels in a batch', ylabel=f'seconds, {case.task}')
@@ -426,6 +420,24 @@ def plot(timings: Sequence[Timing], path: str | PathLike) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def _name_models(axes: Axes, timings: Sequence[Timing]) -> None:
+    """Write each model's name once, right of its fastest point."""
+    fastest: dict[str, float] = {}
+    for timing in timings:
+        name = timing.case.model
+        fastest[name] = max(fastest.get(name, 0), timing.throughput)
+    for name, at in fastest.items():
+        axes.annotate(
+            name,
+            (at, ZOO[name].top1),
+            xytext=(6, 0),
+            va='center',
+            fontsize=8,
+            textcoords='offset points',
+        )
+    axes.margins(x=0.15)
 
 
 def pixels(timing: Timing) -> int:

@@ -35,6 +35,7 @@ from mmpoolformer.engine.data import (
 from mmpoolformer.engine.distributed import on_cpu
 from mmpoolformer.engine.errors import UserError, blame, one_line
 from mmpoolformer.engine.finite import FiniteGuard
+from mmpoolformer.engine.fused_adam import with_fused_adam
 from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
 from mmpoolformer.engine.seeding import SeedSteps
 
@@ -209,7 +210,7 @@ class ToolRunner(Runner):
     def build_optim_wrapper(
         self, optim_wrapper: torch.optim.Optimizer | OptimWrapper | dict
     ) -> OptimWrapper:
-        """Build the optimizer; mixed precision on a CPU becomes bfloat16."""
+        """Build the optimizer; on a CPU mixed precision is bfloat16, Adam fused."""
         wanted = isinstance(optim_wrapper, dict) and optim_wrapper.get('type')
         if wanted == 'AmpOptimWrapper' and on_cpu():
             if hasattr(unwrapped(self.model), 'rpn_head'):
@@ -221,6 +222,8 @@ class ToolRunner(Runner):
             for gpu_only in ('loss_scale', 'dtype', 'use_fsdp'):
                 optim_wrapper.pop(gpu_only, None)
             self.logger.info('Mixed precision on the CPU: bfloat16')
+        if isinstance(optim_wrapper, dict) and on_cpu():
+            optim_wrapper = with_fused_adam(optim_wrapper)
         return super().build_optim_wrapper(optim_wrapper)
 
     @property

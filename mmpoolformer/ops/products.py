@@ -27,7 +27,7 @@ def linear(
         bias: (outputs) or `None`.
         activation: A name in `activations.ACTIVATIONS`; `None` for none.
     """
-    if not _uses_onednn(x):
+    if not _uses_onednn(x, weight):
         result = F.linear(x, weight, bias)
     elif activation in _IN_ONEDNN:
         name, kind = _IN_ONEDNN[activation]
@@ -37,7 +37,8 @@ def linear(
     return result if activation is None else ACTIVATIONS[activation].forward(result)
 
 
-def _uses_onednn(x: Tensor) -> bool:
+def _uses_onednn(x: Tensor, weight: Tensor) -> bool:
+    rows = x.shape[:-1].numel()
     return (
         x.device.type == 'cpu'
         and x.dtype == torch.float32
@@ -45,4 +46,6 @@ def _uses_onednn(x: Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and not torch.jit.is_tracing()
+        # For a few rows, copying a transposed weight costs more than it gains.
+        and (weight.is_contiguous() or rows > 2 * min(weight.shape))
     )

@@ -1,0 +1,55 @@
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from mmengine.utils import digit_version
+
+from mmpoolformer.engine import fused_adam
+from mmpoolformer.engine.fused_adam import with_fused_adam
+
+HAS_FUSED = digit_version(torch.__version__) >= digit_version(fused_adam.SINCE)
+
+
+def config(**optimizer: object) -> dict:
+    return {'type': 'OptimWrapper', 'optimizer': optimizer}
+
+
+def trained(wrapper: dict) -> tuple[torch.nn.Module, dict]:
+    """Take five steps on fixed data; return the model and the optimizer's settings."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(7, 3)
+    optim = build_optim_wrapper(model, wrapper)
+    images, wanted = torch.randn(5, 4, 7), torch.randn(5, 4, 3)
+    for x, y in zip(images, wanted, strict=True):
+        optim.update_params((model(x) - y).square().sum())
+    return model, optim.optimizer.defaults
+
+
+@pytest.mark.skipif(not HAS_FUSED, reason='this torch has no fused Adam for CPUs')
+@pytest.mark.parametrize('name', fused_adam.NAMES)
+def test_steps_are_those_of_the_plain_optimizer(name: str) -> None:
+    wrapper = config(type=name, lr=0.01, weight_decay=0.05)
+    plain, settings = trained(wrapper)
+    assert not settings['fused']
+    fused, settings = trained(with_fused_adam(wrapper))
+    assert settings['fused']
+    assert 'fused' not in wrapper['optimizer']
+    torch.testing.assert_close(fused.weight, plain.weight, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'optimizer',
+    [
+        dict(type='SGD', lr=0.01),
+        dict(type='AdamW', lr=0.01, foreach=True),
+        dict(type='AdamW', lr=0.01, fused=False),
+    ],
+)
+def test_other_optimizers_and_own_choices_stay(optimizer: dict) -> None:
+    wrapper = config(**optimizer)
+    assert with_fused_adam(wrapper) is wrapper
+
+
+def test_older_torch_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_adam, 'SINCE', '99.0')
+    wrapper = config(type='AdamW', lr=0.01)
+    assert with_fused_adam(wrapper) is wrapper
