@@ -77,14 +77,14 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json')
 test_evaluator = val_evaluator
 
-# 400 scenes, 5 epochs of 200 steps.
-train_cfg = dict(max_epochs=5)
+# 400 scenes, 4 epochs of 200 steps.
+train_cfg = dict(max_epochs=4)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=50),
     dict(
         type='CosineAnnealingLR',
         begin=0,
-        end=5,
+        end=4,
         by_epoch=True,
         convert_to_iter_based=True,
     ),
