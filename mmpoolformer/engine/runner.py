@@ -10,13 +10,12 @@ from pickle import UnpicklingError
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import all_reduce_params
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import (
     BaseTTAModel,
+    convert_sync_batchnorm,
     is_model_wrapper,
-    revert_sync_batchnorm,
 )
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS
@@ -38,6 +37,7 @@ from mmpoolformer.engine.finite import FiniteGuard
 from mmpoolformer.engine.fused_adam import with_fused_adam
 from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
 from mmpoolformer.engine.seeding import SeedSteps
+from mmpoolformer.engine.sync_norm import use_cpu_norms
 
 CHECKPOINT_ERRORS = (
     OSError,
@@ -68,27 +68,6 @@ class CpuAmpOptimWrapper(OptimWrapper):
             yield
 
 
-class AverageStatistics(Hook):
-    """Average the running statistics of BatchNorm over the processes of a job.
-
-    After every step, and before anything is saved or validated: otherwise every
-    process would validate with a model of its own, and the first one's be saved.
-    """
-
-    priority = 'VERY_HIGH'
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        """Average the statistics of all processes."""
-        buffers = [b for b in runner.model.buffers() if b.is_floating_point()]
-        all_reduce_params(buffers, op='mean')
-
-
 class ToolRunner(Runner):
     """mmengine's Runner as tools/train.py and tools/test.py use it.
 
@@ -99,12 +78,10 @@ class ToolRunner(Runner):
     Attributes:
         needs_all_weights: Whether a checkpoint must hold every tensor of the model.
         older: Checkpoints to go on from where the one to resume can't be read.
-        averages_statistics: Whether SyncBN was replaced, for want of GPUs.
     """
 
     needs_all_weights = False
     older: Sequence[Path] = ()
-    averages_statistics = False
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'ToolRunner':
@@ -150,8 +127,6 @@ class ToolRunner(Runner):
         self.register_hook(SeedSteps())
         if not any(isinstance(hook, FiniteGuard) for hook in self.hooks):
             self.register_hook(FiniteGuard())
-        if self.averages_statistics:
-            self.register_hook(AverageStatistics())
 
     def prepare_test(self) -> None:
         """Build the data loader, loop and evaluator ahead of `test()`.
@@ -186,18 +161,13 @@ class ToolRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model for a distributed job; on CPUs without device numbers.
 
-        torch's synchronised BatchNorm runs on GPUs alone, so on CPUs each process
-        normalises its own images.
+        torch's synchronised BatchNorm runs on GPUs alone; ours takes its place.
         """
         if not (self.distributed and on_cpu()) or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
-        if any(isinstance(m, nn.SyncBatchNorm) for m in model.modules()):
-            self.logger.warning(
-                'SyncBN needs GPUs: on these CPUs every process normalises the '
-                'images of its own (BatchNorm)'
-            )
-            model = revert_sync_batchnorm(model)
-            self.averages_statistics = True
+        if self.cfg.get('sync_bn'):
+            model = convert_sync_batchnorm(model, self.cfg.sync_bn)
+        use_cpu_norms(model)
         wrapper = model_wrapper_cfg or {
             'broadcast_buffers': False,
             'find_unused_parameters': self.cfg.get('find_unused_parameters', False),
