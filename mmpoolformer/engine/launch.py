@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
 from torch.utils.data import Dataset
 
 from mmpoolformer.checkpoints import register_safe_loaders
@@ -116,6 +117,22 @@ def _run(
 
 
 def _train(args: Namespace, config: Config) -> None:
+    results = Path(config.work_dir) / 'val_results.json'
+    validations = ValidationLog(results)
+    stop = StopOnSignal()
+    with stop.listening():
+        runner = _prepared(args, config, (validations, stop))
+        with full_disk_told():
+            runner.train()
+    if is_main_process():
+        _tell_unreadable(runner.train_dataloader.dataset)
+        print(f'checkpoints and logs: {config.work_dir}')
+        if validations.entries:
+            print(f'results: {results}')
+
+
+def _prepared(args: Namespace, config: Config, hooks: Sequence[Hook]) -> ToolRunner:
+    """Return a runner that is ready to train, once the data was checked."""
     if args.amp:
         settings.use_amp(config)
     if args.auto_scale_lr:
@@ -128,21 +145,12 @@ def _train(args: Namespace, config: Config) -> None:
     use_tensorboard(config)
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights, runner.older = bool(config.get('resume')), older
-    results = Path(config.work_dir) / 'val_results.json'
-    validations = ValidationLog(results)
-    runner.register_hook(validations)
     runner.register_hook(TrainingLog(Path(config.work_dir) / 'train_log.jsonl'))
     runner.register_hook(DrawCurves(config.work_dir))
-    stop = StopOnSignal()
-    runner.register_hook(stop)
+    for hook in hooks:
+        runner.register_hook(hook)
     runner.prepare_training()
-    with stop.listening(), full_disk_told():
-        runner.train()
-    if is_main_process():
-        _tell_unreadable(runner.train_dataloader.dataset)
-        print(f'checkpoints and logs: {config.work_dir}')
-        if validations.entries:
-            print(f'results: {results}')
+    return runner
 
 
 def _test(args: Namespace, config: Config) -> None:

@@ -7,6 +7,7 @@ again with `--resume auto`.
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,12 +33,15 @@ class StopOnSignal(Hook):
     """Save and end after the iteration in which SIGTERM or SIGUSR1 comes.
 
     The processes of a job agree on the iteration, whichever of them got the signal.
+    Before the first iteration, while data is checked, there is nothing to save: then
+    the run ends at once, with the same code.
 
     Args:
         interval: Iterations between two times that they ask each other.
 
     Attributes:
         received: Name of the signal, once it has come.
+        is_training: Whether the run is past its preparations.
     """
 
     priority = 'LOWEST'
@@ -45,6 +49,7 @@ class StopOnSignal(Hook):
     def __init__(self, interval: int = 10) -> None:
         self.interval = interval
         self.received = ''
+        self.is_training = False
         self.running = Value('b', 0)
 
     @contextmanager
@@ -61,6 +66,7 @@ class StopOnSignal(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Let the processes that read pictures outlive the signal."""
+        self.is_training = True
         loaders = [runner.train_dataloader]
         loaders += [] if runner.val_loop is None else [runner.val_dataloader]
         for loader in loaders:
@@ -95,7 +101,15 @@ class StopOnSignal(Hook):
         raise SystemExit(_exit_code())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        is_first = not self.received
         self.received = signal.Signals(number).name
+        if is_first and not self.is_training:
+            print(
+                f'Stopped by {self.received} before the first iteration; start again '
+                f'(exit code {STOPPED_CODE})',
+                file=sys.stderr,
+            )
+            raise SystemExit(_exit_code())
 
 
 class PatientWorker:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from mmengine.hooks import Hook
+from tiny_data import write_classification_config
 from tiny_training import settings, train
 from two_processes import in_two_processes
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
+from mmpoolformer.engine import launch, picture_files
+from mmpoolformer.engine.arguments import parse_train
 from mmpoolformer.engine.processes import JOB_VARIABLE, STOP, STOPPED, STOPPED_CODE
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.stopping import PatientWorker, StopOnSignal
@@ -85,3 +88,25 @@ def test_handlers_are_as_before_after_a_run() -> None:
         raise ZeroDivisionError
     assert signal.getsignal(signal.SIGTERM) == before
     assert stop.running.value == 0
+
+
+def test_a_signal_while_data_is_checked_ends_with_the_same_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """It comes several times, as from a scheduler that does not want to wait."""
+    look = picture_files._looked
+
+    def signalled(path: str, decode: bool, counted: bool) -> picture_files.Look:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return look(path, decode, counted)
+
+    write_classification_config(tmp_path / 'config.py', tmp_path / 'images')
+    monkeypatch.setattr(picture_files, '_looked', signalled)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    work = tmp_path / 'work'
+    args = parse_train([str(tmp_path / 'config.py'), '--work-dir', str(work)])
+    with pytest.raises(SystemExit) as caught:
+        launch.train(args)
+    assert caught.value.code == STOPPED_CODE
+    assert 'Stopped by SIGTERM before the first iteration' in capsys.readouterr().err
+    assert not work.exists()
