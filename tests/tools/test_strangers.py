@@ -21,6 +21,7 @@ from tool_process import run_many
 
 TRAIN, TEST, CONVERT = 'tools/train.py', 'tools/test.py', 'tools/convert_checkpoint.py'
 VALIDATE, PREDICT, CAM = 'tools/validate.py', 'tools/predict.py', 'tools/gradcam.py'
+INFER, DEMO, EXPORT = 'tools/infer.py', 'tools/demo.py', 'tools/export.py'
 NAME, OWN = 'timm/test_resnet', 'poolformer_s12'
 WEIGHTS = ('--checkpoint', 'FILE')
 
@@ -154,6 +155,13 @@ def entries() -> dict[str, list]:
         'predict own': [PREDICT, 'a.png', '--model', OWN, '--checkpoint', 'FILE'],
         'gradcam': [CAM, 'a.png', '--model', NAME, '--checkpoint', 'FILE'],
         'gradcam config': [CAM, 'a.png', '--config', 'detector.py', *WEIGHTS],
+        'infer': [INFER, 'detector.py', 'FILE', 'a.png', '--out', 'out_found'],
+        'infer own': [INFER, OWN, 'FILE', 'a.png', '--out', 'out_classes'],
+        'infer timm': [INFER, NAME, 'FILE', 'a.png', '--out', 'out_timm'],
+        'demo': [DEMO, 'detector.py:FILE'],
+        'demo own': [DEMO, f'{OWN}:FILE'],
+        'export': [EXPORT, OWN, *WEIGHTS, '--out', 'out.onnx'],
+        'export config': [EXPORT, 'detector.py', *WEIGHTS, '--out', 'out.ts'],
     }
 
 
