@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmpoolformer.ops import star_relu
-
-HALF = (torch.float16, torch.bfloat16)
+from mmpoolformer.ops.pooling import HALF
 
 
 def is_traced() -> bool:
