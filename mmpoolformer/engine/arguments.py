@@ -17,6 +17,8 @@ TRAIN_EXAMPLES = """examples:
         --cfg-options model.backbone.init_cfg=None train_dataloader.batch_size=2
   on 8 GPUs (or 2 processes on the CPU):
     tools/dist_train.sh CONFIG 8
+  the same, each with a slice of the model, for want of memory:
+    tools/dist_train.sh CONFIG 8 --strategy fsdp
 SIGTERM and SIGUSR1 end a run after its iteration, saved, with exit code 75.
 """
 TEST_EXAMPLES = """examples:
@@ -68,6 +70,12 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
         '--amp',
         action='store_true',
         help='mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU',
+    )
+    parser.add_argument(
+        '--strategy',
+        choices=('ddp', 'fsdp'),
+        help='what several processes do: ddp keeps a whole model in each (default), '
+        'fsdp a slice, for models that one GPU has no room for',
     )
     parser.add_argument(
         '--auto-scale-lr',

@@ -25,6 +25,7 @@ from torch.nn import Parameter
 from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
 from mmpoolformer.engine.distributed import all_true
 from mmpoolformer.engine.errors import UserError, one_line
+from mmpoolformer.engine.sharding import shared_like, whole
 from mmpoolformer.files import PART, whole_file, write_whole
 from mmpoolformer.registry import HOOKS
 
@@ -179,7 +180,7 @@ def waiting_gradients(runner: Runner) -> dict[str, Tensor]:
     if not isinstance(wrapper, OptimWrapper) or wrapper.should_update():
         return {}
     gradients = {
-        name: parameter.grad.detach().clone()
+        name: whole(parameter.grad.detach().clone())
         for name, parameter in _parameters(runner)
         if parameter.grad is not None
     }
@@ -191,7 +192,8 @@ def restore_gradients(runner: Runner, gradients: Mapping[str, Tensor]) -> None:
     """Give parameters back the gradients that `waiting_gradients` has returned."""
     for name, parameter in _parameters(runner):
         if name in gradients:
-            parameter.grad = gradients[name].to(parameter.device)
+            gradient = gradients[name].to(parameter.device)
+            parameter.grad = shared_like(gradient, parameter)
 
 
 def _parameters(runner: Runner) -> Iterator[tuple[str, Parameter]]:

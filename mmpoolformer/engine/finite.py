@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from mmpoolformer.engine.distributed import all_true
 from mmpoolformer.engine.errors import UserError
 from mmpoolformer.engine.results import write_json
+from mmpoolformer.engine.sharding import is_shared_out, own_part
 from mmpoolformer.registry import HOOKS
 
 POLICIES = ('stop', 'skip')
@@ -124,11 +125,15 @@ class FiniteGuard(Hook):
     def _check_gradients(self, optimizer: Optimizer, *_: object) -> None:
         """Take away gradients that are not finite, so that the step does nothing."""
         parameters = [p for group in optimizer.param_groups for p in group['params']]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if not gradients or bool(torch.isfinite(total(gradients))):
+        gradients = [own_part(p.grad) for p in parameters if p.grad is not None]
+        # Each process holds slices of its own: they must all do the same.
+        agree = all_true if any(map(is_shared_out, parameters)) else bool
+        if agree(not gradients or bool(torch.isfinite(total(gradients)))):
             return
-        self.bad = [p for p in parameters if p.grad is not None and has_bad(p.grad)]
-        if self.bad:
+        self.bad = [
+            p for p in parameters if p.grad is not None and has_bad(own_part(p.grad))
+        ]
+        if not agree(not self.bad):
             optimizer.zero_grad(set_to_none=True)
 
     def _fault(self, runner: Runner, outputs: dict) -> str | None:

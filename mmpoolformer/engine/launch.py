@@ -135,6 +135,8 @@ def _prepared(args: Namespace, config: Config, hooks: Sequence[Hook]) -> ToolRun
     """Return a runner that is ready to train, once the data was checked."""
     if args.amp:
         settings.use_amp(config)
+    if args.strategy:
+        config.strategy = args.strategy
     if args.auto_scale_lr:
         settings.use_auto_scale_lr(config)
     older = settings.use_resume(config, args.resume)

@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.model import (
@@ -37,6 +38,13 @@ from mmpoolformer.engine.finite import FiniteGuard
 from mmpoolformer.engine.fused_adam import with_fused_adam
 from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
 from mmpoolformer.engine.seeding import SeedSteps
+from mmpoolformer.engine.sharding import (
+    ShardedState,
+    check_sharding,
+    shard_model,
+    shards,
+    share_out_loaded_steps,
+)
 from mmpoolformer.engine.sync_norm import use_cpu_norms
 
 CHECKPOINT_ERRORS = (
@@ -78,10 +86,12 @@ class ToolRunner(Runner):
     Attributes:
         needs_all_weights: Whether a checkpoint must hold every tensor of the model.
         older: Checkpoints to go on from where the one to resume can't be read.
+        sharded: What gathers the parameters for checkpoints, once they are shared out.
     """
 
     needs_all_weights = False
     older: Sequence[Path] = ()
+    sharded: ShardedState | None = None
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'ToolRunner':
@@ -94,6 +104,7 @@ class ToolRunner(Runner):
         kind = cfg.get('runner_type', 'Runner')
         if kind != 'Runner':
             raise UserError(f"runner_type={kind}: these tools run mmengine's Runner")
+        shards(cfg)  # a strategy that is not there is told before any work
         with blame(str(cfg.filename or 'config')):
             return super().from_cfg(cfg)
 
@@ -121,7 +132,11 @@ class ToolRunner(Runner):
             if self._val_loop is not None:
                 self._val_loop = self.build_val_loop(self._val_loop)
                 check_classes(unwrapped(self.model), self.val_dataloader.dataset)
+            if shards(self.cfg):
+                self._shard_model()
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if self.sharded:
+            share_out_loaded_steps(self.optim_wrapper)
         self._tell_batch()
         seed_items(self.train_dataloader)
         self.register_hook(SeedSteps())
@@ -161,13 +176,19 @@ class ToolRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model for a distributed job; on CPUs without device numbers.
 
-        torch's synchronised BatchNorm runs on GPUs alone; ours takes its place.
+        torch's synchronised BatchNorm runs on GPUs alone; ours takes its place. A model
+        that is to be shared out stays as it is until `prepare_training`.
         """
-        if not (self.distributed and on_cpu()) or is_model_wrapper(model):
+        is_ours = self.distributed and (on_cpu() or shards(self.cfg))
+        if not is_ours or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
+        model = model.to(get_device())
         if self.cfg.get('sync_bn'):
             model = convert_sync_batchnorm(model, self.cfg.sync_bn)
-        use_cpu_norms(model)
+        if on_cpu():
+            use_cpu_norms(model)
+        if shards(self.cfg):
+            return model
         wrapper = model_wrapper_cfg or {
             'broadcast_buffers': False,
             'find_unused_parameters': self.cfg.get('find_unused_parameters', False),
@@ -223,7 +244,23 @@ class ToolRunner(Runner):
                 f'{base}: --auto-scale-lr scales it by {self.images_a_step / base:g}'
             )
 
+    def _shard_model(self) -> None:
+        """Share out the parameters, once they have their first values."""
+        check_sharding(self)
+        self._init_model_weights()
+        shard_model(self.model)
+        self.sharded = ShardedState()
+        self.register_hook(self.sharded)
+
+    def save_checkpoint(self, *place: object, **options: object) -> None:
+        """Save a checkpoint, as mmengine does, of whole tensors; all processes must."""
+        if self.sharded:
+            self.sharded.gather(self)
+        super().save_checkpoint(*place, **options)
+
     def _init_model_weights(self) -> None:
+        if self.sharded:
+            return
         with blame(str(self.cfg.filename or 'config'), CHECKPOINT_ERRORS):
             super()._init_model_weights()
 

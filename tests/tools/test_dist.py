@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from tool_process import finish, free_port, run, run_many, start
+from torch.distributed import fsdp
 from torch.testing import assert_close
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
@@ -14,6 +15,9 @@ def read(path: Path) -> dict | list:
     return json.loads(path.read_text())
 
 
+HAS_FSDP = hasattr(
+    getattr(fsdp, 'FSDPModule', None), 'set_force_sum_reduction_for_comms'
+)
 HALF = ('--cfg-options', 'train_dataloader.batch_size=2')
 
 
@@ -67,6 +71,21 @@ def test_two_machines_train_as_one_with_two_processes(
     assert [one['metrics'] for one in read(work / results)] == [
         one['metrics'] for one in read(two.work / results)
     ]
+
+
+@pytest.mark.skipif(not HAS_FSDP, reason='torch is too old for FSDP on CPUs')
+def test_a_detector_that_was_shared_out_is_tested_by_one_process(
+    tiny: SimpleNamespace,
+) -> None:
+    work = tiny.folder / 'shared_out'
+    words = tiny.detection, 2, '--strategy', 'fsdp', '--work-dir', work
+    short = '--cfg-options', 'train_cfg.max_epochs=1'
+    run('tools/dist_train.sh', *words, *short, PORT=free_port())
+    command = ['tools/test.py', tiny.detection, work / 'epoch_1.pth']
+    (one,) = run_many([[*command, '--work-dir', work]], tiny.folder)
+    assert one['code'] == 0, one['err']
+    single = read(work / 'results_epoch_1.json')
+    assert single['metrics'] == read(work / 'val_results.json')[-1]['metrics']
 
 
 def test_a_mistake_of_all_processes_is_told_once(tiny: SimpleNamespace) -> None:
