@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmpoolformer.engine.arguments import add_config_options
 from mmpoolformer.engine.errors import run_tool
 
 DESCRIPTION = """\
@@ -48,13 +49,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add('--batch-size', 128, 'pictures in a step', type=int, metavar='N')
     parser.add_argument('--rows', nargs='+', metavar='ROW', help='default: all')
     parser.add_argument('--list', action='store_true', help='list the rows and end')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='change settings of configs/classification/ablation_poolformer_s12.py',
+    add_config_options(
+        parser, 'change settings of configs/classification/ablation_poolformer_s12.py'
     )
     args = parser.parse_args(argv)
     if not args.data and not args.list:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+from mmpoolformer.engine.arguments import add_traceback_option
 from mmpoolformer.engine.errors import UsageError, blame, run_tool
 from mmpoolformer.progress import progress_bar
 
@@ -77,9 +78,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--no-memory', action='store_true', help='leave out the peak')
     parser.add_argument('--json', metavar='FILE', help='write the exact numbers there')
     parser.add_argument('--plot', metavar='FILE.png', help='draw them there')
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error comes from'
-    )
+    add_traceback_option(parser)
     args = parser.parse_args(argv)
     numbers = [*args.batch, *args.size, *(args.sizes or []), args.rounds]
     if min(numbers) < 1 or len(args.size) > 2:

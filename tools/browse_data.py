@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmpoolformer.engine.arguments import add_config_options, add_traceback_option
 from mmpoolformer.engine.errors import UsageError, blame, run_tool
 from mmpoolformer.progress import progress_bar
 
@@ -75,15 +76,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='pixels of the longer side on the page (default: %(default)s)',
     )
     add('--seed', type=int, default=0, help='of choice and augmentation (default: 0)')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='change settings of the config',
-    )
-    add('--traceback', action='store_true', help='show where an error comes from')
+    add_config_options(parser, 'change settings of the config')
+    add_traceback_option(parser)
     args = parser.parse_args(argv)
     if not Path(args.config).is_file():
         raise UsageError(f'{args.config}: no such config file')

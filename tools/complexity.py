@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from mmpoolformer.engine.arguments import add_config_options, add_traceback_option
 from mmpoolformer.engine.errors import UsageError, blame, run_tool
 from mmpoolformer.progress import progress_bar
 
@@ -65,17 +66,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "the model was made for; 800 1333 for detectors' configs, 512 for segmentors')",
     )
     parser.add_argument('--json', metavar='FILE', help='write the exact numbers there')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='change settings of the configs, such as model.backbone.arch=s24',
+    add_config_options(
+        parser, 'change settings of the configs, such as model.backbone.arch=s24'
     )
-    parser.add_argument(
-        '--traceback', action='store_true', help='show where an error comes from'
-    )
+    add_traceback_option(parser)
     args = parser.parse_args(argv)
     args.all = args.all or 'all' in args.models
     args.models = [name for name in args.models if name != 'all']

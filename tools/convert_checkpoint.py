@@ -5,6 +5,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from mmpoolformer.engine.arguments import add_traceback_option, add_trust_option
 from mmpoolformer.engine.errors import blame, run_tool
 
 # Not imported from the package: --help should not wait for torch.
@@ -59,13 +60,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='what stands before the names, such as backbone.; found out if not given',
     )
     parser.add_argument(
-        '--trust',
-        action='store_true',
-        help='read files that hold more than data; such a file can run anything',
-    )
-    parser.add_argument(
         '--force', action='store_true', help='replace an existing destination'
     )
+    add_trust_option(parser)
+    add_traceback_option(parser)
     return parser.parse_args(argv)
 
 
@@ -81,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
             args.to,
             source_format=args.source_format,
             prefix=args.prefix,
-            trust=args.trust,
+            trust=args.trust_checkpoint,
             force=args.force,
         )
     print(f'{args.destination}: {report}')

@@ -5,6 +5,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from mmpoolformer.engine.arguments import add_traceback_option, add_trust_option
 from mmpoolformer.engine.errors import UsageError, run_tool
 
 DESCRIPTION = """Show what models see in a web page: boxes, masks and regions, or the
@@ -75,18 +76,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar='N',
         help='largest picture that is taken (default: %(default)s)',
     )
-    add(
-        '--trust-checkpoint',
-        '--trust',
-        action='store_true',
-        help='read files that hold more than data; such a file can run anything',
-    )
-    add(
-        '--traceback',
-        '--debug',
-        action='store_true',
-        help='show where an error comes from, not just its line',
-    )
+    add_trust_option(parser)
+    add_traceback_option(parser)
     args = parser.parse_args(argv)
     if args.max_megabytes <= 0 or args.max_megapixels <= 0:
         raise UsageError('--max-megabytes and --max-megapixels: must be above 0')

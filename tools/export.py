@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmpoolformer.engine.arguments import add_config_options, add_traceback_option
 from mmpoolformer.engine.errors import UsageError, blame, run_tool
 
 DESCRIPTION = """Export a model as a file that runs without this package.
@@ -94,15 +95,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='largest difference from the model, relative to the largest value of '
         'an output (default: %(default)s)',
     )
-    add(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='change settings of the config, such as model.test_cfg.score_thr=0.3',
+    add_config_options(
+        parser, 'change settings of the config, such as model.test_cfg.score_thr=0.3'
     )
-    add('--traceback', action='store_true', help='show where an error comes from')
+    add_traceback_option(parser)
     return checked(parser.parse_args(argv))
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmpoolformer.engine.arguments import add_traceback_option
 from mmpoolformer.engine.errors import UsageError, blame, run_tool
 from mmpoolformer.progress import progress_bar
 
@@ -128,7 +129,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='most boxes or regions for --config (default: %(default)s)',
     )
     add('--out', default='cam.png', metavar='PNG', help='default: %(default)s')
-    add('--traceback', action='store_true', help='show where an error comes from')
+    add_traceback_option(parser)
     return checked(parser.parse_args(argv))
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmpoolformer.engine.arguments import add_traceback_option, add_trust_option
 from mmpoolformer.engine.errors import UsageError, run_tool
 
 DESCRIPTION = """Run a detector, segmentor or classifier on pictures and videos.
@@ -91,18 +92,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add('--device', metavar='NAME', help='such as cuda:1 (default: cuda or else cpu)')
     add('--force', action='store_true', help='write into a folder that is not empty')
-    add(
-        '--trust-checkpoint',
-        '--trust',
-        action='store_true',
-        help='read files that hold more than data; such a file can run anything',
-    )
-    add(
-        '--traceback',
-        '--debug',
-        action='store_true',
-        help='show where an error comes from, not just its line',
-    )
+    add_trust_option(parser)
+    add_traceback_option(parser)
     args = parser.parse_args(argv)
     if args.model.endswith('.py') and not Path(args.model).is_file():
         raise UsageError(f'{args.model}: no such config file')

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmpoolformer.engine.arguments import add_traceback_option
 from mmpoolformer.engine.errors import UsageError, UserError, blame, run_tool
 
 DESCRIPTION = """Draw loss, learning rate or metrics of training runs into one picture.
@@ -52,7 +53,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add('--list', action='store_true', help='print the keys, draw nothing')
     add('--out', default='curves.png', metavar='PNG', help='default: %(default)s')
-    add('--traceback', action='store_true', help='show where an error comes from')
+    add_traceback_option(parser)
     args = parser.parse_args(argv)
     if args.names and len(args.names) != len(args.runs):
         raise UsageError(

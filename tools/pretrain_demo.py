@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpoolformer.datasets.demo_data import DemoSettings
+from mmpoolformer.engine.arguments import add_config_options
 from mmpoolformer.engine.errors import UsageError, run_tool
 
 DESCRIPTION = """\
@@ -42,22 +43,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add('--work-dir', 'work_dirs/pretrain_demo', 'folder of all else', metavar='DIR')
     add('--train', defaults.train, 'scenes to train on', type=int, metavar='N')
     add('--val', defaults.val, 'scenes held out', type=int, metavar='N')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='change settings of configs/classification/demo_poolformer_s12.py',
+    add_config_options(
+        parser, 'change settings of configs/classification/demo_poolformer_s12.py'
     )
-    parser.add_argument(
-        '--detector-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='change settings of both detectors, '
+    add_config_options(
+        parser,
+        'change settings of both detectors, '
         'configs/detection/demo_retinanet_poolformer_s12.py',
+        '--detector-options',
     )
     return parser.parse_args(argv)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpoolformer.datasets.demo_data import DemoSettings
+from mmpoolformer.engine.arguments import add_config_options
 from mmpoolformer.engine.errors import UsageError, run_tool
 
 DESCRIPTION = """\
@@ -46,13 +47,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add('--val', defaults.val, 'scenes held out', type=int, metavar='N')
     add('--size', defaults.size, 'side in pixels', type=int, metavar='N')
     add('--seed', defaults.seed, 'seed of the scenes', type=int, metavar='N')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='change settings of configs/detection/demo_retinanet_poolformer_s12.py',
+    add_config_options(
+        parser, 'change settings of configs/detection/demo_retinanet_poolformer_s12.py'
     )
     return parser.parse_args(argv)
 

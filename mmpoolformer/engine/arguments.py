@@ -211,13 +211,9 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         help='where logs, checkpoints and results go '
         '(default: work_dir of the config, else work_dirs/NAME_OF_THE_CONFIG)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='change settings of the config, such as model.backbone.arch=s24, '
+    add_config_options(
+        parser,
+        'change settings of the config, such as model.backbone.arch=s24, '
         'model.backbone.init_cfg=None or train_cfg.max_epochs=3; lists as '
         'key="[a,b]", quoted for the shell',
     )
@@ -230,13 +226,43 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
     )
+    add_trust_option(parser)
+    add_traceback_option(parser)
+
+
+def add_config_options(
+    parser: argparse.ArgumentParser, text: str, flag: str = '--cfg-options'
+) -> None:
+    """Add `--cfg-options KEY=VALUE ...`, which may be given several times.
+
+    Args:
+        parser: The tool's parser.
+        text: The option's help.
+        flag: Its name.
+    """
+    parser.add_argument(
+        flag,
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help=text,
+    )
+
+
+def add_trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--trust-checkpoint`, which lets checkpoints hold more than data."""
     parser.add_argument(
         '--trust-checkpoint',
         '--trust',
         action='store_true',
-        help='load checkpoints that hold more than weights and plain data; such a '
+        help='read checkpoints that hold more than weights and plain data; such a '
         'file can run any program, so only for files of your own',
     )
+
+
+def add_traceback_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--traceback`, which `mmpoolformer.engine.errors.run_tool` looks for."""
     parser.add_argument(
         '--traceback',
         '--debug',
@@ -281,15 +307,5 @@ def add_inference_options(parser: argparse.ArgumentParser, batch_size: int) -> N
     parser.add_argument(
         '--force', action='store_true', help='replace existing files of results'
     )
-    parser.add_argument(
-        '--trust-checkpoint',
-        '--trust',
-        action='store_true',
-        help='read files that hold more than data; such a file can run anything',
-    )
-    parser.add_argument(
-        '--traceback',
-        '--debug',
-        action='store_true',
-        help='show where an error comes from, not just its line',
-    )
+    add_trust_option(parser)
+    add_traceback_option(parser)
