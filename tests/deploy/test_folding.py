@@ -4,6 +4,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from compared import ARCHITECTURES, difference, image, shallow
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from random_weights import randomised
@@ -13,28 +14,6 @@ from mmpoolformer.deploy.folding import FoldedBlock, optimize_for_inference
 from mmpoolformer.models import MetaFormer, MetaFormerClassifier, create_model
 from mmpoolformer.paths import config_path
 from mmpoolformer.registry import MODELS
-
-ARCHITECTURES = [
-    'identityformer_s12',
-    'randformer_s12',
-    'poolformer_s12',
-    'poolformerv2_s12',
-    'convformer_s18',
-    'caformer_s18',
-    'metaformer_ppaa_s12_224',
-]
-
-
-def image(*size: int) -> Tensor:
-    return torch.randn(*size, generator=torch.Generator().manual_seed(0))
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    return ((found - expected).abs().max() / expected.abs().max()).item()
-
-
-def shallow(name: str) -> dict:
-    return dict(base=name, depths=(1, 1, 2, 1))
 
 
 @pytest.mark.parametrize('name', ARCHITECTURES)

@@ -4,38 +4,20 @@ from copy import deepcopy
 
 import pytest
 import torch
+from compared import ARCHITECTURES, difference, image, shallow
 from random_weights import randomised
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from mmpoolformer.models import MetaFormer, MetaFormerClassifier
 
-ARCHITECTURES = [
-    'identityformer_s12',
-    'randformer_s12',
-    'poolformer_s12',
-    'poolformerv2_s12',
-    'convformer_s18',
-    'caformer_s18',
-    'metaformer_ppaa_s12_224',
-]
-
-
-def image(*size: int) -> Tensor:
-    return torch.randn(*size, generator=torch.Generator().manual_seed(0))
-
 
 def pair(name: str, **options: object) -> tuple[MetaFormer, MetaFormer]:
-    arch = dict(base=name, depths=(1, 1, 2, 1))
+    arch = shallow(name)
     plain = randomised(MetaFormer(arch, fused=False, **options))
     fused = MetaFormer(arch, **options)
     fused.load_state_dict(plain.state_dict())
     return plain, fused
-
-
-def difference(found: Tensor, expected: Tensor) -> float:
-    scale = expected.abs().max().clamp(min=1e-12)
-    return ((found - expected).abs().max() / scale).item()
 
 
 def gradients(model: MetaFormer, x: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
