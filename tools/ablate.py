@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_config_options
+from mmpoolformer.engine.arguments import add_config_options, tool_parser
 from mmpoolformer.engine.errors import run_tool
 
 DESCRIPTION = """\
@@ -30,13 +30,7 @@ EXAMPLES = """examples:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog='ablate.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('ablate.py', DESCRIPTION, EXAMPLES)
 
     def add(flag: str, value: object, text: str, **options: object) -> None:
         text = f'{text} (default: %(default)s)'

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_traceback_option
+from mmpoolformer.engine.arguments import add_traceback_option, tool_parser
 from mmpoolformer.engine.errors import UsageError, blame, run_tool
 from mmpoolformer.progress import progress_bar
 
@@ -40,13 +40,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: If an option is out of its range.
     """
-    parser = argparse.ArgumentParser(
-        prog='benchmark.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('benchmark.py', DESCRIPTION, EXAMPLES)
     parser.add_argument(
         'models',
         nargs='+',

@@ -6,7 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_config_options, add_traceback_option
+from mmpoolformer.engine.arguments import (
+    add_config_options,
+    add_traceback_option,
+    tool_parser,
+)
 from mmpoolformer.engine.errors import UsageError, blame, run_tool
 from mmpoolformer.progress import progress_bar
 
@@ -37,13 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: If the config is not there or a number is not one.
     """
-    parser = argparse.ArgumentParser(
-        prog='browse_data.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('browse_data.py', DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add('config', help='config file')
     add(

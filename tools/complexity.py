@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_config_options, add_traceback_option
+from mmpoolformer.engine.arguments import (
+    add_config_options,
+    add_traceback_option,
+    tool_parser,
+)
 from mmpoolformer.engine.errors import UsageError, blame, run_tool
 from mmpoolformer.progress import progress_bar
 
@@ -37,13 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: If no model is given or a size is not one.
     """
-    parser = argparse.ArgumentParser(
-        prog='complexity.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('complexity.py', DESCRIPTION, EXAMPLES)
     parser.add_argument(
         'models',
         nargs='*',

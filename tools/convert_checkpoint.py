@@ -5,7 +5,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.engine.arguments import add_traceback_option, add_trust_option
+from mmpoolformer.engine.arguments import (
+    add_traceback_option,
+    add_trust_option,
+    tool_parser,
+)
 from mmpoolformer.engine.errors import blame, run_tool
 
 # Not imported from the package: --help should not wait for torch.
@@ -40,13 +44,7 @@ examples:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog='convert_checkpoint.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('convert_checkpoint.py', DESCRIPTION, EXAMPLES)
     parser.add_argument('source', help='path, URL, zoo://NAME or timm://NAME')
     parser.add_argument(
         'destination', help='file to make; .safetensors, .pdparams or any other'

@@ -5,7 +5,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.engine.arguments import add_traceback_option, add_trust_option
+from mmpoolformer.engine.arguments import (
+    add_traceback_option,
+    add_trust_option,
+    tool_parser,
+)
 from mmpoolformer.engine.errors import UsageError, run_tool
 
 DESCRIPTION = """Show what models see in a web page: boxes, masks and regions, or the
@@ -34,13 +38,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: If a number is out of its range.
     """
-    parser = argparse.ArgumentParser(
-        prog='demo.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('demo.py', DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add(
         'models',

@@ -6,7 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_config_options, add_traceback_option
+from mmpoolformer.engine.arguments import (
+    add_config_options,
+    add_traceback_option,
+    tool_parser,
+)
 from mmpoolformer.engine.errors import UsageError, blame, run_tool
 
 DESCRIPTION = """Export a model as a file that runs without this package.
@@ -54,13 +58,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: If options contradict each other or files are missing.
     """
-    parser = argparse.ArgumentParser(
-        prog='export.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('export.py', DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add(
         'model',

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_traceback_option
+from mmpoolformer.engine.arguments import add_traceback_option, tool_parser
 from mmpoolformer.engine.errors import UsageError, blame, run_tool
 from mmpoolformer.progress import progress_bar
 
@@ -63,13 +63,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: If options contradict each other or files are missing.
     """
-    parser = argparse.ArgumentParser(
-        prog='gradcam.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('gradcam.py', DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add('images', nargs='+', metavar='IMAGE', help='picture files')
     add(

@@ -6,7 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_traceback_option, add_trust_option
+from mmpoolformer.engine.arguments import (
+    add_traceback_option,
+    add_trust_option,
+    tool_parser,
+)
 from mmpoolformer.engine.errors import UsageError, run_tool
 
 DESCRIPTION = """Run a detector, segmentor or classifier on pictures and videos.
@@ -46,13 +50,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: If config or checkpoint are not there.
     """
-    parser = argparse.ArgumentParser(
-        prog='infer.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('infer.py', DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add(
         'model',

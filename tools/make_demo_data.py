@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from mmpoolformer.datasets import demo_data
+from mmpoolformer.engine.arguments import tool_parser
 from mmpoolformer.engine.errors import UsageError, blame, run_tool
 
 EXAMPLES = """examples:
@@ -23,13 +24,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     layout = demo_data.__doc__.split('::\n\n')[1].split('\n\n')[0]
     defaults = demo_data.DemoSettings()
-    parser = argparse.ArgumentParser(
-        prog='make_demo_data.py',
-        description='Draw scenes of textured shapes, and write them for detection\n'
+    parser = tool_parser(
+        'make_demo_data.py',
+        'Draw scenes of textured shapes, and write them for detection\n'
         '(COCO), segmentation (ADE20K) and classification (ImageNet).',
-        epilog=f'{EXAMPLES}\n{layout}',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        f'{EXAMPLES}\n{layout}',
     )
 
     def add(flag: str, value: object, text: str, **options: object) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_traceback_option
+from mmpoolformer.engine.arguments import add_traceback_option, tool_parser
 from mmpoolformer.engine.errors import UsageError, UserError, blame, run_tool
 
 DESCRIPTION = """Draw loss, learning rate or metrics of training runs into one picture.
@@ -33,13 +33,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: If names are missing or the picture is no PNG file.
     """
-    parser = argparse.ArgumentParser(
-        prog='plot_curves.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('plot_curves.py', DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add('runs', nargs='+', metavar='RUN', help='work dirs or logs')
     add('--keys', nargs='+', metavar='KEY', help='curves, a panel for each')

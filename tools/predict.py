@@ -5,7 +5,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.engine.arguments import add_inference_options
+from mmpoolformer.engine.arguments import add_inference_options, tool_parser
 from mmpoolformer.engine.errors import run_tool
 
 DESCRIPTION = """Print the likeliest classes of pictures, with their probabilities.
@@ -28,13 +28,7 @@ EXAMPLES = """examples:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog='predict.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('predict.py', DESCRIPTION, EXAMPLES)
     parser.add_argument(
         'pictures', nargs='+', metavar='IMAGE', help='files, folders and patterns'
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpoolformer.datasets.demo_data import DemoSettings
-from mmpoolformer.engine.arguments import add_config_options
+from mmpoolformer.engine.arguments import add_config_options, tool_parser
 from mmpoolformer.engine.errors import UsageError, run_tool
 
 DESCRIPTION = """\
@@ -27,13 +27,7 @@ EXAMPLES = """examples:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     defaults = DemoSettings()
-    parser = argparse.ArgumentParser(
-        prog='pretrain_demo.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('pretrain_demo.py', DESCRIPTION, EXAMPLES)
 
     def add(flag: str, value: object, text: str, **options: object) -> None:
         text = f'{text} (default: %(default)s)'

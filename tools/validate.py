@@ -5,7 +5,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.engine.arguments import add_inference_options
+from mmpoolformer.engine.arguments import add_inference_options, tool_parser
 from mmpoolformer.engine.errors import run_tool
 
 DESCRIPTION = """Measure top-1, top-5 and loss of a known model on an image folder.
@@ -32,13 +32,7 @@ EXAMPLES = """examples:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog='validate.py',
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser('validate.py', DESCRIPTION, EXAMPLES)
     parser.add_argument('data', help='folder of pictures, or a tar file')
     parser.add_argument(
         '--model',

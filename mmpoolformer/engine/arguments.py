@@ -184,13 +184,7 @@ def parse_check(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=name,
-        description=description,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser(name, description, examples)
     parser.add_argument('config', help='config file')
     return parser
 
@@ -228,6 +222,23 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     )
     add_trust_option(parser)
     add_traceback_option(parser)
+
+
+def tool_parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """Return a parser whose help keeps the lines of its texts.
+
+    Args:
+        name: The tool's file.
+        description: What it does.
+        examples: Printed below the options.
+    """
+    return argparse.ArgumentParser(
+        prog=name,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def add_config_options(
