@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from mmpoolformer.datasets import demo_data
 from mmpoolformer.engine.arguments import tool_parser
-from mmpoolformer.engine.errors import UsageError, blame, run_tool
+from mmpoolformer.engine.demo_arguments import demo_settings
+from mmpoolformer.engine.errors import blame, run_tool
 
 EXAMPLES = """examples:
   what the demo configs train on: 400 scenes and 100 held out, in data/demo:
@@ -50,10 +51,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Draw what the command line says."""
     args = parse(argv)
-    try:
-        settings = demo_data.DemoSettings(args.train, args.val, args.size, args.seed)
-    except ValueError as error:
-        raise UsageError(f'--{error}') from error
+    settings = demo_settings(args)
     with blame('', (OSError, ValueError)):
         drawn = demo_data.make_demo_data(args.out, settings, args.workers, args.force)
     print(f'{args.out}: {"made" if drawn else "is there already, nothing to do"}')

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.datasets.demo_data import DemoSettings
 from mmpoolformer.engine.arguments import add_config_options, tool_parser
-from mmpoolformer.engine.errors import UsageError, run_tool
+from mmpoolformer.engine.demo_arguments import add_demo_options, demo_settings
+from mmpoolformer.engine.errors import run_tool
 
 DESCRIPTION = """\
 Train a PoolFormer-S12 classifier on generated pictures, then RetinaNet twice with
@@ -26,17 +26,8 @@ EXAMPLES = """examples:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    defaults = DemoSettings()
     parser = tool_parser('pretrain_demo.py', DESCRIPTION, EXAMPLES)
-
-    def add(flag: str, value: object, text: str, **options: object) -> None:
-        text = f'{text} (default: %(default)s)'
-        parser.add_argument(flag, default=value, help=text, **options)
-
-    add('--data', 'data/demo', 'folder of the pictures', metavar='DIR')
-    add('--work-dir', 'work_dirs/pretrain_demo', 'folder of all else', metavar='DIR')
-    add('--train', defaults.train, 'scenes to train on', type=int, metavar='N')
-    add('--val', defaults.val, 'scenes held out', type=int, metavar='N')
+    add_demo_options(parser, 'work_dirs/pretrain_demo')
     add_config_options(
         parser, 'change settings of configs/classification/demo_poolformer_s12.py'
     )
@@ -52,10 +43,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Do what the command line says."""
     args = parse(argv)
-    try:
-        settings = DemoSettings(args.train, args.val)
-    except ValueError as error:
-        raise UsageError(f'--{error}') from error
+    settings = demo_settings(args)
     # torch: not for --help
     from mmpoolformer.engine.pretrain_demo import (
         PretrainDemo,

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.datasets.demo_data import DemoSettings
 from mmpoolformer.engine.arguments import add_config_options, tool_parser
-from mmpoolformer.engine.errors import UsageError, run_tool
+from mmpoolformer.engine.demo_arguments import add_demo_options, demo_settings
+from mmpoolformer.engine.errors import run_tool
 
 DESCRIPTION = """\
 Train RetinaNet with a PoolFormer-S12 from scratch on generated pictures, evaluate
@@ -28,19 +28,8 @@ EXAMPLES = """examples:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    defaults = DemoSettings()
     parser = tool_parser('quickstart.py', DESCRIPTION, EXAMPLES)
-
-    def add(flag: str, value: object, text: str, **options: object) -> None:
-        text = f'{text} (default: %(default)s)'
-        parser.add_argument(flag, default=value, help=text, **options)
-
-    add('--data', 'data/demo', 'folder of the pictures', metavar='DIR')
-    add('--work-dir', 'work_dirs/quickstart', 'folder of all else', metavar='DIR')
-    add('--train', defaults.train, 'scenes to train on', type=int, metavar='N')
-    add('--val', defaults.val, 'scenes held out', type=int, metavar='N')
-    add('--size', defaults.size, 'side in pixels', type=int, metavar='N')
-    add('--seed', defaults.seed, 'seed of the scenes', type=int, metavar='N')
+    add_demo_options(parser, 'work_dirs/quickstart')
     add_config_options(
         parser, 'change settings of configs/detection/demo_retinanet_poolformer_s12.py'
     )
@@ -50,10 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Do what the command line says."""
     args = parse(argv)
-    try:
-        settings = DemoSettings(args.train, args.val, args.size, args.seed)
-    except ValueError as error:
-        raise UsageError(f'--{error}') from error
+    settings = demo_settings(args)
     # torch: not for --help
     from mmpoolformer.engine.quickstart import Quickstart, run_quickstart, summary
 
