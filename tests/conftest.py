@@ -12,7 +12,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         '--long',
         action='store_true',
-        help='repeat what a short run does a few times (kills, iterations) often',
+        help='repeat what a short run does a few times (kills, iterations) often, and '
+        'run what it leaves out',
     )
 
 

@@ -1,40 +1,24 @@
-"""What README and docs name is there: files, tools, options, targets and code."""
+"""What README and docs name is there, and their Python runs.
+
+Commands are run by `test_commands.py`.
+"""
 
 import re
-import shlex
-import subprocess
-import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from documented import BLOCKS, PAGES, text_of
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 from random_models import make_models
+from tool_process import ROOT
 from torch import nn
 
 from mmpoolformer import create_model
 from mmpoolformer.registry import MODELS
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
-    *ROOT.glob('*.md'),
-    *sorted((ROOT / 'docs').rglob('*.md')),
-]
-BLOCKS = [
-    (page, language, text)
-    for page in PAGES
-    for language, text in re.findall(r'```(\w+)\n(.*?)```', page.read_text(), re.S)
-]
-COMMANDS = [
-    (page, line.split('  #')[0].strip())
-    for page, language, text in BLOCKS
-    if language == 'bash'
-    for line in text.replace('\\\n', ' ').splitlines()
-    if line.strip() and not line.startswith('#')
-]
 PYTHON = [(page, text) for page, language, text in BLOCKS if language == 'python']
 
 
@@ -42,47 +26,17 @@ def name(value: object) -> str:
     return value.name if isinstance(value, Path) else str(value)[:40]
 
 
-@cache
-def help_of(tool: str) -> str:
-    interpreter = [sys.executable] if tool.endswith('.py') else ['bash']
-    done = subprocess.run(
-        [*interpreter, ROOT / tool, *(['--help'] if tool.endswith('.py') else [])],
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout + done.stderr
-
-
 @pytest.mark.parametrize('page', PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r'\]\(([^)#\s]+)[^)]*\)', page.read_text()):
+    for link in re.findall(r'\]\(([^)#\s]+)[^)]*\)', text_of(page)):
         if '://' not in link:
             assert (page.parent / link).exists(), link
 
 
 @pytest.mark.parametrize('page', PAGES, ids=name)
 def test_configs_and_tools_that_are_named_exist(page: Path) -> None:
-    found = re.findall(r'\b((?:configs|tools)/[\w/]+\.(?:py|sh))', page.read_text())
+    found = re.findall(r'\b((?:configs|tools)/[\w/]+\.(?:py|sh))', text_of(page))
     assert [path for path in found if not (ROOT / path).is_file()] == []
-
-
-@pytest.mark.parametrize(('page', 'command'), COMMANDS, ids=name)
-def test_command_is_one_that_its_program_knows(page: Path, command: str) -> None:
-    words = [w for w in shlex.split(command) if not re.match(r'[A-Z_]+=', w)]
-    if words[0] == 'make':
-        targets = [word for word in words[1:] if '=' not in word]
-        makefile = (ROOT / 'Makefile').read_text()
-        assert all(re.search(f'^{t}:', makefile, re.M) for t in targets)
-    tool = next((word for word in words if word.startswith('tools/')), None)
-    if tool is None:
-        known = ('make', 'pip', 'python', 'git', 'cd', 'pre-commit', 'tensorboard')
-        assert words[0].split('/')[-1] in known, 'a program that is not known here'
-        return
-    shown = help_of(tool)
-    if tool.endswith('train.sh') or tool.endswith('test.sh'):
-        shown += help_of(f'tools/{"train" if "train" in tool else "test"}.py')
-    for option in re.findall(r'(?<=\s)--[\w-]+', command):
-        assert option in shown, f'{tool} has no {option}'
 
 
 @pytest.mark.parametrize(('page', 'text'), PYTHON, ids=name)

@@ -31,6 +31,13 @@ for name, arguments in json.load(sys.stdin):
 print(json.dumps(results))
 """
 
+PRINT_ARGUMENTS = """#!/usr/bin/env python3
+import json, os, sys
+names = ('OMP_NUM_THREADS', 'PYTHONPATH')
+print(json.dumps({'argv': sys.argv[1:], 'env': {n: os.environ.get(n) for n in names}}))
+sys.exit(int(os.environ.get('STAND_IN_CODE', 0)))
+"""
+
 
 def environment() -> dict:
     """Return variables for a second process that finds the package and one core."""
@@ -96,3 +103,10 @@ def free_port() -> str:
     with socket.socket() as server:
         server.bind(('127.0.0.1', 0))
         return str(server.getsockname()[1])
+
+
+def write_stand_ins(folder: Path, *names: str) -> None:
+    """Write programs that print, as JSON, how they were called."""
+    for name in names:
+        (folder / name).write_text(PRINT_ARGUMENTS)
+        (folder / name).chmod(0o755)

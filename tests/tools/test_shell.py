@@ -4,14 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tool_process import ROOT, environment
-
-PRINT_ARGUMENTS = """#!/usr/bin/env python3
-import json, os, sys
-names = ('OMP_NUM_THREADS', 'PYTHONPATH')
-print(json.dumps({'argv': sys.argv[1:], 'env': {n: os.environ.get(n) for n in names}}))
-sys.exit(int(os.environ.get('STAND_IN_CODE', 0)))
-"""
+from tool_process import ROOT, environment, write_stand_ins
 
 
 @pytest.fixture
@@ -19,9 +12,7 @@ def stand_in(tmp_path: Path) -> Path:
     """A folder with an `srun` and a `python` that print how they were called."""
     folder = tmp_path / 'bin'
     folder.mkdir()
-    for name in ('srun', 'sbatch', 'stand_in_python'):
-        (folder / name).write_text(PRINT_ARGUMENTS)
-        (folder / name).chmod(0o755)
+    write_stand_ins(folder, 'srun', 'sbatch', 'stand_in_python')
     return folder
 
 
