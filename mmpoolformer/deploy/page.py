@@ -256,7 +256,11 @@ def running_page(
     limits = limits or Limits()
     with (
         TemporaryDirectory(prefix='mmpoolformer-demo-') as folder,
-        _given_in(Path(folder) / 'given'),
+        _variables(
+            # What users give.
+            GRADIO_TEMP_DIR=str(Path(folder) / 'given'),
+            no_proxy=_without_proxy(host),
+        ),
     ):
         page = build_page(predictors, write_examples(Path(folder) / 'examples'), limits)
         look = _look() if _moved_to_launch() else {}
@@ -284,17 +288,24 @@ def running_page(
 
 
 @contextmanager
-def _given_in(folder: Path) -> Iterator[None]:
-    """Let Gradio keep what users give in a folder; it can be told by this alone."""
-    name = 'GRADIO_TEMP_DIR'
-    before = os.environ.get(name)
-    os.environ[name] = str(folder)
+def _variables(**values: str) -> Iterator[None]:
+    """Set variables of the environment, since Gradio can be told by these alone."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _without_proxy(host: str) -> str:
+    """Add a host to those that no proxy is asked for: Gradio asks its own page."""
+    others = os.environ.get('no_proxy') or os.environ.get('NO_PROXY') or ''
+    return f'{others},{host}'.lstrip(',')
 
 
 class Guard:
