@@ -1,6 +1,7 @@
 """Training and testing, from a parsed command line to the results."""
 
 import os
+import signal
 import sys
 import warnings
 from argparse import Namespace
@@ -114,6 +115,8 @@ def _run(
         raise
     finally:
         disconnect_processes()
+        # Torch would tell of readers that the interpreter ends at exit.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _train(args: Namespace, config: Config) -> None:

@@ -98,8 +98,6 @@ class StopOnSignal(Hook):
             f'saved: --resume auto goes on (exit code {STOPPED_CODE})'
         )
         all_true(True)  # the file is there before any process ends
-        # Readers that are ended at exit are no error, of which torch would tell.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         raise SystemExit(_exit_code())
 
     def _note(self, number: int, frame: FrameType | None) -> None:

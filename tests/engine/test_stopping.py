@@ -58,12 +58,9 @@ def test_a_launcher_asks_and_is_told_by_files(
     job.mkdir()
     (job / STOP).touch()
     monkeypatch.setenv(JOB_VARIABLE, str(job))
-    before = signal.signal(signal.SIGCHLD, lambda *_: None)
     with pytest.raises(SystemExit) as caught:
         train(settings(tmp_path / 'run', 20), StopOnSignal())
     assert caught.value.code == 0
-    # Torch's own handler takes readers that are ended at exit for an error.
-    assert signal.signal(signal.SIGCHLD, before) is signal.SIG_DFL
     assert (job / STOPPED).exists()
     assert (tmp_path / 'run' / 'iter_1.pth').is_file()
 
@@ -108,8 +105,11 @@ def test_a_signal_while_data_is_checked_ends_with_the_same_code(
     monkeypatch.setenv('LOCAL_RANK', '0')
     work = tmp_path / 'work'
     args = parse_train([str(tmp_path / 'config.py'), '--work-dir', str(work)])
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
     with pytest.raises(SystemExit) as caught:
         launch.train(args)
+    # Torch's own handler takes readers that the interpreter ends at exit for an error.
+    assert signal.signal(signal.SIGCHLD, before) is signal.SIG_DFL
     assert caught.value.code == STOPPED_CODE
     assert 'Stopped by SIGTERM before the first iteration' in capsys.readouterr().err
     assert not work.exists()
