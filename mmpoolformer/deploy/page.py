@@ -303,9 +303,12 @@ def _variables(**values: str) -> Iterator[None]:
 
 
 def _without_proxy(host: str) -> str:
-    """Add a host to those that no proxy is asked for: Gradio asks its own page."""
+    """Add a host to those that no proxy is asked for: Gradio asks its own page.
+
+    Where it listens on all addresses, it asks at `localhost`.
+    """
     others = os.environ.get('no_proxy') or os.environ.get('NO_PROXY') or ''
-    return f'{others},{host}'.lstrip(',')
+    return f'{others},{host},localhost'.lstrip(',')
 
 
 class Guard:
