@@ -118,35 +118,41 @@ def trained(name: str, last: str = 'epoch_1.pth') -> tuple[str, ...]:
 
 
 RULES = [
-    # Training and testing.
+    # Training and testing. What starts several processes has its tests in
+    # tests/tools/test_dist.py, which are shorter.
     Rule(
         rf'tools/dist_train.sh {RETINANET} 8',
         options(*COCO),
         {' 8': ' 2'},
         trained(Path(RETINANET).stem),
+        long=True,
     ),
     Rule(
         rf'tools/dist_train.sh {CLASSIFIER} 8',
         options(*FEW),
         {' 8': ' 2'},
         trained(Path(CLASSIFIER).stem),
+        long=True,
     ),
     Rule(
         r'tools/dist_train.sh CONFIG 8( --strategy fsdp)?',
         options('train_cfg.max_epochs=1'),
         {**SMALL, ' 8': ' 2'},
         trained('config'),
+        long=True,
     ),
     Rule(
         rf'tools/dist_test.sh {RETINANET} \S+ 8',
         options(*TEST_COCO),
         {' 8': ' 2', 'CHECKPOINT': 'epoch_12.pth'},
         ('work_dirs/*/results_epoch_12.json',),
+        long=True,
     ),
     Rule(
         r'tools/dist_test.sh CONFIG CHECKPOINT 8',
         words={**SMALL, ' 8': ' 2'},
         makes=('work_dirs/config/results_checkpoint*.json',),
+        long=True,
     ),
     Rule(
         rf'python tools/train.py {RETINANET}( .*)?',
@@ -214,6 +220,7 @@ RULES = [
         options('train_cfg.max_epochs=1'),
         {**SMALL, ' 8': ' 1', '10.0.0.1': '127.0.0.1'},
         trained('config'),
+        long=True,
     ),
     Rule(
         r'GPUS=16 tools/slurm_train.sh .*',
@@ -434,7 +441,7 @@ class Shell:
         """Run a line that must succeed and return what it printed."""
         process = self.start(line, here)
         output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, f'{line}\n{output[-4000:]}'
+        assert process.returncode == 0, f'{line}\n{output}'
         return output
 
 
