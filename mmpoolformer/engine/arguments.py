@@ -73,9 +73,10 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         '--strategy',
-        choices=('ddp', 'fsdp'),
+        choices=('ddp', 'fsdp', 'deepspeed'),
         help='what several processes do: ddp keeps a whole model in each (default), '
-        'fsdp a slice, for models that one GPU has no room for',
+        'fsdp a slice, for models that one GPU has no room for; deepspeed the model '
+        'and a slice of gradients and optimizer',
     )
     parser.add_argument(
         '--auto-scale-lr',

@@ -142,7 +142,7 @@ class FiniteGuard(Hook):
         loss = number(outputs.get('loss', 0.0))
         if not math.isfinite(loss):
             return f'the loss is {loss}'
-        if self.bad:
+        if self.bad or getattr(runner.optim_wrapper, 'was_skipped', False):
             return 'a gradient is not finite'
         if self.overflows >= self.most_overflows:
             return f'gradients overflow even at a loss scale of {self.scale:g}'

@@ -41,6 +41,7 @@ from mmpoolformer.engine.results import (
     write_json,
 )
 from mmpoolformer.engine.runner import ToolRunner
+from mmpoolformer.engine.sharding import strategy_of
 from mmpoolformer.engine.stopping import StopOnSignal
 from mmpoolformer.engine.tta import use_tta
 
@@ -138,7 +139,7 @@ def _prepared(args: Namespace, config: Config, hooks: Sequence[Hook]) -> ToolRun
     """Return a runner that is ready to train, once the data was checked."""
     if args.amp:
         settings.use_amp(config)
-    if args.strategy:
+    if args.strategy and args.strategy != strategy_of(config)[0]:
         config.strategy = args.strategy
     if args.auto_scale_lr:
         settings.use_auto_scale_lr(config)

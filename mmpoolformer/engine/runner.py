@@ -44,8 +44,15 @@ from mmpoolformer.engine.sharding import (
     shard_model,
     shards,
     share_out_loaded_steps,
+    strategy_of,
 )
 from mmpoolformer.engine.sync_norm import use_cpu_norms
+from mmpoolformer.engine.zero import (
+    ZeroOptimWrapper,
+    ZeroState,
+    check_zero,
+    zero_settings,
+)
 
 CHECKPOINT_ERRORS = (
     OSError,
@@ -86,7 +93,7 @@ class ToolRunner(Runner):
     Attributes:
         needs_all_weights: Whether a checkpoint must hold every tensor of the model.
         older: Checkpoints to go on from where the one to resume can't be read.
-        sharded: What gathers the parameters for checkpoints, once they are shared out.
+        sharded: What gathers for checkpoints what was shared out, if anything was.
     """
 
     needs_all_weights = False
@@ -104,7 +111,9 @@ class ToolRunner(Runner):
         kind = cfg.get('runner_type', 'Runner')
         if kind != 'Runner':
             raise UserError(f"runner_type={kind}: these tools run mmengine's Runner")
-        shards(cfg)  # a strategy that is not there is told before any work
+        name, options = strategy_of(cfg)  # a wrong one is told before any work
+        if name == 'deepspeed':
+            zero_settings(options)
         with blame(str(cfg.filename or 'config')):
             return super().from_cfg(cfg)
 
@@ -134,8 +143,10 @@ class ToolRunner(Runner):
                 check_classes(unwrapped(self.model), self.val_dataloader.dataset)
             if shards(self.cfg):
                 self._shard_model()
+            if strategy_of(self.cfg)[0] == 'deepspeed':
+                self._use_zero()
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
-        if self.sharded:
+        if shards(self.cfg):
             share_out_loaded_steps(self.optim_wrapper)
         self._tell_batch()
         seed_items(self.train_dataloader)
@@ -177,9 +188,10 @@ class ToolRunner(Runner):
         """Wrap the model for a distributed job; on CPUs without device numbers.
 
         torch's synchronised BatchNorm runs on GPUs alone; ours takes its place. A model
-        that is to be shared out stays as it is until `prepare_training`.
+        of which something is to be shared out stays as it is until that is done.
         """
-        is_ours = self.distributed and (on_cpu() or shards(self.cfg))
+        is_whole = strategy_of(self.cfg)[0] == 'ddp'
+        is_ours = self.distributed and (on_cpu() or not is_whole)
         if not is_ours or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
         model = model.to(get_device())
@@ -187,7 +199,7 @@ class ToolRunner(Runner):
             model = convert_sync_batchnorm(model, self.cfg.sync_bn)
         if on_cpu():
             use_cpu_norms(model)
-        if shards(self.cfg):
+        if not is_whole:
             return model
         wrapper = model_wrapper_cfg or {
             'broadcast_buffers': False,
@@ -252,6 +264,13 @@ class ToolRunner(Runner):
         self.sharded = ShardedState()
         self.register_hook(self.sharded)
 
+    def _use_zero(self) -> None:
+        """Let DeepSpeed share out the optimizer, once a checkpoint has been loaded."""
+        check_zero(self)
+        self.optim_wrapper = {**self.optim_wrapper, 'type': ZeroOptimWrapper}
+        self.sharded = ZeroState(zero_settings(strategy_of(self.cfg)[1]))
+        self.register_hook(self.sharded)
+
     def save_checkpoint(self, *place: object, **options: object) -> None:
         """Save a checkpoint, as mmengine does, of whole tensors; all processes must."""
         if self.sharded:
@@ -259,7 +278,7 @@ class ToolRunner(Runner):
         super().save_checkpoint(*place, **options)
 
     def _init_model_weights(self) -> None:
-        if self.sharded:
+        if self.sharded and shards(self.cfg):
             return
         with blame(str(self.cfg.filename or 'config'), CHECKPOINT_ERRORS):
             super()._init_model_weights()

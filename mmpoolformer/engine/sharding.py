@@ -24,34 +24,41 @@ from mmpoolformer.models.block import MetaFormerBlock
 
 # What a config may say in `strategy`, by our names and mmengine's.
 STRATEGIES = {
-    None: False,
-    'ddp': False,
-    'DDPStrategy': False,
-    'fsdp': True,
-    'FSDPStrategy': True,
+    None: 'ddp',
+    'ddp': 'ddp',
+    'DDPStrategy': 'ddp',
+    'fsdp': 'fsdp',
+    'FSDPStrategy': 'fsdp',
+    'deepspeed': 'deepspeed',
+    'DeepSpeedStrategy': 'deepspeed',
 }
 
 
-def shards(config: Config) -> bool:
-    """Tell whether a config asks to share out the parameters.
+def strategy_of(config: Config) -> tuple[str, dict]:
+    """Return by our name what several processes do by a config, and its options.
 
     Args:
-        config: The config; its `strategy` is a name, or a dict with `type` alone.
+        config: The config; its `strategy` is a name, or a dict with `type`.
 
     Raises:
-        UserError: If the strategy is unknown, or has options.
+        UserError: If the strategy is unknown, or has options where there are none.
     """
     asked = config.get('strategy')
     name, options = asked, {}
     if isinstance(asked, dict):
         options = dict(asked)
         name = options.pop('type', None)
-    if options or name not in STRATEGIES:
+    if name not in STRATEGIES or (options and STRATEGIES[name] != 'deepspeed'):
         raise UserError(
-            f"strategy={asked!r}: these tools have 'ddp' and 'fsdp', without options; "
-            'docs/distributed.md tells of DeepSpeed'
+            f"strategy={asked!r}: these tools have 'ddp' and 'fsdp', without options, "
+            "and 'deepspeed'"
         )
-    return STRATEGIES[name]
+    return STRATEGIES[name], options
+
+
+def shards(config: Config) -> bool:
+    """Tell whether a config asks to share out the parameters."""
+    return strategy_of(config)[0] == 'fsdp'
 
 
 def shard_model(model: nn.Module) -> None:
@@ -131,9 +138,8 @@ class ShardedState(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put what was gathered in place of this process's slices."""
-        checkpoint['state_dict'] = self.gathered['state_dict']
-        if 'optimizer' in checkpoint:
-            checkpoint['optimizer'] = self.gathered['optimizer']
+        for part in self.gathered.keys() & checkpoint.keys():
+            checkpoint[part] = self.gathered[part]
         self.gathered = {}
 
 

@@ -5,82 +5,21 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.model import BaseModel
-from mmengine.registry import MODELS
-from tiny_training import Layers, settings, train
-from torch import nn
+from shared_training import STEPS, StopAt, config_of, last, log
+from tiny_training import train
 from torch.distributed import fsdp
 from torch.testing import assert_close
 from two_processes import in_two_processes
 
-from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.engine.errors import UserError
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.sharding import is_shared_out, shards
-from mmpoolformer.models import MetaFormer
 
-STEPS = 6
 has_fsdp = hasattr(
     getattr(fsdp, 'FSDPModule', None), 'set_force_sum_reduction_for_comms'
 )
 with_fsdp = pytest.mark.skipif(not has_fsdp, reason='torch is too old for FSDP on CPUs')
-
-
-@MODELS.register_module()
-class Blocks(Layers):
-    """A backbone for numbers, spread over a picture, with SyncBN on its last map."""
-
-    def __init__(self, frozen_stages: int = -1) -> None:
-        BaseModel.__init__(self)
-        arch = dict(depths=(1, 1, 1, 1), dims=(8, 11, 24, 32), layer_scale_init=0.5)
-        self.spread = nn.Linear(50, 3 * 32 * 32)
-        self.backbone = MetaFormer(arch, frozen_stages=frozen_stages)
-        self.norm = nn.SyncBatchNorm(32)
-        self.head = nn.Linear(32, 1)
-
-    def net(self, inputs: torch.Tensor) -> torch.Tensor:
-        maps = self.backbone(self.spread(inputs).unflatten(1, (3, 32, 32)))
-        more = sum((i + 1) * m[:, 0].mean((1, 2)) for i, m in enumerate(maps))
-        return self.head(self.norm(maps[-1]).mean((2, 3))) + more[:, None]
-
-    def init_weights(self) -> None:
-        torch.manual_seed(7)
-        for layer in (self.spread, self.head):
-            nn.init.normal_(layer.weight, std=0.1)
-
-
-def config_of(
-    folder: Path,
-    strategy: str | dict | None,
-    frozen: int = -1,
-    accumulated: int = 1,
-    **numbers: object,
-) -> Config:
-    config = settings(folder, STEPS, **numbers)
-    config.launcher, config.strategy = 'pytorch', strategy
-    guard = dict(type='mmpoolformer.FiniteGuard', policy='skip', most_in_a_row=2)
-    config.custom_hooks = [guard]
-    config.model = dict(type='Blocks', frozen_stages=frozen)
-    config.optim_wrapper.optimizer.lr = 2e-3
-    config.optim_wrapper.clip_grad = dict(max_norm=0.5)
-    config.optim_wrapper.accumulative_counts = accumulated
-    return config
-
-
-class StopAt(Hook):
-    """Ends a run when its checkpoint is written."""
-
-    priority = 'LOWEST'
-
-    def __init__(self, step: int | None) -> None:
-        self.step = step
-
-    def after_train_iter(self, runner: ToolRunner, **_: object) -> None:
-        if runner.iter + 1 == self.step:
-            raise SystemExit
 
 
 def _train(
@@ -107,15 +46,6 @@ def train_both(
     meet = folder.with_name(f'{folder.name}_{stop}_meet')
     work = partial(_train, folder, strategy, options, stop)
     assert in_two_processes(work, meet) == [0, 0]
-
-
-def log(folder: Path) -> list[dict]:
-    lines = (folder / 'train_log.jsonl').read_text().splitlines()
-    return [json.loads(line.replace('null', 'NaN')) for line in lines]
-
-
-def last(folder: Path) -> dict:
-    return read_checkpoint(folder / f'iter_{STEPS}.pth')
 
 
 @with_fsdp
@@ -178,7 +108,7 @@ def test_models_are_whole_unless_told_otherwise(strategy: object) -> None:
 
 @pytest.mark.parametrize(
     'strategy',
-    ['zero', dict(type='DeepSpeedStrategy'), dict(type='FSDPStrategy', x=1)],
+    ['zero', dict(type='ColossalAIStrategy'), dict(type='FSDPStrategy', x=1)],
 )
 def test_strategies_that_are_not_there_are_refused(
     tmp_path: Path, strategy: object

@@ -1,5 +1,7 @@
 import json
+import os
 import socket
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,14 +75,24 @@ def test_two_machines_train_as_one_with_two_processes(
     ]
 
 
-@pytest.mark.skipif(not HAS_FSDP, reason='torch is too old for FSDP on CPUs')
+FSDP = pytest.mark.skipif(not HAS_FSDP, reason='torch is too old for FSDP on CPUs')
+DEEPSPEED = pytest.mark.skipif(
+    find_spec('deepspeed') is None, reason='DeepSpeed is not installed'
+)
+
+
+@pytest.mark.parametrize(
+    'strategy',
+    [pytest.param('fsdp', marks=FSDP), pytest.param('deepspeed', marks=DEEPSPEED)],
+)
 def test_a_detector_that_was_shared_out_is_tested_by_one_process(
-    tiny: SimpleNamespace,
+    tiny: SimpleNamespace, strategy: str
 ) -> None:
-    work = tiny.folder / 'shared_out'
-    words = tiny.detection, 2, '--strategy', 'fsdp', '--work-dir', work
+    work = tiny.folder / strategy
+    words = tiny.detection, 2, '--strategy', strategy, '--work-dir', work
     short = '--cfg-options', 'train_cfg.max_epochs=1'
-    run('tools/dist_train.sh', *words, *short, PORT=free_port())
+    paths = os.environ.get('PYTHONPATH', '')  # where DeepSpeed may be
+    run('tools/dist_train.sh', *words, *short, PORT=free_port(), PYTHONPATH=paths)
     command = ['tools/test.py', tiny.detection, work / 'epoch_1.pth']
     (one,) = run_many([[*command, '--work-dir', work]], tiny.folder)
     assert one['code'] == 0, one['err']

@@ -1,0 +1,81 @@
+"""A training of blocks in two processes, for what is shared out over them."""
+
+import json
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from tiny_training import Layers, settings
+from torch import nn
+
+from mmpoolformer.checkpoints.reading import read_checkpoint
+from mmpoolformer.engine.runner import ToolRunner
+from mmpoolformer.models import MetaFormer
+
+STEPS = 6
+
+
+@MODELS.register_module()
+class Blocks(Layers):
+    """A backbone for numbers, spread over a picture, with SyncBN on its last map."""
+
+    def __init__(self, frozen_stages: int = -1) -> None:
+        BaseModel.__init__(self)
+        arch = dict(depths=(1, 1, 1, 1), dims=(8, 11, 24, 32), layer_scale_init=0.5)
+        self.spread = nn.Linear(50, 3 * 32 * 32)
+        self.backbone = MetaFormer(arch, frozen_stages=frozen_stages)
+        self.norm = nn.SyncBatchNorm(32)
+        self.head = nn.Linear(32, 1)
+
+    def net(self, inputs: torch.Tensor) -> torch.Tensor:
+        maps = self.backbone(self.spread(inputs).unflatten(1, (3, 32, 32)))
+        more = sum((i + 1) * m[:, 0].mean((1, 2)) for i, m in enumerate(maps))
+        return self.head(self.norm(maps[-1]).mean((2, 3))) + more[:, None]
+
+    def init_weights(self) -> None:
+        torch.manual_seed(7)
+        for layer in (self.spread, self.head):
+            nn.init.normal_(layer.weight, std=0.1)
+
+
+def config_of(
+    folder: Path,
+    strategy: str | dict | None,
+    frozen: int = -1,
+    accumulated: int = 1,
+    **numbers: object,
+) -> Config:
+    config = settings(folder, STEPS, **numbers)
+    config.launcher, config.strategy = 'pytorch', strategy
+    guard = dict(type='mmpoolformer.FiniteGuard', policy='skip', most_in_a_row=2)
+    config.custom_hooks = [guard]
+    config.model = dict(type='Blocks', frozen_stages=frozen)
+    config.optim_wrapper.optimizer.lr = 2e-3
+    config.optim_wrapper.clip_grad = dict(max_norm=0.5)
+    config.optim_wrapper.accumulative_counts = accumulated
+    return config
+
+
+class StopAt(Hook):
+    """Ends a run when its checkpoint is written."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+
+    def after_train_iter(self, runner: ToolRunner, **_: object) -> None:
+        if runner.iter + 1 == self.step:
+            raise SystemExit
+
+
+def log(folder: Path) -> list[dict]:
+    lines = (folder / 'train_log.jsonl').read_text().splitlines()
+    return [json.loads(line.replace('null', 'NaN')) for line in lines]
+
+
+def last(folder: Path) -> dict:
+    return read_checkpoint(folder / f'iter_{STEPS}.pth')
