@@ -1,8 +1,10 @@
 """A training of blocks in two processes, for what is shared out over them."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -10,6 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from tiny_training import Layers, settings
 from torch import nn
+from torch.testing import assert_close
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.engine.runner import ToolRunner
@@ -79,3 +82,31 @@ def log(folder: Path) -> list[dict]:
 
 def last(folder: Path) -> dict:
     return read_checkpoint(folder / f'iter_{STEPS}.pth')
+
+
+def check_resuming(folder: Path, train: Callable, parts: Sequence[str]) -> None:
+    """Ask that a training that was stopped ends as one that was not, to the bit.
+
+    `train` takes a folder and the step to stop at, `None` for the end; `parts` of the
+    last checkpoints are compared.
+    """
+    whole, stopped = folder / 'whole', folder / 'stopped'
+    train(whole, None)
+    for stop in (4, None):
+        train(stopped, stop)
+    assert log(stopped) == log(whole)
+    for part in parts:
+        assert_close(last(stopped)[part], last(whole)[part], rtol=0, atol=0)
+
+
+def check_going_on(folder: Path, train: Callable, order: Sequence[str]) -> None:
+    """Ask that one strategy goes on from what another has saved.
+
+    `train` takes a folder, the strategy and the step to stop at.
+    """
+    whole, changed = folder / 'whole', folder / 'changed'
+    train(whole, 'ddp', None)
+    for stop, strategy in zip((4, None), order, strict=True):
+        train(changed, strategy, stop)
+    for one, other in zip(log(changed), log(whole), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from shared_training import STEPS, StopAt, config_of, last, log
+from shared_training import (
+    STEPS,
+    StopAt,
+    check_going_on,
+    check_resuming,
+    config_of,
+    last,
+    log,
+)
 from tiny_training import train
 from torch.testing import assert_close
 from two_processes import in_two_processes
@@ -124,24 +132,17 @@ def test_losses_and_checkpoints_are_those_of_whole_optimizers(
 
 @with_deepspeed
 def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path) -> None:
-    whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
-    train_both(whole, zero(2))
-    for stop in (4, None):
-        train_both(stopped, zero(2), stop)
-    assert log(stopped) == log(whole)
-    for part in ('state_dict', 'ema_state_dict', 'optimizer'):
-        assert_close(last(stopped)[part], last(whole)[part], rtol=0, atol=0)
+    def train_sharded(folder: Path, stop: int | None) -> None:
+        train_both(folder, zero(2), stop)
+
+    parts = ('state_dict', 'ema_state_dict', 'optimizer')
+    check_resuming(tmp_path, train_sharded, parts)
 
 
 @with_deepspeed
 @pytest.mark.parametrize('order', [('ddp', 'deepspeed'), ('deepspeed', 'ddp')])
 def test_each_way_goes_on_from_the_other(tmp_path: Path, order: tuple) -> None:
-    whole, changed = tmp_path / 'whole', tmp_path / 'changed'
-    train_both(whole, 'ddp')
-    for stop, strategy in zip((4, None), order, strict=True):
-        train_both(changed, strategy, stop)
-    for one, other in zip(log(changed), log(whole), strict=True):
-        assert one == pytest.approx(other, rel=1e-3)
+    check_going_on(tmp_path, train_both, order)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from shared_training import STEPS, StopAt, config_of, last, log
+from shared_training import (
+    STEPS,
+    StopAt,
+    check_going_on,
+    check_resuming,
+    config_of,
+    last,
+    log,
+)
 from tiny_training import train
 from torch.distributed import fsdp
 from torch.testing import assert_close
@@ -81,24 +89,17 @@ def test_losses_and_checkpoints_are_those_of_whole_models(
 @with_fsdp
 def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path) -> None:
     """Stopped while gradients wait for their step."""
-    whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
-    train_both(whole, 'fsdp', accumulated=3)
-    for stop in (4, None):
-        train_both(stopped, 'fsdp', stop, accumulated=3)
-    assert log(stopped) == log(whole)
-    for part in ('state_dict', 'optimizer'):
-        assert_close(last(stopped)[part], last(whole)[part], rtol=0, atol=0)
+
+    def train_sharded(folder: Path, stop: int | None) -> None:
+        train_both(folder, 'fsdp', stop, accumulated=3)
+
+    check_resuming(tmp_path, train_sharded, ('state_dict', 'optimizer'))
 
 
 @with_fsdp
 @pytest.mark.parametrize('order', [('ddp', 'fsdp'), ('fsdp', 'ddp')])
 def test_each_way_goes_on_from_the_other(tmp_path: Path, order: tuple) -> None:
-    whole, changed = tmp_path / 'whole', tmp_path / 'changed'
-    train_both(whole, 'ddp')
-    for stop, strategy in zip((4, None), order, strict=True):
-        train_both(changed, strategy, stop)
-    for one, other in zip(log(changed), log(whole), strict=True):
-        assert one == pytest.approx(other, rel=1e-3)
+    check_going_on(tmp_path, train_both, order)
 
 
 @pytest.mark.parametrize('strategy', [None, 'ddp', dict(type='DDPStrategy')])
