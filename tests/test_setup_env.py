@@ -47,7 +47,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple:
     (root / 'requirements' / 'forks.txt').write_text(PINS)
     (root / 'setup.py').write_text('# requirements')
     monkeypatch.setattr(tool, 'ROOT', root)
-    monkeypatch.setattr(tool, 'check_disk', lambda needs: None)
+    monkeypatch.setattr(tool, 'check_disk', lambda needs, free: None)
     return tool.Place(tool.STACKS['forks'], tmp_path / 'venv')
 
 
@@ -186,19 +186,53 @@ def test_full_disk_is_told_with_what_is_needed(tmp_path: Path) -> None:
 
 
 def test_disk_needs_shrink_with_what_is_done(place: tuple) -> None:
-    everything = sum(tool.disk_needs(place, ['venv', 'torch', 'mmcv', 'rest']).values())
-    without_torch = sum(tool.disk_needs(place, ['mmcv', 'rest']).values())
-    assert everything > without_torch + 5
-    assert sum(tool.disk_needs(place, ['proof']).values()) == 0
+    def needs(*stages: str) -> float:
+        return sum(tool.disk_needs(place, list(stages), cached=False).values())
+
+    assert needs('venv', 'torch', 'mmcv', 'rest') > needs('mmcv', 'rest') + 5
+    # Downloads of torch are gone when the next stage begins.
+    assert needs('torch', 'proof') == needs('torch')
+    assert needs('proof') == 0
 
 
-def test_disk_needs_without_a_cache(
+def test_little_room_does_without_pips_cache(
     place: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.undo()  # check_disk is the real one here
     monkeypatch.delenv('PIP_NO_CACHE_DIR', raising=False)
-    cached = sum(tool.disk_needs(place, ['torch']).values())
+    stages = ['venv', 'torch', 'mmcv', 'rest']
+    bare = sum(tool.disk_needs(place, stages, cached=False).values())
+    full = sum(tool.disk_needs(place, stages, cached=True).values())
+    assert full > bare + 3
+    assert tool.room_for_cache(place, stages, lambda folder: (full + 0.1) * 1e9)
+    assert not tool.room_for_cache(place, stages, lambda folder: (full - 0.1) * 1e9)
+    with pytest.raises(tool.SetupError, match='make room'):
+        tool.room_for_cache(place, stages, lambda folder: (bare - 0.1) * 1e9)
     monkeypatch.setenv('PIP_NO_CACHE_DIR', '1')
-    assert sum(tool.disk_needs(place, ['torch']).values()) < cached - 2
+    assert not tool.room_for_cache(place, stages, lambda folder: (full + 9) * 1e9)
+
+
+def test_set_up_tells_of_no_cache_and_passes_it_to_pip(
+    place: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {}
+
+    def runner(log: Path, stream: io.StringIO, variables: dict) -> FakeRun:
+        given.update(variables)
+        return FakeRun()
+
+    monkeypatch.setattr(tool, 'preflight', lambda place, pending: False)
+    monkeypatch.setattr(tool, 'Runner', runner)
+    stream = io.StringIO()
+    tool.set_up(place, stream)
+    assert given == {'PIP_NO_CACHE_DIR': '1'}
+    assert 'pip keeps no copies' in stream.getvalue()
+
+
+def test_variables_reach_every_command(tmp_path: Path) -> None:
+    run = tool.Runner(tmp_path / 'log', io.StringIO(), {'PIP_NO_CACHE_DIR': '1'})
+    run([sys.executable, '-c', 'import os; print(os.environ["PIP_NO_CACHE_DIR"], "!")'])
+    assert '\n1 !\n' in (tmp_path / 'log').read_text()
 
 
 def test_folder_with_somebodys_work_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Running the command-line tools in second processes."""
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -99,10 +101,19 @@ def run_many(commands: list[list[object]], cwd: Path) -> list[dict]:
 
 
 def free_port() -> str:
-    """Return a port that nothing listens on."""
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        return str(server.getsockname()[1])
+    """Return a port that nothing listens on, nor will before it is used.
+
+    Ports from 32768 on are handed out by the kernel to any connection, also in the
+    seconds that a launcher takes to begin; below, each process of pytest-xdist
+    chooses from a thousand of its own.
+    """
+    worker = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
+    first = 20000 + 1000 * (worker % 12)
+    for port in random.SystemRandom().sample(range(first, first + 1000), k=100):
+        with socket.socket() as server, contextlib.suppress(OSError):
+            server.bind(('127.0.0.1', port))
+            return str(port)
+    raise RuntimeError(f'no free port from {first} on')
 
 
 def write_stand_ins(folder: Path, *names: str) -> None:

@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import hashlib
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -38,6 +39,8 @@ GB = 1e9
 # What each stage adds in GB: to the environment, and to its temporary folder and pip's
 # cache. Measured on Linux x86-64, where both stacks take 6.2 in the end.
 SPACE = {'torch': (5.0, 2.9), 'mmcv': (0.1, 0.5), 'rest': (1.3, 0.4)}
+
+NO_CACHE = 'pip keeps no copies of what it downloads: asked for, or to save room'
 
 PROVE_OPENCV = """
 import cv2
@@ -155,12 +158,20 @@ class Runner:
     Args:
         log: file that the output is appended to.
         stream: where progress goes.
+        variables: environment variables of all commands, on top of the user's.
         every: seconds between two signs of life where there is no terminal.
     """
 
-    def __init__(self, log: Path, stream=sys.stdout, every: float = 60.0) -> None:
+    def __init__(
+        self,
+        log: Path,
+        stream=sys.stdout,
+        variables: dict[str, str] | None = None,
+        every: float = 60.0,
+    ) -> None:
         """Remember where to write; nothing is opened yet."""
         self.log = log
+        self.variables = variables or {}
         self.passing = log.parent / PASSING
         self.stream = stream
         self.every = every
@@ -170,13 +181,14 @@ class Runner:
 
         Args:
             command: program and arguments.
-            extra: environment variables on top of the user's.
+            extra: environment variables of this command alone.
 
         Raises:
             SetupError: if the command cannot be started or fails.
         """
         self.passing.mkdir(parents=True, exist_ok=True)
         begin = self.log.stat().st_size if self.log.exists() else 0
+        own = {'TMPDIR': str(self.passing.resolve()), **self.variables}
         with self.log.open('ab') as sink:
             sink.write(f'\n$ {" ".join(command)}\n'.encode())
             sink.flush()
@@ -186,9 +198,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env=child_environment(
-                    os.environ, {'TMPDIR': str(self.passing.resolve()), **(extra or {})}
-                ),
+                env=child_environment(os.environ, {**own, **(extra or {})}),
                 start_new_session=True,
             )
         try:
@@ -392,19 +402,23 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def disk_needs(place: Place, stages: list[str]) -> dict[Path, float]:
+def disk_needs(place: Place, stages: list[str], cached: bool) -> dict[Path, float]:
     """Return how many GB the pending stages need, by folder.
 
-    Downloads pass through a temporary folder beside the environment and may stay in
-    pip's cache.
+    Args:
+        place: the environment to be.
+        stages: names of the pending stages. Their downloads pass through a temporary
+            folder beside the environment, which each leaves empty.
+        cached: whether pip's cache keeps the downloads.
     """
     sizes = [SPACE.get(name, (0.0, 0.0)) for name in stages]
-    kept = sum(size[0] for size in sizes) + max([x[1] for x in sizes], default=0.0)
-    uncached = os.environ.get('PIP_NO_CACHE_DIR', '0') not in ('0', '', 'false')
-    cached = 0.0 if uncached else sum(size[1] for size in sizes)
+    filled = itertools.accumulate(kept for kept, passing in sizes)
+    peaks = [now + size[1] for now, size in zip(filled, sizes, strict=True)]
     cache = Path(os.environ.get('PIP_CACHE_DIR', '~/.cache/pip')).expanduser()
-    needs = {existing(place.venv.resolve()): kept}
-    needs[existing(cache)] = needs.get(existing(cache), 0.0) + cached
+    needs = {existing(place.venv.resolve()): max(peaks, default=0.0)}
+    if cached:
+        downloads = sum(passing for kept, passing in sizes)
+        needs[existing(cache)] = needs.get(existing(cache), 0.0) + downloads
     return needs
 
 
@@ -429,10 +443,27 @@ def check_disk(
         if free(folder) < size * GB:
             raise SetupError(
                 f'{size:.1f} GB free are needed at {folder} and there are '
-                f'{free(folder) / GB:.1f}; make room, or put the parts elsewhere with '
-                'VENV= (environment) and PIP_CACHE_DIR= (downloads), or do without '
-                'the cache: PIP_NO_CACHE_DIR=1'
+                f'{free(folder) / GB:.1f}; make room, or put the environment elsewhere '
+                'with VENV='
             )
+
+
+def room_for_cache(
+    place: Place, stages: list[str], free: Callable[[Path], int] = free_bytes
+) -> bool:
+    """Tell whether pip can keep its downloads as well; without them is good enough.
+
+    Raises:
+        SetupError: if there is no room for the environment itself.
+    """
+    check_disk(disk_needs(place, stages, cached=False), free)
+    if os.environ.get('PIP_NO_CACHE_DIR', '0') not in ('0', '', 'false'):
+        return False
+    try:
+        check_disk(disk_needs(place, stages, cached=True), free)
+    except SetupError:
+        return False
+    return True
 
 
 def check_folder(venv: Path) -> None:
@@ -486,12 +517,15 @@ def check_family(place: Place) -> None:
         )
 
 
-def preflight(place: Place, pending: list[str]) -> None:
+def preflight(place: Place, pending: list[str]) -> bool:
     """Look for everything that would stop the set-up after minutes.
 
     Args:
         place: the environment to be.
         pending: names of the stages that are not done.
+
+    Returns:
+        Whether there is room for pip's cache as well.
 
     Raises:
         SetupError: for the first problem found.
@@ -505,7 +539,7 @@ def preflight(place: Place, pending: list[str]) -> None:
         check_modules(version)
     if 'mmcv' in pending:
         check_compiler(version, sysconfig.get_path('include'))
-    check_disk(disk_needs(place, pending))
+    return room_for_cache(place, pending)
 
 
 def environment_version(place: Place) -> tuple[int, int] | None:
@@ -781,9 +815,12 @@ def set_up(place: Place, stream=sys.stdout, run: Callable | None = None) -> None
     with only_one(place):
         label = f'[1/{len(STAGES) + 1}] checks: Python, compiler, disk'
         print(f'{label} ...', file=stream, flush=True)
-        preflight(place, pending)
+        cached = preflight(place, pending)
         print(f'      {verdict(pending)}', file=stream, flush=True)
-        do_stages(place, pending, run or Runner(place.log, stream), stream)
+        if not cached:
+            print(f'      {NO_CACHE}', file=stream, flush=True)
+        variables = {} if cached else {'PIP_NO_CACHE_DIR': '1'}
+        do_stages(place, pending, run or Runner(place.log, stream, variables), stream)
     took = span(time.monotonic() - begin)
     print(f'{place.venv} is set up ({place.stack.name}) after {took}', file=stream)
 
