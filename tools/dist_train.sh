@@ -22,21 +22,11 @@ fi
 config=$1
 gpus=$2
 shift 2
-if [[ ! -f $config ]]; then
-    echo "error: $config: no such config file" >&2
-    exit 2
-fi
-if [[ ! $gpus =~ ^[1-9][0-9]*$ ]]; then
-    echo "error: GPUS is '$gpus': give a number from 1" >&2
-    exit 2
-fi
 
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
-threads=$((cores / gpus > 0 ? cores / gpus : 1))
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$threads}
-export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
-export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
+source "$tools/launching.sh"
+check_config "$config"
+share_cores "$gpus"
 
 nodes=${NNODES:-1}
 address=${MASTER_ADDR:-127.0.0.1}

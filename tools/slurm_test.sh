@@ -20,33 +20,15 @@ job_name=$2
 config=$3
 checkpoint=$4
 shift 4
-if [[ ! -f $config ]]; then
-    echo "error: $config: no such config file" >&2
-    exit 2
-fi
-if [[ $checkpoint != *://* && ! -f $checkpoint ]]; then
-    echo "error: $checkpoint: no such checkpoint" >&2
-    exit 2
-fi
-if ! command -v srun >/dev/null; then
-    echo "error: srun not found: this is no slurm cluster; use tools/dist_test.sh" >&2
-    exit 1
-fi
 
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-gpus=${GPUS:-8}
-gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
-read -r -a srun_args <<<"${SRUN_ARGS:-}"
-export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
+source "$tools/launching.sh"
+check_config "$config"
+check_checkpoint "$checkpoint"
+read_slurm_options "$partition" "$job_name" dist_test.sh
 
 exec srun \
-    --partition="$partition" \
-    --job-name="$job_name" \
-    --gres="gpu:$gpus_per_node" \
-    --ntasks="$gpus" \
-    --ntasks-per-node="$gpus_per_node" \
-    --cpus-per-task="${CPUS_PER_TASK:-5}" \
-    --kill-on-bad-exit=1 \
+    "${resources[@]}" --kill-on-bad-exit=1 \
     ${srun_args[@]+"${srun_args[@]}"} \
     "${PYTHON:-python}" -u "$tools/test.py" "$config" "$checkpoint" \
     --launcher slurm "$@"

@@ -23,27 +23,12 @@ partition=$1
 job_name=$2
 config=$3
 work_dir=$4
-if [[ ! -f $config ]]; then
-    echo "error: $config: no such config file" >&2
-    exit 2
-fi
-if ! command -v srun >/dev/null; then
-    echo "error: srun not found: this is no slurm cluster; use tools/dist_train.sh" >&2
-    exit 1
-fi
 
 # In a job, slurm runs a copy of this script; MMPOOLFORMER_TOOLS is where it lay.
 tools=${MMPOOLFORMER_TOOLS:-$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)}
-gpus=${GPUS:-8}
-gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
-resources=(
-    --partition="$partition"
-    --job-name="$job_name"
-    --gres="gpu:$gpus_per_node"
-    --ntasks="$gpus"
-    --ntasks-per-node="$gpus_per_node"
-    --cpus-per-task="${CPUS_PER_TASK:-5}"
-)
+source "$tools/launching.sh"
+check_config "$config"
+read_slurm_options "$partition" "$job_name" dist_train.sh
 requeue=${REQUEUE:-0}
 if [[ $requeue == 1 && -z ${SLURM_JOB_ID:-} ]]; then
     read -r -a sbatch_args <<<"${SBATCH_ARGS:-}"
@@ -55,8 +40,6 @@ if [[ $requeue == 1 && -z ${SLURM_JOB_ID:-} ]]; then
 fi
 shift 4
 
-read -r -a srun_args <<<"${SRUN_ARGS:-}"
-export PYTHONPATH=$tools/..${PYTHONPATH:+:$PYTHONPATH}
 command=(
     srun "${resources[@]}" --kill-on-bad-exit=1
     ${srun_args[@]+"${srun_args[@]}"}
