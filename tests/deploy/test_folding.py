@@ -10,7 +10,8 @@ from mmengine.registry import DefaultScope
 from random_weights import randomised
 from torch import Tensor, nn
 
-from mmpoolformer.deploy.folding import FoldedBlock, optimize_for_inference
+from mmpoolformer.deploy import optimize_for_inference
+from mmpoolformer.deploy.folding import FoldedBlock
 from mmpoolformer.models import MetaFormer, MetaFormerClassifier, create_model
 from mmpoolformer.paths import config_path
 from mmpoolformer.registry import MODELS
