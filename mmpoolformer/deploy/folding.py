@@ -35,8 +35,9 @@ def optimize_for_inference(
             this family compute in bfloat16 and give out float32; necks and heads stay
             in float32. On CPUs without instructions for it, bfloat16 is slower, so they
             keep float32 and a warning says so.
-        compiled: Whether trunks are compiled too (`torch.compile`, for dynamic sizes).
-            The first image then takes minutes.
+        compiled: Whether trunks are compiled too (`torch.compile`, with dynamic sizes
+            and, under `torch.no_grad`, frozen weights). The first images then take
+            minutes.
 
     Raises:
         ValueError: If the type is another one, or nothing in the model can be folded.
@@ -159,7 +160,10 @@ def _optimized_trunk(
             if fusing.fuses_mlp(block, torch.empty(0)):
                 stage.blocks[i] = FoldedBlock(block)
     result = trunk if dtype == torch.float32 else _Typed(trunk, dtype)
-    return torch.compile(result, dynamic=True) if compiled else result
+    if not compiled:
+        return result
+    # Frozen: weights are constants, and may be laid out for the library that is called.
+    return torch.compile(result, dynamic=True, options={'freezing': True})
 
 
 def _fold_batch_norms(model: nn.Module) -> nn.Module:

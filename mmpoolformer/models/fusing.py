@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmpoolformer.models.layers import GroupNorm1, Mlp, Scale, StarReLU, is_traced
+from mmpoolformer.models.layers import GroupNorm1, Mlp, Scale, StarReLU
 from mmpoolformer.models.token_mixers import Pooling
 from mmpoolformer.ops import mlp_residual, pool_residual
 from mmpoolformer.ops.mlp import autocast_type
+from mmpoolformer.ops.tracing import is_traced
 
 if TYPE_CHECKING:
     from mmpoolformer.models.block import MetaFormerBlock

@@ -15,17 +15,7 @@ from torch.nn import functional as F
 
 from mmpoolformer.ops import star_relu
 from mmpoolformer.ops.pooling import HALF
-
-
-def is_traced() -> bool:
-    """Tell whether the model is being traced, exported or compiled.
-
-    Then its plain operations are what is wanted: others optimise them.
-    """
-    if torch.jit.is_tracing():
-        return True
-    compiler = torch.compiler if hasattr(torch.compiler, 'is_compiling') else None
-    return (compiler or torch._dynamo).is_compiling()
+from mmpoolformer.ops.tracing import is_traced
 
 
 class GroupNorm1(nn.GroupNorm):

@@ -5,8 +5,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmpoolformer.ops.activations import ACTIVATIONS
+from mmpoolformer.ops.tracing import is_traced
 
-# oneDNN's product, by which torch.compile calls it, too: on CPUs without AVX-512 it is
+# oneDNN's product, which torch.compile takes by itself, too: without AVX-512 it is
 # up to twice as fast as MKL's where the matrices are narrow, and it can apply an
 # activation while the result is in the cache.
 _ONEDNN = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
@@ -38,6 +39,8 @@ def linear(
 
 
 def _uses_onednn(x: Tensor, weight: Tensor) -> bool:
+    if is_traced():
+        return False
     rows = x.shape[:-1].numel()
     return (
         x.device.type == 'cpu'
@@ -45,7 +48,6 @@ def _uses_onednn(x: Tensor, weight: Tensor) -> bool:
         and _ONEDNN is not None
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
-        and not torch.jit.is_tracing()
         # For a few rows, copying a transposed weight costs more than it gains.
         and (weight.is_contiguous() or rows > 2 * min(weight.shape))
     )

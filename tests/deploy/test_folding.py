@@ -9,6 +9,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from random_weights import randomised
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from mmpoolformer.deploy import optimize_for_inference
 from mmpoolformer.deploy.folding import FoldedBlock
@@ -39,6 +40,21 @@ def test_backbone_gives_the_same_maps_at_any_size(name: str) -> None:
     after = model.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert not any(isinstance(part, FoldedBlock) for part in model.modules())
+
+
+def test_compiled_once_for_all_sizes() -> None:
+    arch = dict(shallow('poolformer_s12'), depths=(1, 1, 1, 1))
+    model = randomised(MetaFormer(arch, out_indices=(0,))).eval()
+    faster = optimize_for_inference(model, compiled=True)
+    graphs = []
+    with torch.no_grad():
+        for size in ((2, 3, 96, 64), (2, 3, 64, 160), (2, 3, 97, 131)):
+            x = image(*size)
+            pairs = zip(faster(x), model(x), strict=True)
+            assert all(difference(found, other) < 1e-5 for found, other in pairs)
+            graphs.append(counters['stats']['unique_graphs'])
+    assert graphs[0] > 0
+    assert graphs[2] == graphs[1]
 
 
 @pytest.mark.parametrize('name', ['poolformer_s12', 'caformer_s18'])
