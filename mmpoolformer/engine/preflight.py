@@ -417,7 +417,8 @@ def _check_segmentation(part: Part, report: DataReport) -> None:
 def _mapping(part: Part, info: Mapping) -> dict[int, Mapped]:
     """Return what label each value becomes; empty if nothing in the config says."""
     steps = [step for step in part.steps if _name(step).endswith(LABEL_TRANSFORMS)]
-    transforms = [TRANSFORMS.build(dict(step)) for step in steps]
+    with blame('pipeline'):
+        transforms = [TRANSFORMS.build(dict(step)) for step in steps]
     return measure_mapping(transforms, info) if transforms else {}
 
 

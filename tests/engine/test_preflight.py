@@ -657,6 +657,13 @@ def test_labels_through_a_table_of_ids(seg: Path) -> None:
     assert_refused(config, seg, 'values [2] stand for no class')
 
 
+def test_an_unknown_option_of_a_transform_is_refused(seg: Path) -> None:
+    config = seg_config(seg)
+    config.train_dataloader.dataset.pipeline[1].scale = (64, 64)
+    message = 'pipeline: LoadAnnotations.__init__() got an unexpected keyword argument'
+    assert_refused(config, seg, message)
+
+
 def test_few_labels_are_read_of_many(seg: Path, monkeypatch) -> None:
     monkeypatch.setattr(preflight, 'LABELS_READ', 1)
     with_pixel(200)(seg)  # a is read, b is not
