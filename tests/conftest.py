@@ -1,4 +1,5 @@
 import os
+import signal
 
 import pytest
 import torch
@@ -6,6 +7,12 @@ import torch
 if not torch.cuda.is_available():
     # Before anything imports Triton: its kernels then run on the CPU, line by line.
     os.environ['TRITON_INTERPRET'] = '1'
+
+
+def pytest_configure() -> None:
+    # In the background of a shell Ctrl-C is ignored, as it would be in all children.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

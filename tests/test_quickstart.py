@@ -62,11 +62,7 @@ def run(folder, *more):
 def folder(tmp_path_factory):
     """A folder where a quickstart was interrupted after its first checkpoint."""
     folder = tmp_path_factory.mktemp('quickstart')
-    # A suite that runs in the background of a shell ignores Ctrl-C; its child must not.
-    process = subprocess.Popen(
-        **command(folder),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = subprocess.Popen(**command(folder))
     latest = folder / 'run' / 'last_checkpoint'
     end = time.monotonic() + 240
     while not latest.is_file() and process.poll() is None and time.monotonic() < end:
