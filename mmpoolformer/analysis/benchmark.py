@@ -30,7 +30,6 @@ from mmpoolformer.analysis.building import build_whole
 from mmpoolformer.checkpoints import ZOO
 from mmpoolformer.deploy.folding import DTYPES, optimize_for_inference
 from mmpoolformer.models import VARIANTS, MetaFormer, MetaFormerClassifier
-from mmpoolformer.models.block import MetaFormerBlock
 
 OURS = ('fused', 'plain', 'folded', 'compiled')
 PEERS = ('timm', 'transformers')
@@ -181,10 +180,10 @@ def _build(case: Case) -> nn.Module:
     if case.model.endswith('.py'):
         config = Config.fromfile(case.model)
         config.model.backbone.init_cfg = None
+        # Not later in the blocks: the stages' layout depends on it.
+        if str(config.model.backbone.type).startswith('mmpoolformer.'):
+            config.model.backbone.fused = case.implementation != 'plain'
         model = build_whole(config)
-        for part in model.modules():
-            if isinstance(part, MetaFormerBlock):
-                part.fused = case.implementation != 'plain'
     else:
         kind = MetaFormerClassifier if case.classifier else MetaFormer
         model = kind(VARIANTS[case.model], fused=case.implementation != 'plain')

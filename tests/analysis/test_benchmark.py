@@ -13,6 +13,7 @@ from torch import nn
 from mmpoolformer.analysis import benchmark
 from mmpoolformer.analysis.benchmark import Case, Timing, measure, prepare, table
 from mmpoolformer.models import MetaFormer
+from mmpoolformer.paths import config_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +48,15 @@ def test_all_implementations_compute_the_same_maps() -> None:
     for maps in others:
         for ours, theirs in zip(maps, expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_plain_whole_models_are_those_of_the_backbones_option() -> None:
+    config = str(config_path('segmentation/fpn_poolformer_s12_ade20k_40k.py'))
+    for how, fused in (('plain', False), ('fused', True)):
+        backbone = benchmark._build(Case(config, how)).backbone
+        # The layout, too: it is half of what is gained.
+        assert [stage.channels_last for stage in backbone.stages] == 4 * [fused]
+        assert {b.fused for stage in backbone.stages for b in stage.blocks} == {fused}
 
 
 def test_peers_are_those_of_the_same_name() -> None:
