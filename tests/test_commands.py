@@ -316,6 +316,12 @@ RULES = [
         long=True,
     ),
     Rule(
+        r'python tools/benchmark.py .* compiled .*',
+        '--size 64 --rounds 1 --no-memory',
+        says='compiled',
+        long=True,
+    ),
+    Rule(
         r'python tools/benchmark.py .* --batch 1 .*',
         '--size 64 --batch 1 2 --rounds 1 --no-memory',
     ),
