@@ -106,7 +106,6 @@ def _attend(line: socket.socket) -> bool:
         line.sendall(f'{code if code >= 0 else 128 - code}\n'.encode())
         os._exit(0)
     line.close()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background
     for place, stream in enumerate(streams):
         os.dup2(stream, place)
         os.close(stream)

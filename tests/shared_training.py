@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from tiny_training import Layers, settings
 from torch import nn
+from torch.distributed import fsdp
 from torch.testing import assert_close
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
@@ -19,6 +21,14 @@ from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.models import MetaFormer
 
 STEPS = 6
+HAS_FSDP = hasattr(
+    getattr(fsdp, 'FSDPModule', None), 'set_force_sum_reduction_for_comms'
+)
+HAS_DEEPSPEED = find_spec('deepspeed') is not None
+with_fsdp = pytest.mark.skipif(not HAS_FSDP, reason='torch is too old for FSDP on CPUs')
+with_deepspeed = pytest.mark.skipif(
+    not HAS_DEEPSPEED, reason='DeepSpeed is not installed'
+)
 
 
 @MODELS.register_module()

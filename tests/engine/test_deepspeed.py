@@ -3,12 +3,12 @@
 import json
 import os
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from shared_training import (
+    HAS_DEEPSPEED,
     STEPS,
     StopAt,
     check_going_on,
@@ -16,6 +16,7 @@ from shared_training import (
     config_of,
     last,
     log,
+    with_deepspeed,
 )
 from tiny_training import train
 from torch.testing import assert_close
@@ -24,9 +25,6 @@ from two_processes import in_two_processes
 from mmpoolformer.engine.errors import UserError
 from mmpoolformer.engine.zero import zero_settings
 
-with_deepspeed = pytest.mark.skipif(
-    find_spec('deepspeed') is None, reason='DeepSpeed is not installed'
-)
 EMA = dict(type='EMAHook', momentum=0.1)
 # A group for each parameter.
 GROUPS = {
@@ -167,7 +165,7 @@ def test_stage_2_is_what_is_taken() -> None:
     assert zero_settings(dict(zero_optimization=dict(stage=1)))['stage'] == 1
 
 
-@pytest.mark.skipif(find_spec('deepspeed') is not None, reason='it is installed')
+@pytest.mark.skipif(HAS_DEEPSPEED, reason='it is installed')
 def test_where_it_is_missing_the_cure_is_told(tmp_path: Path) -> None:
     config = config_of(tmp_path, 'deepspeed')
     config.launcher = 'none'

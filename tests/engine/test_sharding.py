@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from shared_training import (
+    HAS_FSDP,
     STEPS,
     StopAt,
     check_going_on,
@@ -14,20 +15,15 @@ from shared_training import (
     config_of,
     last,
     log,
+    with_fsdp,
 )
 from tiny_training import train
-from torch.distributed import fsdp
 from torch.testing import assert_close
 from two_processes import in_two_processes
 
 from mmpoolformer.engine.errors import UserError
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.sharding import is_shared_out, shards
-
-has_fsdp = hasattr(
-    getattr(fsdp, 'FSDPModule', None), 'set_force_sum_reduction_for_comms'
-)
-with_fsdp = pytest.mark.skipif(not has_fsdp, reason='torch is too old for FSDP on CPUs')
 
 
 def _train(
@@ -58,7 +54,8 @@ def train_both(
 
 @with_fsdp
 @pytest.mark.parametrize(
-    'options', [dict(frozen=2, accumulated=3), dict(bad=(3,), steep=(10,))]
+    'options',
+    [dict(), dict(frozen=2, accumulated=3), dict(bad=(3,), steep=(10,))],
 )
 def test_losses_and_checkpoints_are_those_of_whole_models(
     tmp_path: Path, options: dict
@@ -141,7 +138,7 @@ def test_one_process_alone_is_refused(tmp_path: Path) -> None:
         train(config)
 
 
-@pytest.mark.skipif(has_fsdp, reason='torch has FSDP')
+@pytest.mark.skipif(HAS_FSDP, reason='torch has FSDP')
 def test_a_torch_without_it_is_told(tmp_path: Path) -> None:
     config = config_of(tmp_path, 'fsdp')
     config.launcher = 'none'

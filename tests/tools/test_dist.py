@@ -1,13 +1,12 @@
 import json
 import os
 import socket
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from shared_training import with_deepspeed, with_fsdp
 from tool_process import finish, free_port, run, run_many, start
-from torch.distributed import fsdp
 from torch.testing import assert_close
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
@@ -17,9 +16,6 @@ def read(path: Path) -> dict | list:
     return json.loads(path.read_text())
 
 
-HAS_FSDP = hasattr(
-    getattr(fsdp, 'FSDPModule', None), 'set_force_sum_reduction_for_comms'
-)
 HALF = ('--cfg-options', 'train_dataloader.batch_size=2')
 
 
@@ -75,15 +71,12 @@ def test_two_machines_train_as_one_with_two_processes(
     ]
 
 
-FSDP = pytest.mark.skipif(not HAS_FSDP, reason='torch is too old for FSDP on CPUs')
-DEEPSPEED = pytest.mark.skipif(
-    find_spec('deepspeed') is None, reason='DeepSpeed is not installed'
-)
-
-
 @pytest.mark.parametrize(
     'strategy',
-    [pytest.param('fsdp', marks=FSDP), pytest.param('deepspeed', marks=DEEPSPEED)],
+    [
+        pytest.param('fsdp', marks=with_fsdp),
+        pytest.param('deepspeed', marks=with_deepspeed),
+    ],
 )
 def test_a_detector_that_was_shared_out_is_tested_by_one_process(
     tiny: SimpleNamespace, strategy: str
