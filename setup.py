@@ -52,9 +52,6 @@ ANALYSIS = ['fvcore', 'grad-cam>=1.5', 'torchvision']
 # For tools/demo.py and tools/export.py.
 DEMO = ['gradio>=5', 'starlette']
 EXPORT = ['onnx>=1.16', 'onnxruntime>=1.17', 'onnxscript']
-# For tools/train.py --strategy deepspeed; compiles on the user's machine, so it is not
-# in `all`.
-DEEPSPEED = ['deepspeed>=0.19', 'ninja']
 DEV = [
     'hypothesis',
     'ipykernel',
@@ -120,7 +117,6 @@ def requirements() -> tuple:
         'export': EXPORT,
     }
     extras['all'] = sorted({name for names in extras.values() for name in names})
-    extras['deepspeed'] = DEEPSPEED
     extras['dev'] = DEV
     return BACKBONE + family['engine'], extras
 

@@ -259,7 +259,7 @@ def test_backbone_needs_no_compiled_operators(
     names = {re.match(r'[\w-]+', x)[0] for x in given['install_requires']}
     assert {'torch', 'timm', 'onedl-mmengine'} <= names
     assert not {name for name in names if re.search('mmcv|mmdet|mmseg|opencv', name)}
-    extras = {'det', 'seg', 'analysis', 'demo', 'export', 'all', 'deepspeed', 'dev'}
+    extras = {'det', 'seg', 'analysis', 'demo', 'export', 'all', 'dev'}
     assert set(given['extras_require']) == extras
 
 
@@ -280,9 +280,8 @@ def installed_family() -> str:
 
 
 # Not ours to name: OpenCV has several packages, of which mmcv brings one; torch brings
-# Triton where there is one; transformers is a peer in the benchmark, if installed, and
-# DeepSpeed is in no environment but by an extra that is not part of `all`.
-ELSEWHERE = {'cv2', 'triton', 'transformers', 'deepspeed'}
+# Triton where there is one; transformers is a peer in the benchmark, if installed.
+ELSEWHERE = {'cv2', 'triton', 'transformers'}
 
 
 def third_party_imports() -> set[str]:

@@ -73,10 +73,9 @@ def parse_train(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         '--strategy',
-        choices=('ddp', 'fsdp', 'deepspeed'),
+        choices=('ddp', 'fsdp'),
         help='what several processes do: ddp keeps a whole model in each (default), '
-        'fsdp a slice, for models that one GPU has no room for; deepspeed the model '
-        'and a slice of gradients and optimizer',
+        'fsdp shards parameters, gradients and optimizer state over the processes',
     )
     parser.add_argument(
         '--auto-scale-lr',

@@ -47,12 +47,6 @@ from mmpoolformer.engine.sharding import (
     strategy_of,
 )
 from mmpoolformer.engine.sync_norm import use_cpu_norms
-from mmpoolformer.engine.zero import (
-    ZeroOptimWrapper,
-    ZeroState,
-    check_zero,
-    zero_settings,
-)
 
 CHECKPOINT_ERRORS = (
     OSError,
@@ -111,9 +105,7 @@ class ToolRunner(Runner):
         kind = cfg.get('runner_type', 'Runner')
         if kind != 'Runner':
             raise UserError(f"runner_type={kind}: these tools run mmengine's Runner")
-        name, options = strategy_of(cfg)  # a wrong one is told before any work
-        if name == 'deepspeed':
-            zero_settings(options)
+        strategy_of(cfg)  # a wrong one is told before any work
         with blame(str(cfg.filename or 'config')):
             return super().from_cfg(cfg)
 
@@ -143,8 +135,6 @@ class ToolRunner(Runner):
                 check_classes(unwrapped(self.model), self.val_dataloader.dataset)
             if shards(self.cfg):
                 self._shard_model()
-            if strategy_of(self.cfg)[0] == 'deepspeed':
-                self._use_zero()
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if shards(self.cfg):
             share_out_loaded_steps(self.optim_wrapper)
@@ -190,7 +180,7 @@ class ToolRunner(Runner):
         torch's synchronised BatchNorm runs on GPUs alone; ours takes its place. A model
         of which something is to be shared out stays as it is until that is done.
         """
-        is_whole = strategy_of(self.cfg)[0] == 'ddp'
+        is_whole = not shards(self.cfg)
         is_ours = self.distributed and (on_cpu() or not is_whole)
         if not is_ours or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
@@ -264,13 +254,6 @@ class ToolRunner(Runner):
         self.sharded = ShardedState()
         self.register_hook(self.sharded)
 
-    def _use_zero(self) -> None:
-        """Let DeepSpeed share out the optimizer, once a checkpoint has been loaded."""
-        check_zero(self)
-        self.optim_wrapper = {**self.optim_wrapper, 'type': ZeroOptimWrapper}
-        self.sharded = ZeroState(zero_settings(strategy_of(self.cfg)[1]))
-        self.register_hook(self.sharded)
-
     def save_checkpoint(self, *place: object, **options: object) -> None:
         """Save a checkpoint, as mmengine does, of whole tensors; all processes must."""
         if self.sharded:
@@ -278,7 +261,7 @@ class ToolRunner(Runner):
         super().save_checkpoint(*place, **options)
 
     def _init_model_weights(self) -> None:
-        if self.sharded and shards(self.cfg):
+        if self.sharded:
             return
         with blame(str(self.cfg.filename or 'config'), CHECKPOINT_ERRORS):
             super()._init_model_weights()

@@ -29,13 +29,11 @@ STRATEGIES = {
     'DDPStrategy': 'ddp',
     'fsdp': 'fsdp',
     'FSDPStrategy': 'fsdp',
-    'deepspeed': 'deepspeed',
-    'DeepSpeedStrategy': 'deepspeed',
 }
 
 
-def strategy_of(config: Config) -> tuple[str, dict]:
-    """Return by our name what several processes do by a config, and its options.
+def strategy_of(config: Config) -> str:
+    """Return by our name what several processes do by a config.
 
     Args:
         config: The config; its `strategy` is a name, or a dict with `type`.
@@ -44,21 +42,17 @@ def strategy_of(config: Config) -> tuple[str, dict]:
         UserError: If the strategy is unknown, or has options where there are none.
     """
     asked = config.get('strategy')
-    name, options = asked, {}
-    if isinstance(asked, dict):
-        options = dict(asked)
-        name = options.pop('type', None)
-    if name not in STRATEGIES or (options and STRATEGIES[name] != 'deepspeed'):
-        raise UserError(
-            f"strategy={asked!r}: these tools have 'ddp' and 'fsdp', without options, "
-            "and 'deepspeed'"
-        )
-    return STRATEGIES[name], options
+    name = (
+        asked['type'] if isinstance(asked, dict) and set(asked) == {'type'} else asked
+    )
+    if not isinstance(name, str | None) or name not in STRATEGIES:
+        raise UserError(f"strategy={asked!r}: choose 'ddp' or 'fsdp', without options")
+    return STRATEGIES[name]
 
 
 def shards(config: Config) -> bool:
     """Tell whether a config asks to share out the parameters."""
-    return strategy_of(config)[0] == 'fsdp'
+    return strategy_of(config) == 'fsdp'
 
 
 def shard_model(model: nn.Module) -> None:

@@ -5,25 +5,86 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
-from shared_training import (
-    HAS_FSDP,
-    STEPS,
-    StopAt,
-    check_going_on,
-    check_resuming,
-    config_of,
-    last,
-    log,
-    with_fsdp,
-)
-from tiny_training import train
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from tiny_training import Layers, settings, train
+from torch import nn
 from torch.testing import assert_close
-from two_processes import in_two_processes
+from two_processes import HAS_FSDP, in_two_processes, with_fsdp
 
+from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.engine.errors import UserError
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.sharding import is_shared_out, shards
+from mmpoolformer.models import MetaFormer
+
+STEPS = 6
+
+
+@MODELS.register_module()
+class Blocks(Layers):
+    """A backbone for numbers, spread over a picture, with SyncBN on its last map."""
+
+    def __init__(self, frozen_stages: int = -1) -> None:
+        BaseModel.__init__(self)
+        arch = dict(depths=(1, 1, 1, 1), dims=(8, 11, 24, 32), layer_scale_init=0.5)
+        self.spread = nn.Linear(50, 3 * 32 * 32)
+        self.backbone = MetaFormer(arch, frozen_stages=frozen_stages)
+        self.norm = nn.SyncBatchNorm(32)
+        self.head = nn.Linear(32, 1)
+
+    def net(self, inputs: torch.Tensor) -> torch.Tensor:
+        maps = self.backbone(self.spread(inputs).unflatten(1, (3, 32, 32)))
+        more = sum((i + 1) * m[:, 0].mean((1, 2)) for i, m in enumerate(maps))
+        return self.head(self.norm(maps[-1]).mean((2, 3))) + more[:, None]
+
+    def init_weights(self) -> None:
+        torch.manual_seed(7)
+        for layer in (self.spread, self.head):
+            nn.init.normal_(layer.weight, std=0.1)
+
+
+def config_of(
+    folder: Path,
+    strategy: object,
+    frozen: int = -1,
+    accumulated: int = 1,
+    **numbers: object,
+) -> Config:
+    config = settings(folder, STEPS, **numbers)
+    config.launcher, config.strategy = 'pytorch', strategy
+    guard = dict(type='mmpoolformer.FiniteGuard', policy='skip', most_in_a_row=2)
+    config.custom_hooks = [guard]
+    config.model = dict(type='Blocks', frozen_stages=frozen)
+    config.optim_wrapper.optimizer.lr = 2e-3
+    config.optim_wrapper.clip_grad = dict(max_norm=0.5)
+    config.optim_wrapper.accumulative_counts = accumulated
+    return config
+
+
+class StopAt(Hook):
+    """Ends a run when its checkpoint is written."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, step: int | None) -> None:
+        self.step = step
+
+    def after_train_iter(self, runner: ToolRunner, **_: object) -> None:
+        if runner.iter + 1 == self.step:
+            raise SystemExit
+
+
+def log(folder: Path) -> list[dict]:
+    lines = (folder / 'train_log.jsonl').read_text().splitlines()
+    return [json.loads(line.replace('null', 'NaN')) for line in lines]
+
+
+def last(folder: Path) -> dict:
+    return read_checkpoint(folder / f'iter_{STEPS}.pth')
 
 
 def _train(
@@ -77,18 +138,25 @@ def test_losses_and_checkpoints_are_those_of_whole_models(
 
 @with_fsdp
 def test_a_resumed_run_equals_one_that_never_stopped(tmp_path: Path) -> None:
-    """Stopped while gradients wait for their step."""
-
-    def train_sharded(folder: Path, stop: int | None) -> None:
-        train_both(folder, 'fsdp', stop, accumulated=3)
-
-    check_resuming(tmp_path, train_sharded, ('state_dict', 'optimizer'))
+    """Stopped while gradients wait for their step; equal to the bit."""
+    whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+    train_both(whole, 'fsdp', accumulated=3)
+    for stop in (4, None):
+        train_both(stopped, 'fsdp', stop, accumulated=3)
+    assert log(stopped) == log(whole)
+    for part in ('state_dict', 'optimizer'):
+        assert_close(last(stopped)[part], last(whole)[part], rtol=0, atol=0)
 
 
 @with_fsdp
 @pytest.mark.parametrize('order', [('ddp', 'fsdp'), ('fsdp', 'ddp')])
 def test_each_way_goes_on_from_the_other(tmp_path: Path, order: tuple) -> None:
-    check_going_on(tmp_path, train_both, order)
+    whole, changed = tmp_path / 'whole', tmp_path / 'changed'
+    train_both(whole, 'ddp')
+    for stop, strategy in zip((4, None), order, strict=True):
+        train_both(changed, strategy, stop)
+    for one, other in zip(log(changed), log(whole), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
 
 
 @pytest.mark.parametrize('strategy', [None, 'ddp', dict(type='DDPStrategy')])
@@ -98,12 +166,12 @@ def test_models_are_whole_unless_told_otherwise(strategy: object) -> None:
 
 @pytest.mark.parametrize(
     'strategy',
-    ['zero', dict(type='ColossalAIStrategy'), dict(type='FSDPStrategy', x=1)],
+    ['zero', 'deepspeed', 3, ['fsdp'], {}, dict(type='DDPStrategy', x=1)],
 )
 def test_strategies_that_are_not_there_are_refused(
     tmp_path: Path, strategy: object
 ) -> None:
-    with pytest.raises(UserError, match=r"these tools have 'ddp' and 'fsdp'"):
+    with pytest.raises(UserError, match=r"strategy=.*: choose 'ddp' or 'fsdp'"):
         train(config_of(tmp_path, strategy))
 
 
