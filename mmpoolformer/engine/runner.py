@@ -17,6 +17,7 @@ from mmengine.model import (
     BaseTTAModel,
     convert_sync_batchnorm,
     is_model_wrapper,
+    revert_sync_batchnorm,
 )
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS
@@ -46,7 +47,6 @@ from mmpoolformer.engine.sharding import (
     share_out_loaded_steps,
     strategy_of,
 )
-from mmpoolformer.engine.sync_norm import use_cpu_norms
 
 CHECKPOINT_ERRORS = (
     OSError,
@@ -177,7 +177,7 @@ class ToolRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model for a distributed job; on CPUs without device numbers.
 
-        torch's synchronised BatchNorm runs on GPUs alone; ours takes its place. A model
+        SyncBN runs on GPUs alone; plain BatchNorm takes its place on CPUs. A model
         of which something is to be shared out stays as it is until that is done.
         """
         is_whole = not shards(self.cfg)
@@ -185,10 +185,10 @@ class ToolRunner(Runner):
         if not is_ours or is_model_wrapper(model):
             return super().wrap_model(model_wrapper_cfg, model)
         model = model.to(get_device())
-        if self.cfg.get('sync_bn'):
-            model = convert_sync_batchnorm(model, self.cfg.sync_bn)
         if on_cpu():
-            use_cpu_norms(model)
+            model = self._without_sync_norms(model)
+        elif self.cfg.get('sync_bn'):
+            model = convert_sync_batchnorm(model, self.cfg.sync_bn)
         if not is_whole:
             return model
         wrapper = model_wrapper_cfg or {
@@ -199,6 +199,16 @@ class ToolRunner(Runner):
             {'type': 'MMDistributedDataParallel', **wrapper, 'device_ids': None},
             default_args={'module': model},
         )
+
+    def _without_sync_norms(self, model: nn.Module) -> nn.Module:
+        """Replace SyncBN, which refuses tensors on CPUs, by BatchNorm, and say so."""
+        synced = any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+        if synced or self.cfg.get('sync_bn'):
+            self.logger.warning(
+                'SyncBN needs GPUs: on CPUs it is BatchNorm, with statistics of each '
+                "process's own images"
+            )
+        return revert_sync_batchnorm(model)
 
     def build_optim_wrapper(
         self, optim_wrapper: torch.optim.Optimizer | OptimWrapper | dict

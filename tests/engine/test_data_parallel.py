@@ -8,10 +8,13 @@ import pytest
 import torch
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS
+from tiny_training import Layers, settings
 from torch import Tensor, nn
 from torch.testing import assert_close
 from two_processes import in_two_processes
 
+from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.models import MetaFormer
 
 NARROW = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), image_size=64)
@@ -72,4 +75,45 @@ def _as_one(arch: str, options: dict, rank: int) -> int:
 @pytest.mark.parametrize('arch', ['poolformer_s12', 'convformer_s18', 'caformer_s18'])
 def test_two_processes_train_as_one(arch: str, options: str, tmp_path: Path) -> None:
     work = partial(_as_one, arch, OPTIONS[options])
+    assert in_two_processes(work, tmp_path / 'meet') == [0, 0]
+
+
+@MODELS.register_module()
+class JoinedLayers(Layers):
+    """With SyncBN, whose numbers are those of a checkpoint from GPUs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[1] = nn.SyncBatchNorm(150, eps=0.1, momentum=0.3)
+        for number, tensor in enumerate(self.net[1].state_dict().values()):
+            tensor.fill_(2 + number)
+
+
+def _with_batch_norm(folder: Path, change: dict, rank: int) -> int:
+    config = settings(folder)
+    config.launcher = 'pytorch'
+    config.merge_from_dict(change)
+    joined = JoinedLayers()
+    model = ToolRunner.from_cfg(config).model.module
+    norm = model.net[1]
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    if 'model.type' in change:
+        assert_close(norm.state_dict(), joined.net[1].state_dict())
+        assert (norm.eps, norm.momentum) == (0.1, 0.3)
+    with torch.no_grad():  # by the images of this process alone
+        found = model.train().net[:2](torch.randn(8, 50) + 100 * rank)
+    centred = (found - norm.bias).mean(0)
+    assert_close(centred, torch.zeros(150), rtol=0, atol=1e-3)
+    said = 'SyncBN needs GPUs: on CPUs it is BatchNorm'
+    logs = ''.join(p.read_text() for p in folder.glob('*/*.log'))
+    assert rank or logs.count(said) == 1
+    return 0
+
+
+@pytest.mark.parametrize(
+    'change', [{'model.type': 'JoinedLayers'}, {'sync_bn': 'torch'}]
+)
+def test_sync_bn_is_batch_norm_on_cpus(change: dict, tmp_path: Path) -> None:
+    work = partial(_with_batch_norm, tmp_path / 'run', change)
     assert in_two_processes(work, tmp_path / 'meet') == [0, 0]
