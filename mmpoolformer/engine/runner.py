@@ -22,6 +22,7 @@ from mmengine.model import (
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
+from mmengine.utils import digit_version
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -36,7 +37,6 @@ from mmpoolformer.engine.data import (
 from mmpoolformer.engine.distributed import on_cpu
 from mmpoolformer.engine.errors import UserError, blame, one_line
 from mmpoolformer.engine.finite import FiniteGuard
-from mmpoolformer.engine.fused_adam import with_fused_adam
 from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
 from mmpoolformer.engine.seeding import SeedSteps
 from mmpoolformer.engine.sharding import (
@@ -63,6 +63,7 @@ CHECKPOINT_ERRORS = (
 CHECKPOINT_HOOKS = ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook)
 RESUME_PARTS = ('meta', 'message_hub', 'optimizer')
 SHOWN = 4
+FUSED_ADAM_SINCE = '2.4'  # torch's first with fused steps on CPUs
 # What torch says of a tensor: its name, the shape in the file and in the model.
 SHAPES = re.compile(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)')
 
@@ -325,6 +326,26 @@ class ToolRunner(Runner):
         fill_model(self.model, checkpoint, filename)
         self._has_loaded = True
         return checkpoint
+
+
+def with_fused_adam(optim_wrapper: dict) -> dict:
+    """Return an optimizer wrapper's config with `fused=True` for Adam and AdamW.
+
+    PyTorch chooses that by itself on no device. On two CPU cores a step of a model with
+    22 million parameters took 15 ms so, against 50 ms by its default.
+
+    Args:
+        optim_wrapper: The config, which stays as it is. One that chooses between
+            `fused`, `foreach` and neither by itself is returned unchanged.
+    """
+    optimizer = optim_wrapper.get('optimizer', {})
+    if (
+        digit_version(torch.__version__) < digit_version(FUSED_ADAM_SINCE)
+        or optimizer.get('type') not in ('Adam', 'AdamW')
+        or {'fused', 'foreach', 'capturable', 'differentiable'} & set(optimizer)
+    ):
+        return optim_wrapper
+    return {**optim_wrapper, 'optimizer': {**optimizer, 'fused': True}}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
