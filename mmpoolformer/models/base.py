@@ -112,7 +112,7 @@ def checked_rate(name: str, rate: float) -> float:
 
 def checked_fusing(fused: bool | str) -> bool | str:
     """Return how blocks run, or raise a `ValueError`."""
-    if fused not in (True, False, *POOLINGS):
+    if not isinstance(fused, bool) and (type(fused) is int or fused not in POOLINGS):
         raise ValueError(f'fused={fused!r}: choose from True, False, {POOLINGS}')
     return fused
 

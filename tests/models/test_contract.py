@@ -336,6 +336,9 @@ def test_whole_model_in_half_precision(kind: str) -> None:
         (dict(frozen_stages=-2), 'frozen_stages=-2'),
         (dict(drop_path_rate=1.0), r'drop_path_rate=1.0: must be in \[0, 1\)'),
         (dict(in_channels=0), 'in_channels=0'),
+        (dict(fused=1), 'fused=1: choose from True, False, '),
+        (dict(fused=0.0), 'fused=0.0: choose from True, False, '),
+        (dict(fused='cuda'), "fused='cuda': choose from .*'triton'"),
     ],
 )
 @pytest.mark.parametrize('kind', ['PoolFormer', 'RandFormer'])
