@@ -172,8 +172,6 @@ setup(
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],
     packages=find_packages(include=['mmpoolformer', 'mmpoolformer.*']),
-    # csrc: sources of the fused operators, compiled on the user's machine.
-    package_data={'mmpoolformer': ['**/*.json', '**/*.cpp', '**/*.cu', '**/*.h']},
     python_requires='>=3.10',
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
