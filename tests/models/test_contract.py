@@ -14,6 +14,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from random_weights import randomised
 from torch import nn
 
+import mmpoolformer
 from mmpoolformer import create_model, list_models
 from mmpoolformer.models import (
     FAMILIES,
@@ -22,6 +23,7 @@ from mmpoolformer.models import (
     MetaFormerClassifier,
     Variant,
 )
+from mmpoolformer.registry import MODELS
 
 CLASSES = {
     'PoolFormer': 'poolformer',
@@ -122,6 +124,18 @@ def test_generic_class_takes_every_name(name: str) -> None:
     with torch.device('meta'):
         model = MMENGINE_MODELS.build(dict(type='mmpoolformer.MetaFormer', arch=name))
     assert model.variant == VARIANTS[name]
+
+
+def test_every_registered_model_can_be_imported_from_the_package() -> None:
+    models = 'mmpoolformer.models.'
+    found = {
+        name: kind
+        for name, kind in MODELS.module_dict.items()
+        if kind.__module__.startswith(models)
+    }
+    assert {'PiT', 'MetaFormer', *CLASSES} <= found.keys() <= set(mmpoolformer.__all__)
+    for name, kind in found.items():
+        assert getattr(mmpoolformer, name) is kind
 
 
 def test_list_models() -> None:
