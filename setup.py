@@ -44,8 +44,11 @@ BACKBONE = [
     'matplotlib',
     'numpy',
     'pillow<13',  # 13 refuses the 0 bits that timm's RandAugment asks for
+    'pooch>=1.8',
+    'requests',
     'safetensors',
     'tqdm',
+    'urllib3>=2',  # older ones take a truncated download for a whole one
 ]
 # For tools/complexity.py and tools/gradcam.py.
 ANALYSIS = ['fvcore', 'grad-cam>=1.5', 'torchvision']
