@@ -225,6 +225,13 @@ def _named(
     return make
 
 
+def _hub_file(place: Place, path: Path) -> None:
+    _named('caformer_s18')(place, path)
+    main = place.folder / HUB / 'refs' / 'main'
+    main.parent.mkdir(parents=True)
+    main.write_text(COMMIT)
+
+
 def _paddle(place: Place, path: Path) -> None:
     source = path.with_suffix('.pth')
     _named('pit_ti')(place, source)
@@ -240,9 +247,11 @@ def _onnx(model: str, checkpoint: str) -> Callable[[Place, Path], None]:
 
 
 S12 = 'poolformer_s12.pth.tar'
+HUB = 'cache/huggingface/models--sail--dl'  # as huggingface-hub lays it out
+COMMIT = 'c' * 40
 CACHED = {
-    name: f'cache/{_file_name(ZOO[name].url)}'
-    for name in ('poolformer_s12', 'caformer_s18')
+    'poolformer_s12': f'cache/{_file_name(ZOO["poolformer_s12"].url)}',
+    'caformer_s18': f'{HUB}/snapshots/{COMMIT}/caformer/caformer_s18.pth',
 }
 EPOCH_12 = tuple(
     f'{folder}epoch_12.pth'
@@ -284,7 +293,7 @@ GIVEN: list[tuple[str, tuple[str, ...], Callable[[Place, Path], None]]] = [
     (
         'caformer|weights',
         (CACHED['caformer_s18'], 'weights/caformer_s18.pth', 'caformer_s18.pth'),
-        _named('caformer_s18'),
+        _hub_file,
     ),
     (
         r'epoch_3\d0',

@@ -1,95 +1,73 @@
-"""Downloads that are whole or not there.
+"""Downloads that are complete or not there: by huggingface-hub, and by pooch."""
 
-A file is fetched under a temporary name beside its final one, checked, and renamed.
-What was cut off is resumed if the server can tell that its file is still the same.
-Processes that want the same file wait for one another.
-"""
-
-import errno
-import hashlib
-import http.client
 import os
 import re
 import shutil
-import ssl
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+from functools import partial
+from hashlib import sha256 as hash_of
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+import pooch
+import requests
 import torch
 from filelock import FileLock
+from requests.adapters import HTTPAdapter
 from tqdm import tqdm
+from urllib3.util import Retry
 
-from mmpoolformer.checkpoints.errors import DownloadError
-from mmpoolformer.version import __version__
+from mmpoolformer.checkpoints.errors import DownloadError, cause_of
 
 CACHE_VARIABLE = 'MMPOOLFORMER_CACHE'
 LOCAL = ('localhost', '127.0.0.1', '::1')
+MAX_SIZE = 10 * 10**9  # bytes; the largest published file has 0.7e9
+TIMEOUT = 30.0  # seconds without a byte
 
-_TIMEOUT = 30.0  # seconds without a byte
-_LONGEST_WAIT = 30.0  # seconds between two tries
 _CHUNK = 1 << 20
-_PASSING_CODES = (408, 416, 425, 429, 500, 502, 503, 504)
+_CURE = 'or download it by other means and give its path'
+_HUB_URL = re.compile(r'https://huggingface\.co/([^/]+/[^/]+)/resolve/([^/]+)/([^?#]+)')
+_RETRY = Retry(
+    2,
+    backoff_factor=0.5,
+    status_forcelist=(429, 500, 502, 503, 504),
+    raise_on_status=False,
+    respect_retry_after_header=False,  # it may ask for hours
+)
 
 
-class _Passing(Exception):
-    """A failure after which it is worth trying again."""
+class _LimitedBar(tqdm):
+    """A progress bar that stops a download at `MAX_SIZE` bytes."""
 
-    def __init__(self, problem: str, wait: float = 0.0) -> None:
-        super().__init__(problem)
-        self.wait = wait
+    received = 0
+    source = 'the file from the Hugging Face hub'
 
-
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirections, but never away from https or from this machine."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: BinaryIO,
-        code: int,
-        msg: str,
-        headers: Mapping[str, str],
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        """Return the request to make instead, as urllib asks for it."""
-        target = urlsplit(newurl)
-        allowed = ('https',) if req.type == 'https' else ('http', 'https')
-        # What is fetched over http from elsewhere has a hash; from here it need not.
-        leaves = _host(req.full_url) in LOCAL and target.hostname not in LOCAL
-        is_safe = target.scheme == 'https' or not leaves
-        if target.scheme not in allowed or not is_safe:
-            raise DownloadError(f'{req.full_url} leads to {newurl}, which is not safe')
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _host(url: str) -> str | None:
-    return urlsplit(url).hostname
+    def update(self, n: float = 1) -> bool | None:
+        """Count bytes, also where nothing is drawn."""
+        self.received += n
+        _check_size(self.source, max(self.received, self.total or 0))
+        return super().update(n)
 
 
 def fetch(
     url: str,
     sha256: str | None = None,
     cache_dir: str | os.PathLike | None = None,
-    retries: int = 3,
     progress: bool = True,
 ) -> Path:
-    """Download a file, or find it in the cache.
+    """Download a file of at most 10 GB, or find it in the cache.
 
     Args:
         url: Where it is: `https://`, or `http://` on this machine or with a hash. A
-            hash may follow: `#sha256=...`.
-        sha256: Its hash, in hexadecimal digits. Without one, the hash of the first
-            download is kept beside the file (`.sha256`), and from then on the file,
-            also one downloaded anew, must agree with it.
+            hash may follow: `#sha256=...`. Files of the Hugging Face hub
+            (`https://huggingface.co/OWNER/NAME/resolve/REVISION/FILE`) are fetched by
+            huggingface-hub, so `HF_ENDPOINT` and `HF_HUB_OFFLINE` hold for them.
+        sha256: Its hash, in hexadecimal digits. Without one, the hub's own hash is
+            used, and elsewhere the hash of the first download, which is kept beside
+            the file (`.sha256`).
         cache_dir: The folder to keep it in; by default `$MMPOOLFORMER_CACHE`, or
             `mmpoolformer` in the folder of torch.hub.
-        retries: How often to try again after a passing failure.
-        progress: Whether to show a progress bar (on a terminal).
+        progress: Whether to show a progress bar (on a terminal). Those of the hub
+            are turned off by `HF_HUB_DISABLE_PROGRESS_BARS`.
 
     Returns:
         The file's path.
@@ -101,17 +79,147 @@ def fetch(
     url, _, fragment = url.partition('#')
     sha256 = _checked_hash(sha256 or _hash_in(fragment))
     _check_url(url, sha256)
-    file = _cache_folder(cache_dir) / _file_name(url)
-    if file.is_file() and _is_right(file, sha256):
-        return file
+    folder = _cache_folder(cache_dir)
+    if place := _HUB_URL.fullmatch(url.partition('?')[0]):
+        repository, revision, file = map(unquote, place.groups())
+        return fetch_from_hub(
+            repository, file, revision, sha256, folder / 'huggingface'
+        )
+    return _fetch_by_pooch(url, sha256, folder, progress)
+
+
+def fetch_from_hub(
+    repository: str,
+    file: str,
+    revision: str = 'main',
+    sha256: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> Path:
+    """Download a file of the Hugging Face hub, or find it in the cache.
+
+    Args:
+        repository: `OWNER/NAME`.
+        file: Path in the repository.
+        revision: Branch, tag or commit.
+        sha256: Hash of the file; by default the hub's own.
+        cache_dir: Folder of the cache, by default huggingface-hub's.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        DownloadError: If the file can't be had whole and right.
+    """
+    # Imported here: slow.
+    from huggingface_hub import (
+        get_hf_file_metadata,
+        hf_hub_download,
+        hf_hub_url,
+        try_to_load_from_cache,
+    )
+    from huggingface_hub.errors import HTTPError  # base of its HTTP library's errors
+
+    where = dict(filename=file, revision=revision)
+    path = try_to_load_from_cache(repository, cache_dir=cache_dir, **where)
+    try:
+        if not isinstance(path, str):
+            # Asked first: hf_hub_download tries for minutes where nothing answers.
+            known = get_hf_file_metadata(hf_hub_url(repository, **where))
+            _check_size(file, known.size or 0)
+            # The tag of a large file is its sha256.
+            is_hash = re.fullmatch('[0-9a-f]{64}', known.etag or '')
+            sha256 = sha256 or (known.etag if is_hash else None)
+            path = hf_hub_download(
+                repository, cache_dir=cache_dir, tqdm_class=_LimitedBar, **where
+            )
+    except (OSError, HTTPError) as error:
+        raise DownloadError(
+            f'cannot download {file} of {repository} ({revision}) from the Hugging '
+            f'Face hub ({cause_of(error)}): set HF_ENDPOINT to a mirror, {_CURE}'
+        ) from error
+    if sha256 and (digest := pooch.file_hash(path)) != sha256:
+        os.unlink(os.path.realpath(path))
+        Path(path).unlink(missing_ok=True)
+        raise DownloadError(
+            f'{file} of {repository} has the sha256 {digest}, expected was {sha256}'
+        )
+    return Path(path)
+
+
+def _fetch_by_pooch(url: str, sha256: str | None, folder: Path, progress: bool) -> Path:
+    file = folder / _file_name(url)
+    record = Path(f'{file}.sha256')
+    pooch.get_logger().setLevel('WARNING')  # the bar says enough
     try:
         with FileLock(f'{file}.lock'):
-            # Another process may have fetched it while this one waited.
-            if not (file.is_file() and _is_right(file, sha256)):
-                _fetch_into(file, url, sha256, retries, progress)
+            first = record.read_text().strip() if record.is_file() else None
+            transfer = partial(_transfer, sha256=sha256, progress=progress)
+            pooch.retrieve(url, sha256 or first, file.name, folder, downloader=transfer)
+            if sha256 or not first:
+                record.write_text(f'{pooch.file_hash(str(file))}\n')
+    except requests.RequestException as error:
+        raise DownloadError(f'{url}: {cause_of(error)}: try again, {_CURE}') from error
+    except DownloadError:
+        raise
+    except ValueError as error:  # pooch's, of a hash
+        cure = '' if sha256 else f'; to accept a new file, delete {record}'
+        raise DownloadError(f'{url}: {cause_of(error)}{cure}') from error
     except OSError as error:
-        raise DownloadError(f'cannot write to {file.parent}: {error}') from error
+        raise DownloadError(
+            f'cannot write to {folder} ({error}): free some space, or set '
+            f'{CACHE_VARIABLE} to another folder'
+        ) from error
     return file
+
+
+def _transfer(
+    url: str, output_file: str, _: None, sha256: str | None, progress: bool
+) -> None:
+    """Write what `url` sends, as pooch asks its downloaders to."""
+    with requests.Session() as session:
+        for scheme in ('http://', 'https://'):
+            session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
+        headers = {'Accept-Encoding': 'identity'}
+        answer = session.get(url, stream=True, timeout=TIMEOUT, headers=headers)
+        with answer, open(output_file, 'wb') as file:
+            size = _checked_size(url, answer, sha256, Path(output_file).parent)
+            name = urlsplit(url).path.rsplit('/', 1)[-1]
+            style = dict(unit='B', unit_scale=True, desc=name)
+            # None: only on a terminal.
+            with _LimitedBar(
+                total=size, disable=None if progress else True, **style
+            ) as bar:
+                bar.source = url
+                for chunk in answer.iter_content(_CHUNK):
+                    bar.update(len(chunk))
+                    file.write(chunk)
+
+
+def _checked_size(
+    url: str, answer: requests.Response, sha256: str | None, folder: Path
+) -> int | None:
+    """Return the announced size of an answer that is worth reading."""
+    answer.raise_for_status()
+    is_local = urlsplit(url).hostname in LOCAL
+    for hop in (*answer.history, answer):
+        _check_url(hop.url, sha256, is_local)
+    if 'text/html' in answer.headers.get('Content-Type', ''):
+        raise DownloadError(f'{url}: the server sends a web page, not a file')
+    length = answer.headers.get('Content-Length', '')
+    size = int(length) if length.isdigit() else None
+    _check_size(url, size or 0)
+    free = shutil.disk_usage(folder).free
+    if size and size > free:
+        raise OSError(f'no space: {size} bytes needed, {free} free')
+    return size
+
+
+def _check_size(name: str, size: float) -> None:
+    if size > MAX_SIZE:
+        raise DownloadError(
+            f'{name}: more than {MAX_SIZE / 1e9:g} GB, which no checkpoint should '
+            'have; if it is right, download it by other means and give its path'
+        )
 
 
 def _checked_hash(sha256: str | None) -> str | None:
@@ -125,11 +233,12 @@ def _hash_in(fragment: str) -> str | None:
     return value if key == 'sha256' else None
 
 
-def _check_url(url: str, sha256: str | None) -> None:
+def _check_url(url: str, sha256: str | None, may_be_local: bool = True) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ('http', 'https') or not parts.hostname:
         raise ValueError(f'url={url!r}: give http://HOST/... or https://HOST/...')
-    if parts.scheme == 'http' and parts.hostname not in LOCAL and sha256 is None:
+    is_here = may_be_local and parts.hostname in LOCAL
+    if parts.scheme == 'http' and not is_here and sha256 is None:
         raise DownloadError(
             f'{url} is not encrypted and could be changed on its way: give its https '
             'address, or its hash (#sha256=...)'
@@ -138,14 +247,13 @@ def _check_url(url: str, sha256: str | None) -> None:
 
 def _cache_folder(cache_dir: str | os.PathLike | None) -> Path:
     chosen = cache_dir or os.environ.get(CACHE_VARIABLE)
-    folder = Path(chosen) if chosen else Path(torch.hub.get_dir(), 'mmpoolformer')
-    folder = folder.expanduser()
+    folder = Path(chosen or Path(torch.hub.get_dir(), 'mmpoolformer')).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DownloadError(
             f'cannot make the cache folder {folder} ({error}): set {CACHE_VARIABLE} to '
-            'another place'
+            'another folder'
         ) from error
     return folder
 
@@ -153,207 +261,4 @@ def _cache_folder(cache_dir: str | os.PathLike | None) -> Path:
 def _file_name(url: str) -> str:
     """Name a file after its address, so that equal names elsewhere don't clash."""
     name = re.sub(r'[^\w.-]', '_', urlsplit(url).path.rsplit('/', 1)[-1]) or 'file'
-    return f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}'
-
-
-def _is_right(file: Path, sha256: str | None) -> bool:
-    """Tell whether a cached file is the one wanted."""
-    digest = _digest(file)
-    if sha256:
-        return digest == sha256
-    remembered = _remembered(file)
-    if remembered not in (None, digest):
-        raise DownloadError(
-            f'{file} has changed since it was downloaded: delete it to fetch it again'
-        )
-    return True
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open('rb') as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _hash_file(file: Path) -> Path:
-    return Path(f'{file}.sha256')
-
-
-def _remembered(file: Path) -> str | None:
-    record = _hash_file(file)
-    return record.read_text().strip() if record.is_file() else None
-
-
-def _fetch_into(
-    file: Path, url: str, sha256: str | None, retries: int, progress: bool
-) -> None:
-    part = Path(f'{file}.part')
-    _download(url, part, retries, progress)
-    digest = _digest(part)
-    expected = sha256 or _remembered(file) or digest
-    if digest != expected:
-        _discard(part)
-        cure = '' if sha256 else f'; delete {_hash_file(file)} to accept the new file'
-        raise DownloadError(
-            f'{url} has the sha256 {digest}, expected was {expected}{cure}'
-        )
-    _hash_file(file).write_text(f'{digest}\n')
-    os.replace(part, file)
-    _discard(part)
-
-
-def _download(url: str, part: Path, retries: int, progress: bool) -> None:
-    """Fetch `url` into `part`, trying again after passing failures."""
-    for attempt in range(retries + 1):
-        try:
-            _transfer(url, part, progress)
-            return
-        except _Passing as failure:
-            problem = failure
-        if attempt < retries:
-            time.sleep(min(max(problem.wait, 2.0**attempt), _LONGEST_WAIT))
-    if not _validator(part):
-        _discard(part)
-    raise DownloadError(f'{url}: {problem} (tried {retries + 1} times)')
-
-
-def _transfer(url: str, part: Path, progress: bool) -> None:
-    """Fetch `url` into `part` in one try, going on where an earlier one ended."""
-    have = part.stat().st_size if part.is_file() and _validator(part) else 0
-    with _opened(url, part, have) as response:
-        if 'text/html' in response.headers.get('Content-Type', ''):
-            raise DownloadError(f'{url}: the server sends a web page, not a file')
-        start = _start(response, part, have)
-        total = _total(response, start)
-        if total is not None:
-            _check_space(part.parent, total - start)
-        _copy(response, part, start, total, progress)
-    size = part.stat().st_size
-    if total is not None and size != total:
-        raise _Passing(f'the connection ended after {size} of {total} bytes')
-
-
-def _opened(url: str, part: Path, have: int) -> http.client.HTTPResponse:
-    headers = {
-        'User-Agent': f'mmpoolformer/{__version__}',
-        'Accept-Encoding': 'identity',
-    }
-    if have:
-        headers |= {'Range': f'bytes={have}-', 'If-Range': _validator(part)}
-    request = urllib.request.Request(url, headers=headers)
-    try:
-        return urllib.request.build_opener(_SafeRedirects).open(
-            request, timeout=_TIMEOUT
-        )
-    except urllib.error.HTTPError as error:
-        _judge_answer(url, part, error)
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, ssl.SSLCertVerificationError):
-            raise DownloadError(f'{url}: {error.reason}') from error
-        raise _Passing(f'no connection ({error.reason})') from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _Passing(f'no answer ({error})') from error
-
-
-def _judge_answer(url: str, part: Path, error: urllib.error.HTTPError) -> None:
-    """Raise what an answer other than success means."""
-    problem = f'the server answers {error.code} {error.reason}'
-    if error.code not in _PASSING_CODES:
-        raise DownloadError(f'{url}: {problem}') from error
-    if error.code == 416:  # what is here is not the start of what is there
-        _discard(part)
-    wait = error.headers.get('Retry-After', '')
-    raise _Passing(problem, float(wait) if wait.isdigit() else 0.0) from error
-
-
-def _start(response: http.client.HTTPResponse, part: Path, have: int) -> int:
-    """Return the place in the file at which the answer starts."""
-    if response.status != 206:
-        return 0
-    sent = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))
-    if not sent or int(sent.group(1)) != have:
-        _discard(part)
-        raise _Passing('the server sends another part than asked for')
-    return have
-
-
-def _total(response: http.client.HTTPResponse, start: int) -> int | None:
-    """Return the size of the whole file, if the server says it."""
-    length = response.headers.get('Content-Length', '')
-    return start + int(length) if length.isdigit() else None
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DownloadError(_no_space(folder, f'{needed} bytes needed, {free} free'))
-
-
-def _no_space(folder: Path, detail: str) -> str:
-    return (
-        f'no space in {folder} ({detail}): free some, or set {CACHE_VARIABLE} to '
-        'another place'
-    )
-
-
-def _copy(
-    response: http.client.HTTPResponse,
-    part: Path,
-    start: int,
-    total: int | None,
-    progress: bool,
-) -> None:
-    bar = tqdm(
-        total=total,
-        initial=start,
-        unit='B',
-        unit_scale=True,
-        desc=part.name.removesuffix('.part'),
-        disable=None if progress else True,  # None: only on a terminal
-    )
-    try:
-        _validator_file(part).write_text(_offered_validator(response))
-        with bar, part.open('ab' if start else 'wb') as file:
-            while chunk := _read(response):
-                file.write(chunk)
-                bar.update(len(chunk))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:  # of the disk: those of the network are _Passing
-        _discard(part)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DownloadError(_no_space(part.parent, error.strerror)) from error
-        raise
-
-
-def _read(response: http.client.HTTPResponse) -> bytes:
-    try:
-        return response.read1(_CHUNK)
-    except (OSError, http.client.HTTPException) as error:
-        cause = str(error) or type(error).__name__
-        raise _Passing(f'the connection broke ({cause})') from error
-
-
-def _validator_file(part: Path) -> Path:
-    return Path(f'{part}.validator')
-
-
-def _offered_validator(response: http.client.HTTPResponse) -> str:
-    """Return what the server would know this state of the file by; may be empty."""
-    tag = response.headers.get('ETag', '')
-    if tag.startswith('"'):  # others are weak: equal meaning, not equal bytes
-        return tag
-    return response.headers.get('Last-Modified', '')
-
-
-def _validator(part: Path) -> str:
-    file = _validator_file(part)
-    return file.read_text() if file.is_file() else ''
-
-
-def _discard(part: Path) -> None:
-    """Remove a temporary file and what belongs to it."""
-    part.unlink(missing_ok=True)
-    _validator_file(part).unlink(missing_ok=True)
+    return f'{hash_of(url.encode()).hexdigest()[:8]}-{name}'

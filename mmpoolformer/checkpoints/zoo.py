@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from mmpoolformer.checkpoints.download import fetch
+from mmpoolformer.checkpoints.download import fetch, fetch_from_hub
 from mmpoolformer.checkpoints.errors import DownloadError
 from mmpoolformer.names import nearest
 
@@ -270,18 +270,10 @@ def _entry(name: str) -> ZooEntry:
 
 
 def _from_timm(name: str) -> Path:
-    # Imported here: only this scheme needs them.
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import HfHubHTTPError
-
-    repository = _timm_repository(name)
     try:
-        return Path(hf_hub_download(repository, 'model.safetensors'))
-    except (OSError, HfHubHTTPError) as error:
-        raise DownloadError(
-            f'timm://{name}: cannot download {repository} from the Hugging Face hub '
-            f'({str(error).splitlines()[0]})'
-        ) from error
+        return fetch_from_hub(_timm_repository(name), 'model.safetensors')
+    except DownloadError as error:
+        raise DownloadError(f'timm://{name}: {error}') from error
 
 
 def _timm_repository(name: str) -> str:

@@ -3,7 +3,6 @@ import hashlib
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
 import pytest
 
@@ -17,14 +16,16 @@ class FileServer(ThreadingHTTPServer):
         super().__init__(('127.0.0.1', 0), _Handler)
         self.content = bytes(range(256)) * 4000
         self.etag = '"one"'
-        self.ranges = True
         self.content_type = 'application/octet-stream'
         self.failures = []  # answers to give first, such as 503
-        self.retry_after = None
         self.cuts = []  # number of bytes after which the first answers break off
         self.delay = 0.0  # seconds before the body
         self.location = None  # where to redirect to
-        self.requests = []  # Range header of each request
+        self.length = True  # whether to announce it
+        self.length_said = None  # another one than the right one
+        self.endless = False  # whether to send the content for ever
+        self.sent = 0  # bytes of endless content
+        self.requests = []  # method and path of each request
 
     @property
     def url(self) -> str:
@@ -36,10 +37,12 @@ class FileServer(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         server = self.server
-        asked = self.headers.get('Range')
-        server.requests.append(asked)
+        server.requests.append(f'{self.command} {self.path}')
         if server.location:
             self.send_response(302)
             self.send_header('Location', server.location)
@@ -47,33 +50,24 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if server.failures:
             self.send_response(server.failures.pop(0))
-            if server.retry_after:
-                self.send_header('Retry-After', server.retry_after)
+            self.send_header('Content-Length', '0')
             self.end_headers()
             return
-        start = self._start(asked)
-        if start > len(server.content):
-            self.send_error(416)
-            return
-        body = server.content[start:]
-        self.send_response(206 if start else 200)
+        body = server.content
+        self.send_response(200)
         self.send_header('Content-Type', server.content_type)
-        self.send_header('Content-Length', str(len(body)))
-        if server.etag:
-            self.send_header('ETag', server.etag)
-        if start:
-            size = len(server.content)
-            self.send_header('Content-Range', f'bytes {start}-{size - 1}/{size}')
+        if server.length:
+            self.send_header('Content-Length', str(server.length_said or len(body)))
+        self.send_header('ETag', server.etag)
+        self.send_header('X-Repo-Commit', 'c' * 40)  # as the hub does
         self.end_headers()
+        if self.command == 'HEAD':
+            return
         time.sleep(server.delay)
         with contextlib.suppress(ConnectionError):  # the client may have given up
             self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
-
-    def _start(self, asked: str | None) -> int:
-        same = self.headers.get('If-Range') == self.server.etag
-        if not (asked and self.server.ranges and same):
-            return 0
-        return int(asked.removeprefix('bytes=').removesuffix('-'))
+            while server.endless:
+                server.sent += self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -89,12 +83,3 @@ def server(monkeypatch):
         yield server
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture
-def waits(monkeypatch) -> list[float]:
-    """Record how long downloads wait between tries, without waiting."""
-    waits = []
-    clock = SimpleNamespace(sleep=waits.append)
-    monkeypatch.setattr('mmpoolformer.checkpoints.download.time', clock)
-    return waits

@@ -1,5 +1,8 @@
 """The table of published weights, and what a source can be."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -178,14 +181,14 @@ def test_url_is_fetched(server, tmp_path, monkeypatch) -> None:
     assert path.read_bytes() == server.content
 
 
-def test_zoo_name_is_fetched_with_its_hash(monkeypatch) -> None:
-    fetched = []
-    monkeypatch.setattr(
-        'mmpoolformer.checkpoints.zoo.fetch', lambda *call: fetched.append(call)
-    )
-    resolve_source('zoo://poolformer_s12')
-    entry = ZOO['poolformer_s12']
-    assert fetched == [(entry.url, entry.sha256)]
+def test_zoo_name_is_fetched_with_its_hash(server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv('MMPOOLFORMER_CACHE', str(tmp_path))
+    entry = replace(ZOO['poolformer_s12'], url=server.url, sha256=server.sha256)
+    monkeypatch.setitem(ZOO, 'poolformer_s12', entry)
+    assert resolve_source('zoo://poolformer_s12').read_bytes() == server.content
+    monkeypatch.setitem(ZOO, 'poolformer_s12', replace(entry, sha256='0' * 64))
+    with pytest.raises(DownloadError, match='0' * 64):
+        resolve_source('zoo://poolformer_s12')
 
 
 @pytest.mark.parametrize(
@@ -208,22 +211,20 @@ def test_unknown_names(source, message) -> None:
 
 @pytest.mark.parametrize('name', ['poolformer_s12.sail_in1k', 'poolformer_s12'])
 def test_timm_name_is_looked_up_on_the_hub(name, tmp_path, monkeypatch) -> None:
-    def download(*asked: str) -> str:
+    def download(*asked: str) -> Path:
         assert asked == ('timm/poolformer_s12.sail_in1k', 'model.safetensors')
-        return str(tmp_path / 'model.safetensors')
+        return tmp_path / 'model.safetensors'
 
-    monkeypatch.setattr('huggingface_hub.hf_hub_download', download)
+    monkeypatch.setattr('mmpoolformer.checkpoints.zoo.fetch_from_hub', download)
     assert resolve_source(f'timm://{name}') == tmp_path / 'model.safetensors'
 
 
 def test_timm_without_a_network(monkeypatch) -> None:
-    from huggingface_hub.utils import LocalEntryNotFoundError
+    def metadata(_: str) -> None:
+        raise ConnectionError('no connection\nand more lines')
 
-    def download(*_: str) -> str:
-        raise LocalEntryNotFoundError('no connection\nand more lines')
-
-    monkeypatch.setattr('huggingface_hub.hf_hub_download', download)
+    monkeypatch.setattr('huggingface_hub.get_hf_file_metadata', metadata)
     with pytest.raises(
-        DownloadError, match=r'cannot download timm/.* \(no connection\)$'
+        DownloadError, match=r'^timm://.*cannot download .*\(no connection and more'
     ):
         resolve_source('timm://poolformer_s12')
