@@ -120,12 +120,13 @@ def fetch_from_hub(
     from huggingface_hub.errors import HTTPError  # base of its HTTP library's errors
 
     where = dict(filename=file, revision=revision)
+    url = hf_hub_url(repository, **where)
     path = try_to_load_from_cache(repository, cache_dir=cache_dir, **where)
     try:
         if not isinstance(path, str):
             # Asked first: hf_hub_download tries for minutes where nothing answers.
-            known = get_hf_file_metadata(hf_hub_url(repository, **where))
-            _check_size(file, known.size or 0)
+            known = get_hf_file_metadata(url)
+            _check_size(url, known.size or 0)
             # The tag of a large file is its sha256.
             is_hash = re.fullmatch('[0-9a-f]{64}', known.etag or '')
             sha256 = sha256 or (known.etag if is_hash else None)
@@ -134,15 +135,13 @@ def fetch_from_hub(
             )
     except (OSError, HTTPError) as error:
         raise DownloadError(
-            f'cannot download {file} of {repository} ({revision}) from the Hugging '
-            f'Face hub ({cause_of(error)}): set HF_ENDPOINT to a mirror, {_CURE}'
+            f'cannot download {url} from the Hugging Face hub ({cause_of(error)}): set '
+            f'HF_ENDPOINT to a mirror, {_CURE}'
         ) from error
     if sha256 and (digest := pooch.file_hash(path)) != sha256:
         os.unlink(os.path.realpath(path))
         Path(path).unlink(missing_ok=True)
-        raise DownloadError(
-            f'{file} of {repository} has the sha256 {digest}, expected was {sha256}'
-        )
+        raise DownloadError(f'{url} has the sha256 {digest}, expected was {sha256}')
     return Path(path)
 
 
@@ -184,11 +183,9 @@ def _transfer(
         with answer, open(output_file, 'wb') as file:
             size = _checked_size(url, answer, sha256, Path(output_file).parent)
             name = urlsplit(url).path.rsplit('/', 1)[-1]
-            style = dict(unit='B', unit_scale=True, desc=name)
-            # None: only on a terminal.
-            with _LimitedBar(
-                total=size, disable=None if progress else True, **style
-            ) as bar:
+            hidden = None if progress else True  # None: only on a terminal
+            style = dict(unit='B', unit_scale=True, desc=name, disable=hidden)
+            with _LimitedBar(total=size, **style) as bar:
                 bar.source = url
                 for chunk in answer.iter_content(_CHUNK):
                     bar.update(len(chunk))
