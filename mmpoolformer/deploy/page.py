@@ -27,6 +27,7 @@ TITLE = 'mmpoolformer: what does the model see?'
 INTRODUCTION = """# What does the model see?
 Give a picture or choose an example. Nothing leaves the machine that runs this page."""
 START = Answer('No picture yet.')
+NOT_GIVEN = 'Picture: upload a file or choose an example.'
 # Most rows of the list of objects.
 MOST_ROWS = 12
 # Questions that may wait for an answer.
@@ -126,7 +127,7 @@ def _build_inputs(
         label='Picture', sources=['upload', 'clipboard'], type='filepath', height=320
     )
     # Gradio's own would decode the picture, before its size was looked at.
-    picture.preprocess = _path_of
+    picture.preprocess = partial(_path_of, Path(picture.GRADIO_CACHE))
     model = gr.Dropdown(names, value=names[0], label='Model', interactive=True)
     threshold = gr.Slider(
         *(0.05, 0.95, 0.4),
@@ -186,9 +187,36 @@ def _has_threshold(predictor: Predictor) -> bool:
     return predictor.task not in (CLASSIFICATION, SEGMENTATION)
 
 
-def _path_of(payload: gr.FileData | None) -> str | None:
-    """Return the path of an uploaded file; Gradio has checked that it is one."""
-    return payload and payload.path
+def _path_of(folder: Path, payload: gr.FileData | None) -> str | None:
+    """Return the path of an uploaded file.
+
+    Gradio looks where a file lies only if the request calls it one.
+
+    Raises:
+        gradio.Error: If it is not a file in the folder of uploads.
+    """
+    if payload is None:
+        return None
+    if not is_given(payload.path, folder):
+        raise gr.Error(NOT_GIVEN, print_exception=False)
+    return payload.path
+
+
+def is_given(path: object, folder: Path) -> bool:
+    """Tell whether something from a request is the path of an uploaded file.
+
+    Args:
+        path: Anything.
+        folder: Where uploads and examples lie.
+    """
+    if not isinstance(path, str):
+        return False
+    try:
+        real = Path(path).resolve(strict=True)
+    except (OSError, ValueError, RuntimeError):  # missing, with a zero byte, a loop
+        return False
+    # No device or pipe: reading could wait for ever.
+    return real.is_file() and real.is_relative_to(folder.resolve())
 
 
 def _told(said: Answer) -> str:

@@ -1,6 +1,9 @@
 """The page of tools/demo.py, in a real browser where there is one."""
 
+import json
+import os
 import re
+import secrets
 import shutil
 import struct
 import threading
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,6 +26,7 @@ from mmpoolformer.deploy.answers import LARGEST_SHOWN, SMALLEST_SHOWN, answer
 from mmpoolformer.deploy.page import (
     Limits,
     build_page,
+    is_given,
     running_page,
     write_examples,
 )
@@ -242,13 +247,94 @@ def test_paths_of_the_server_are_refused(address: str, path: str) -> None:
     assert b'<html' in page
 
 
-def test_paths_are_no_pictures_either(address: str, models: Models) -> None:
-    client = pytest.importorskip('gradio_client').Client(address, verbose=False)
-    picture = {'path': models.pictures[0], 'meta': {'_type': 'gradio.FileData'}}
-    with pytest.raises(Exception, match=r'(?i)not allowed|cannot|error|upload'):
-        client.submit(
-            picture, 'detection', 0.4, api_name='/predict', upload_files=False
-        ).result()
+def post(address: str, way: str, question: object, **headers: str) -> tuple[int, str]:
+    """Send a question as JSON and return status and body of the reply."""
+    body = question if isinstance(question, bytes) else json.dumps(question).encode()
+    headers = {'content-type': 'application/json', **headers}
+    request = urllib.request.Request(f'{address}gradio_api/{way}', body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def upload(address: str, *paths: str) -> httpx.Response:
+    files = [('files', (Path(path).name, Path(path).read_bytes())) for path in paths]
+    return httpx.post(f'{address}gradio_api/upload', files=files, trust_env=False)
+
+
+def ask(address: str, way: str, picture: object, model: object = 'detection') -> str:
+    """Ask in one of Gradio's three ways and return all that is said."""
+    data = [picture, model, 0.4]
+    if way == 'run/predict':
+        return post(address, way, {'data': data})[1]
+    session = secrets.token_hex(5)
+    question = {'data': data, 'fn_index': 1, 'session_hash': session}
+    status, said = post(address, way, question)
+    if status != 200:
+        return said
+    place = f'queue/data?session_hash={session}'
+    if way == 'call/predict':
+        place = f'call/predict/{json.loads(said)["event_id"]}'
+    return get(f'{address}gradio_api/{place}')[1].decode()
+
+
+WAYS = ('run/predict', 'call/predict', 'queue/join')
+
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('tagged', [False, True])
+def test_only_uploads_are_pictures(
+    address: str, models: Models, tmp_path: Path, way: str, tagged: bool
+) -> None:
+    given = upload(address, models.pictures[0]).json()[0]
+    folder = Path(given).parent
+    os.mkfifo(tmp_path / 'pipe.png')
+    link = folder / f'link_{secrets.token_hex(4)}.png'
+    link.symlink_to(models.pictures[0])
+    stolen = (
+        *(models.pictures[0], '/dev/ptmx', str(tmp_path / 'pipe.png'), str(link)),
+        *(f'{folder}/../../../examples/scene_4.png', str(folder), 'a\0b', ''),
+        *(f'{given}x', 'http://127.0.0.1:9/a.png', 'file:///etc/passwd', '~'),
+    )
+    meta = {'meta': {'_type': 'gradio.FileData'}} if tagged else {}
+    for path in stolen:
+        said = ask(address, way, {'path': path, **meta})
+        assert 'objects' not in said
+        assert '/file=' not in said
+    assert 'objects' in ask(address, way, {'path': given, **meta})  # not blocked
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_odd_pictures_are_refused(address: str, models: Models, way: str) -> None:
+    path = models.pictures[0]
+    tag = {'_type': 'gradio.FileData'}
+    odd = (
+        *(path, 3, True, [], [path], {}, [{'path': path}], {'path': [path]}),
+        *({'path': {'path': path}}, {'path': None}, {'url': f'file://{path}'}),
+        *({'path': path, 'meta': tag, 'is_stream': True}, {'path': path, 'meta': []}),
+        {'meta': tag, 'url': path},
+    )
+    for picture in odd:
+        said = ask(address, way, picture)
+        assert 'objects' not in said
+        assert '/file=' not in said
+
+
+def test_what_is_no_uploaded_file(tmp_path: Path) -> None:
+    folder = tmp_path / 'given'
+    folder.mkdir()
+    (folder / 'good.png').write_bytes(b'x')
+    (tmp_path / 'given_too.png').write_bytes(b'x')
+    (folder / 'out.png').symlink_to(tmp_path / 'given_too.png')
+    (folder / 'loop').symlink_to(folder / 'loop')
+    os.mkfifo(folder / 'pipe')
+    assert is_given(str(folder / 'good.png'), folder)
+    for name in ('out.png', 'loop', 'pipe', '.', '../given_too.png', 'no', '\0'):
+        assert not is_given(f'{folder}/{name}', folder)
+    for value in (None, 3, [str(folder / 'good.png')], folder / 'good.png', 'x' * 9999):
+        assert not is_given(value, folder)
 
 
 def test_several_users_at_once(
