@@ -1,9 +1,10 @@
 """What stands behind tools/demo.py: the models to show, and the running page."""
 
+import signal
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
@@ -15,6 +16,7 @@ from mmpoolformer.engine.errors import UsageError, UserError, blame
 from mmpoolformer.engine.pretrain_demo import CLASSIFIER, PretrainDemo
 from mmpoolformer.engine.quickstart import CONFIG, Quickstart
 
+ENDINGS = ('SIGINT', 'SIGTERM', 'SIGHUP')
 LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 
 
@@ -35,14 +37,43 @@ def serve(args: Namespace) -> None:
     limits = page.Limits(args.max_megabytes, round(args.max_megapixels * 1e6))
     where = args.host if args.port is None else f'{args.host}:{args.port}'
     with (
+        ended_by_signals(),
         blame(where, (OSError,)),
         page.running_page(predictors, args.host, args.port, limits) as (_, address),
     ):
         print(f'{address}  (Ctrl-C ends it)', flush=True)
         if args.host not in LOOPBACK:
             print('note: whoever reaches this machine can use it', file=sys.stderr)
-        with suppress(KeyboardInterrupt):  # the usual end of a server
-            Event().wait()
+        Event().wait()
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Leave the block at Ctrl-C, SIGTERM or SIGHUP, the usual ends of a server.
+
+    What is opened in the block is closed. Further signals don't disturb that.
+    """
+
+    def end(number: int, frame: object) -> None:
+        for name in before:
+            signal.signal(name, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    # What is ignored (nohup) stays ignored; Windows has no SIGHUP.
+    names = [getattr(signal, name, None) for name in ENDINGS]
+    before = {
+        name: signal.getsignal(name)
+        for name in names
+        if name is not None and signal.getsignal(name) != signal.SIG_IGN
+    }
+    for name in before:
+        signal.signal(name, end)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
 
 
 def split_model(text: str) -> tuple[str, str | None]:

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -315,8 +316,9 @@ def test_nothing_unfinished_is_left(here: Path, outcomes: dict) -> None:
     assert not list(here.rglob('*.part*'))
 
 
-def test_what_the_quickstart_trained_is_shown_until_interrupted(
-    models: Models, tmp_path: Path
+@pytest.mark.parametrize('end', ['SIGINT', 'SIGTERM'])
+def test_what_the_quickstart_trained_is_shown_until_the_end(
+    models: Models, tmp_path: Path, end: str
 ) -> None:
     folder = tmp_path / 'work_dirs' / 'quickstart'
     folder.mkdir(parents=True)
@@ -325,11 +327,12 @@ def test_what_the_quickstart_trained_is_shown_until_interrupted(
     weights = models.checkpoint('detection').read_bytes()
     (folder / 'epoch_5.pth').write_bytes(weights)
     (folder / 'last_checkpoint').write_text('elsewhere/epoch_5.pth')
+    (tmp_path / 'temporary').mkdir()
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, ROOT / DEMO, '--port', port],
+        [sys.executable, ROOT / DEMO, '--port', str(port)],
         cwd=tmp_path,
-        env=environment(),
+        env={**environment(), 'TMPDIR': str(tmp_path / 'temporary')},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -337,15 +340,24 @@ def test_what_the_quickstart_trained_is_shown_until_interrupted(
     try:
         address = next(line for line in process.stdout if line.startswith('http'))
         assert address.startswith(f'http://127.0.0.1:{port}/')
-        with urllib.request.urlopen(address.split()[0], timeout=20) as page:
+        address = address.split()[0]
+        with urllib.request.urlopen(address, timeout=20) as page:
             assert b'demo_retinanet_poolformer_s12' in page.read()
-        process.send_signal(signal.SIGINT)
+        files = {'files': ('a.png', Path(models.pictures[0]).read_bytes())}
+        given = httpx.post(f'{address}gradio_api/upload', files=files, trust_env=False)
+        assert Path(given.json()[0]).is_relative_to(tmp_path / 'temporary')
+        assert Path(given.json()[0]).is_file()
+        process.send_signal(signal.Signals[end])
+        process.send_signal(signal.Signals[end])  # the impatient
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 0, errors
     assert 'Traceback' not in errors
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['work_dirs']
+    assert not list((tmp_path / 'temporary').glob('mmpoolformer-demo-*'))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *('temporary', 'work_dirs')
+    ]
 
 
 @pytest.mark.parametrize(
