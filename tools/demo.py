@@ -26,10 +26,12 @@ EXAMPLES = """examples:
   a classifier with its published weights, which are downloaded:
     python tools/demo.py poolformer_s12
   for others in the network, who then can use the models too:
-    python tools/demo.py --host 0.0.0.0 --port 8000
+    python tools/demo.py --host 0.0.0.0 --port 8000 --allow-host NAME.example.org
 
-The page listens on this machine alone unless --host says otherwise. What users give is
-kept for about an hour, and deleted at the end."""
+The page listens on this machine alone unless --host says otherwise. It answers only if
+asked for by localhost, by --host, by a name of --allow-host or, where others can reach
+it, by an address in numbers. What users give is kept for about an hour, and deleted
+when the page is ended by Ctrl-C or SIGTERM."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -52,6 +54,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         default='127.0.0.1',
         metavar='ADDRESS',
         help='address to listen on (default: %(default)s, this machine alone)',
+    )
+    add(
+        '--allow-host',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='name of this machine that users may write in place of its address; '
+        'may be given several times',
     )
     add(
         '--port',

@@ -4,8 +4,7 @@ Nothing is asked of other machines: no telemetry, no fonts or scripts from elsew
 """
 
 import os
-import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from starlette.middleware import Middleware
 from mmpoolformer.datasets.demo_data import crop_shape, is_clear
 from mmpoolformer.datasets.demo_shapes import draw_scene
 from mmpoolformer.deploy.answers import Answer, Place, answer
+from mmpoolformer.deploy.door import Guard, Rules, is_given
 from mmpoolformer.deploy.predictor import Predictor
 from mmpoolformer.deploy.results import CLASSIFICATION, SEGMENTATION
 
@@ -59,13 +59,6 @@ FONTS = {
     'font': ('system-ui', 'sans-serif'),
     'font_mono': ('ui-monospace', 'monospace'),
 }
-# Browsers are told to take nothing from other machines, whatever the page says.
-POLICY = (
-    "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
-    "frame-ancestors 'self'"
-)
-# Addresses by which Gradio would fetch what is on other machines.
-ELSEWHERE = re.compile(r'/(file|proxy)=\s*[a-z+]+:', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -202,23 +195,6 @@ def _path_of(folder: Path, payload: gr.FileData | None) -> str | None:
     return payload.path
 
 
-def is_given(path: object, folder: Path) -> bool:
-    """Tell whether something from a request is the path of an uploaded file.
-
-    Args:
-        path: Anything.
-        folder: Where uploads and examples lie.
-    """
-    if not isinstance(path, str):
-        return False
-    try:
-        real = Path(path).resolve(strict=True)
-    except (OSError, ValueError, RuntimeError):  # missing, with a zero byte, a loop
-        return False
-    # No device or pipe: reading could wait for ever.
-    return real.is_file() and real.is_relative_to(folder.resolve())
-
-
 def _told(said: Answer) -> str:
     kind = 'told problem' if said.is_problem else 'told'
     role = 'alert' if said.is_problem else 'status'
@@ -264,6 +240,7 @@ def running_page(
     host: str = '127.0.0.1',
     port: int | None = None,
     limits: Limits | None = None,
+    names: Sequence[str] = (),
 ) -> Iterator[tuple[gr.Blocks, str]]:
     """Serve the page as long as the block runs.
 
@@ -274,6 +251,9 @@ def running_page(
         host: Address to listen on. `'127.0.0.1'` is for this machine alone.
         port: Port to listen on; `None` is the first free one from 7860.
         limits: What is taken; `None` is `Limits()`.
+        names: Names of this machine by which users may ask for the page, beside
+            `localhost`, `host` and, unless `host` is this machine's alone, addresses
+            in numbers.
 
     Yields:
         The page and its address, such as `'http://127.0.0.1:7860/'`.
@@ -292,6 +272,8 @@ def running_page(
     ):
         page = build_page(predictors, write_examples(Path(folder) / 'examples'), limits)
         look = _look() if _moved_to_launch() else {}
+        given = Path(folder) / 'given'
+        rules = Rules(host, names, round(limits.megabytes * 2**20), given)
         try:
             _, address, _ = page.launch(
                 server_name=host,
@@ -302,8 +284,8 @@ def running_page(
                 prevent_thread_lock=True,
                 show_error=False,
                 allowed_paths=[],
-                max_file_size=round(limits.megabytes * 2**20),
-                app_kwargs={'middleware': [Middleware(Guard)]},
+                max_file_size=rules.file_bytes,
+                app_kwargs={'middleware': [Middleware(Guard, page=page, rules=rules)]},
                 enable_monitoring=False,
                 ssr_mode=False,
                 pwa=False,
@@ -337,37 +319,6 @@ def _without_proxy(host: str) -> str:
     """
     others = os.environ.get('no_proxy') or os.environ.get('NO_PROXY') or ''
     return f'{others},{host},localhost'.lstrip(',')
-
-
-class Guard:
-    """Keeps page and server from asking other machines (ASGI middleware).
-
-    Args:
-        app: What it stands before.
-    """
-
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        self.app = app
-
-    async def __call__(
-        self,
-        scope: dict,
-        receive: Callable[[], Awaitable],
-        send: Callable[..., Awaitable],
-    ) -> None:
-        """Answer a request."""
-
-        async def send_with_policy(message: dict) -> None:
-            if message['type'] == 'http.response.start':
-                policy = (b'content-security-policy', POLICY.encode())
-                message['headers'] = [*message.get('headers', ()), policy]
-            await send(message)
-
-        if scope['type'] == 'http' and ELSEWHERE.search(scope['path']):
-            await send({'type': 'http.response.start', 'status': 403, 'headers': []})
-            await send({'type': 'http.response.body', 'body': b'not from here'})
-            return
-        await self.app(scope, receive, send_with_policy)
 
 
 def _moved_to_launch() -> bool:

@@ -39,7 +39,9 @@ def serve(args: Namespace) -> None:
     with (
         ended_by_signals(),
         blame(where, (OSError,)),
-        page.running_page(predictors, args.host, args.port, limits) as (_, address),
+        page.running_page(
+            predictors, args.host, args.port, limits, args.allow_host
+        ) as (_, address),
     ):
         print(f'{address}  (Ctrl-C ends it)', flush=True)
         if args.host not in LOOPBACK:

@@ -1,18 +1,21 @@
 """The page of tools/demo.py, in a real browser where there is one."""
 
+import contextlib
 import json
 import os
 import re
 import secrets
 import shutil
+import socket
 import struct
 import threading
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import gradio as gr
 import httpx
@@ -23,10 +26,10 @@ from random_models import Models
 from tool_process import ROOT
 
 from mmpoolformer.deploy.answers import LARGEST_SHOWN, SMALLEST_SHOWN, answer
+from mmpoolformer.deploy.door import QUESTION, Rules, is_given
 from mmpoolformer.deploy.page import (
     Limits,
     build_page,
-    is_given,
     running_page,
     write_examples,
 )
@@ -335,6 +338,163 @@ def test_what_is_no_uploaded_file(tmp_path: Path) -> None:
         assert not is_given(f'{folder}/{name}', folder)
     for value in (None, 3, [str(folder / 'good.png')], folder / 'good.png', 'x' * 9999):
         assert not is_given(value, folder)
+
+
+def send(address: str, head: str, body: Iterable[bytes] = ()) -> tuple[int, str]:
+    """Send a raw request and return the status and all of the reply."""
+    where = urlsplit(address)
+    with socket.create_connection((where.hostname, where.port), timeout=5) as line:
+        line.sendall(head.replace('\n', '\r\n').encode() + b'\r\n\r\n')
+        with contextlib.suppress(OSError):  # refused before all was sent
+            for part in body:
+                line.sendall(b'%x\r\n%b\r\n' % (len(part), part))
+            if body:
+                line.sendall(b'0\r\n\r\n')
+        reply = b''
+        with contextlib.suppress(OSError):
+            while b'\r\n\r\n' not in reply and (more := line.recv(65536)):
+                reply += more
+    return int(reply.split()[1]), reply.decode(errors='replace')
+
+
+@pytest.mark.parametrize(
+    ('head', 'status'),
+    [
+        ('GET / HTTP/1.1\nHost: 127.0.0.1:7860', 200),
+        ('GET / HTTP/1.1\nHost: localhost', 200),
+        ('GET / HTTP/1.1\nHost: LOCALHOST:1', 200),
+        ('GET / HTTP/1.1\nHost: [::1]:7860', 200),
+        ('GET / HTTP/1.1\nHost: evil.example:7860', 403),
+        ('GET / HTTP/1.1\nHost: localhost.evil.example', 403),
+        ('GET / HTTP/1.1\nHost: localhost@evil.example', 403),
+        ('GET / HTTP/1.1\nHost: 192.168.1.2', 403),
+        ('GET / HTTP/1.1\nHost: ', 403),
+        ('GET / HTTP/1.0', 403),
+        ('GET /config HTTP/1.1\nHost: evil.example', 403),
+        ('POST /gradio_api/cancel HTTP/1.1\nHost: evil.example', 403),
+        ('POST /gradio_api/vibe-edit HTTP/1.1\nHost: localhost', 404),
+        ('POST /gradio_api/component_server HTTP/1.1\nHost: localhost', 404),
+        ('POST /gradio_api/call/v2/predict HTTP/1.1\nHost: localhost', 404),
+        ('GET /gradio_api/deep_link?session_hash=a HTTP/1.1\nHost: localhost', 403),
+        ('GET / HTTP/1.1\nHost: localhost\nOrigin: https://evil.example', 403),
+        ('POST /gradio_api/reset HTTP/1.1\nHost: localhost\nOrigin: null', 403),
+    ],
+)
+def test_requests_for_other_names_are_refused(
+    address: str, head: str, status: int
+) -> None:
+    assert send(address, f'{head}\nConnection: close')[0] == status
+
+
+def test_names_of_a_shared_page(tmp_path: Path) -> None:
+    rules = Rules('0.0.0.0', ['Box.example.org'], 1, tmp_path)
+    for host in ('box.example.org:80', '10.1.2.3', '[fe80::1]:7860', 'localhost'):
+        assert rules.accept_host(host)
+    for host in ('evil.example', 'x.box.example.org', '10.1.2.3.evil.example', ''):
+        assert not rules.accept_host(host)
+    assert Rules('box', (), 1, tmp_path).accept_host('box:8000')
+
+
+@pytest.mark.parametrize('way', ['upload', 'queue/join', 'run/predict', 'cancel'])
+def test_large_bodies_are_refused(address: str, way: str) -> None:
+    most = (QUESTION if way != 'upload' else 0.3 * 2**20 + 2**16) + 2
+    start = (
+        f'POST /gradio_api/{way} HTTP/1.1\nHost: localhost\n'
+        'Content-Type: multipart/form-data; boundary=b'
+    )
+    said = send(address, f'{start}\nContent-Length: {int(most)}')
+    assert said[0] == 413
+    assert send(address, f'{start}\nContent-Length: {10**12}')[0] == 413
+    part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+    chunks = [part, *[bytes(2**16)] * 8]
+    assert send(address, f'{start}\nTransfer-Encoding: chunked', chunks)[0] == 413
+    assert get(address)[0] == 200
+
+
+def test_uploads_hold_one_file(
+    address: str, files: Files, capfd: pytest.CaptureFixture
+) -> None:
+    given = upload(address, files['good.png'])
+    assert given.status_code == 200
+    folder = Path(given.json()[0]).parent.parent
+    before = set(folder.iterdir())
+    several = upload(address, *[files['good.png']] * 1000)
+    assert (several.status_code, several.text) == (400, 'upload one file at a time')
+    where = f'{address}gradio_api/upload'
+    kind = {'content-type': 'multipart/form-data; boundary=b'}
+    part = 'Content-Disposition: form-data; name="files"'
+    for headers, body in (
+        ({}, b'x'),
+        ({'content-type': 'multipart/form-data'}, b'x'),
+        (kind, b'no part'),
+        (kind, b'--b\r\nno: part\r\n\r\nx\r\n--b--\r\n'),
+        (kind, f'--b\r\n{part}\r\n\r\nx\r\n--b--\r\n'.encode()),
+        (kind, f'--b\r\n{part}; filename=".."\r\n\r\nx\r\n--b--\r\n'.encode()),
+    ):
+        reply = httpx.post(where, content=body, headers=headers, trust_env=False)
+        assert reply.status_code in (200, 400), body
+        if reply.status_code == 200:
+            assert all(Path(path).parent.parent == folder for path in reply.json())
+    assert 'Traceback' not in capfd.readouterr().err
+    # Of refused uploads nothing stays, but Gradio keeps what was called "..".
+    assert len(set(folder.iterdir()) - before) <= 2
+
+
+GOOD = [None, 'detection', 0.4]
+
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize(
+    'question',
+    [
+        *(b'', b'{', b'[]', b'"a"', b'[' * 100_000, b'\xff', b'{"data": [NaN]}'),
+        {},
+        {'data': 3},
+        *({'data': GOOD[:n]} for n in range(3)),
+        {'data': [*GOOD, 4]},
+        *({'data': [None, name, 0.4]} for name in ('no', None, [], ['detection'], {})),
+        *(
+            {'data': [None, 'detection', number]}
+            for number in (float('nan'), 1e999, 10**400, -1, '0.4', None, True, [0.4])
+        ),
+        {
+            'data': [
+                {'path': 'http://127.0.0.1:9/a', 'meta': {'_type': 'gradio.FileData'}}
+            ]
+        },
+        *({'data': GOOD, 'trigger_id': bad} for bad in (999, 'a', -1)),
+    ],
+)
+def test_malformed_questions_are_refused(
+    address: str, way: str, question: object, capfd: pytest.CaptureFixture
+) -> None:
+    if isinstance(question, dict):
+        question = {'fn_index': 1, 'session_hash': 'odd', **question}
+    status, said = post(address, way, question)
+    assert status == 400, said
+    assert 'Traceback' not in said + capfd.readouterr().err
+
+
+@pytest.mark.parametrize('way', ['queue/join', 'run/predict'])
+@pytest.mark.parametrize('index', [99, -1, 'a', 1.5, True, [1], 0, 2])
+def test_other_functions_check_their_inputs(
+    address: str, way: str, index: object, capfd: pytest.CaptureFixture
+) -> None:
+    question = {'fn_index': index, 'session_hash': 'odd'}
+    for data in (['no'], [99], [-1], [None], [[0]], GOOD, [{'path': '/etc/passwd'}]):
+        status, said = post(address, way, {**question, 'data': data})
+        assert status in (400, 404), said
+    assert 'Traceback' not in capfd.readouterr().err
+
+
+def test_examples_are_loaded_as_a_browser_does(address: str) -> None:
+    question = {'fn_index': 0, 'data': [3], 'session_hash': 'b', 'event_data': None}
+    status, said = post(address, 'run/predict', question)
+    assert status == 200
+    picture = json.loads(said)['data'][0]
+    picture = picture.get('value', picture)
+    for way in WAYS:
+        assert 'objects' in ask(address, way, picture)
 
 
 def test_several_users_at_once(
