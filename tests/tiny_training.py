@@ -121,9 +121,9 @@ def settings(folder: Path, steps: int = STEPS, **dataset: object) -> Config:
     )
 
 
-def train(config: Config, *hooks: Hook) -> ToolRunner:
+def train(config: Config, *hooks: Hook, resume: str = 'auto') -> ToolRunner:
     """Train as tools/train.py --resume does."""
-    older = use_resume(config, 'auto')
+    older = use_resume(config, resume)
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights, runner.older = bool(config.resume), older
     folder = Path(config.work_dir)

@@ -25,12 +25,23 @@ from torch.nn import Parameter
 from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
 from mmpoolformer.engine.distributed import all_true
 from mmpoolformer.engine.errors import UserError, one_line
+from mmpoolformer.engine.resuming import (
+    BEST,
+    INTERRUPTED,
+    OUTDATED,
+    STEPS,
+    check_files,
+    is_best,
+    named_place,
+    take_files,
+)
 from mmpoolformer.engine.sharding import shared_like, whole
 from mmpoolformer.files import PART, whole_file, write_whole
 from mmpoolformer.registry import HOOKS
 
 BACKEND = 'mmpoolformer.whole'
 POINTER = 'last_checkpoint'
+LONGEST = 2**16  # bytes of it that are read
 STARTED = '.started'  # as old as the run that was started last in a work dir
 # Files that hold all that a training needs to go on; `best_*.pth` do not.
 RESUMABLE = re.compile(r'(epoch|iter)_\d+\.pth')
@@ -56,6 +67,10 @@ class WholeFiles(LocalBackend):
         """Note a file as outdated."""
         self.outdated.append(Path(filepath).name)
 
+    def isdir(self, filepath: str | Path) -> bool:
+        """Tell that nothing is a folder: mmengine would remove it with all in it."""
+        return False
+
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
@@ -65,31 +80,79 @@ class SafeCheckpointHook(CheckpointHook):
     says `CheckpointHook`. Folders that are no local ones are written mmengine's way.
     A disk that is full ends the run, and keeps the checkpoint before. Where gradients
     are accumulated, those that wait for their step are saved too.
+
+    What a resumed checkpoint says about other files counts if it lies beside them. Only
+    files that have a name such as this hook gives are removed.
     """
 
     gradients: Mapping[str, Tensor] | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Remove what killed runs have left half-written or outdated."""
+        # Before mmengine's hook would remove whatever the checkpoint names.
+        claims = take_files(runner.message_hub.runtime_info)
+        check_files(claims, str(runner._load_from))
         super().before_train(runner)
         restore_gradients(runner, self.gradients or {})
         self.gradients = None
         self.local = isinstance(self.file_backend, LocalBackend)
-        if not self.local:
-            return
-        self.file_backend = WholeFiles()
-        self.backend_args = {'backend': BACKEND}
-        remove_parts(runner.work_dir, self.out_dir)
-        # Not of a run that only starts from another one's weights.
-        facts = runner.message_hub.runtime_info if runner.iter else {}
-        resumed = Path(runner._load_from or '')
-        if facts and resumed.resolve().parent == Path(self.out_dir).resolve():
-            self.last_ckpt = str(Path(self.out_dir) / resumed.name)
-        elif is_main_process():
+        if self.local:
+            self.file_backend = WholeFiles()
+            self.backend_args = {'backend': BACKEND}
+            remove_parts(runner.work_dir, self.out_dir)
+        if runner.iter and self._lies_here(str(runner._load_from or '')):
+            self._go_on(runner, claims)
+        elif self.local and is_main_process():
             mark_start(runner.work_dir)
-        self._remove(facts.get('outdated_ckpts', ()))
-        if 'interrupted_ckpt' in facts:
-            self.file_backend.remove(facts.pop('interrupted_ckpt'))
+
+    def _lies_here(self, path: str) -> bool:
+        """Tell whether a checkpoint lies where this run saves."""
+        if not self.local:
+            return path.rpartition('/')[0] == str(self.out_dir).rstrip('/')
+        return bool(path) and same_folder(Path(path).parent, self.out_dir)
+
+    def _go_on(self, runner: Runner, claims: dict) -> None:
+        """Take over what a checkpoint of this folder says about the others in it."""
+        for key in filter(is_best, claims):
+            name = Path(claims[key] or '').name
+            if self._gives(name):
+                self._set_best(
+                    runner, key, self.file_backend.join_path(self.out_dir, name)
+                )
+        steps = list(claims.get(STEPS, ()))
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids.extend(steps)
+            steps = steps[: -self.max_keep_ckpts]
+            runner.message_hub.update_info(STEPS, list(self.keep_ckpt_ids))
+        else:
+            steps = []
+        if self.local:
+            self.last_ckpt = str(Path(self.out_dir) / Path(runner._load_from).name)
+            beyond = [self.filename_tmpl.format(step) for step in steps]
+            self._remove([*claims.get(OUTDATED, ()), *beyond])
+            if claims.get(INTERRUPTED):
+                self.file_backend.remove(claims[INTERRUPTED])
+
+    def _set_best(self, runner: Runner, key: str, path: str) -> None:
+        """Let a file be the best one so far, by mmengine's key for it."""
+        metric = key.removeprefix(BEST).removeprefix('_')
+        if not metric and hasattr(self, 'best_ckpt_path'):
+            self.best_ckpt_path = path
+        elif metric in getattr(self, 'best_ckpt_path_dict', {}):
+            self.best_ckpt_path_dict[metric] = path
+        else:
+            return
+        runner.message_hub.update_info(key, path)
+
+    def _gives(self, name: str) -> bool:
+        """Tell whether this hook could have given a file this name."""
+        numbers = [int(number) for number in re.findall(r'\d{1,16}', name)]
+        usual = {self.filename_tmpl.format(number) for number in numbers}
+        usual |= {f'iter_{number}.pth' for number in numbers}
+        is_of_best = name.startswith('best_') and name.endswith(
+            tuple(f'_{one}' for one in usual)
+        )
+        return Path(name).name == name and (name in usual or is_of_best)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep gradients that wait for their step until the model is ready."""
@@ -109,7 +172,7 @@ class SafeCheckpointHook(CheckpointHook):
         step = runner.iter + 1
         name = f'iter_{step}.pth'
         if Path(self.last_ckpt or '').name != name:
-            runner.message_hub.update_info('interrupted_ckpt', name)
+            runner.message_hub.update_info(INTERRUPTED, name)
             self._save(runner, name, {'epoch': runner.epoch, 'iter': step})
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
@@ -119,7 +182,7 @@ class SafeCheckpointHook(CheckpointHook):
                 oldest = self.keep_ckpt_ids.popleft()
                 self.file_backend.remove(self.filename_tmpl.format(oldest))
             self.keep_ckpt_ids.append(step)
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+            runner.message_hub.update_info(STEPS, list(self.keep_ckpt_ids))
         if self.local:
             self._save(runner, self.filename_tmpl.format(step), meta)
         else:
@@ -139,7 +202,7 @@ class SafeCheckpointHook(CheckpointHook):
         outdated = [n for n in getattr(self.file_backend, 'outdated', ()) if n != name]
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         # Should this run be killed, whoever resumes from the file removes them.
-        runner.message_hub.update_info('outdated_ckpts', outdated)
+        runner.message_hub.update_info(OUTDATED, outdated)
         self.gradients = waiting_gradients(runner)
         with unsaved_told(before):
             runner.save_checkpoint(
@@ -165,8 +228,10 @@ class SafeCheckpointHook(CheckpointHook):
         best = [getattr(self, 'best_ckpt_path', None)]
         best += getattr(self, 'best_ckpt_path_dict', {}).values()
         kept = {Path(path).name for path in (self.last_ckpt, *best) if path}
-        for name in set(names) - kept:
-            (Path(self.out_dir) / name).unlink(missing_ok=True)
+        for name in filter(self._gives, set(names) - kept):
+            path = Path(self.out_dir) / name
+            if path.is_file() and not path.is_symlink():
+                path.unlink()
         rest = set(self.file_backend.outdated) - set(names)
         self.file_backend.outdated = sorted(rest)
 
@@ -200,6 +265,11 @@ def _parameters(runner: Runner) -> Iterator[tuple[str, Parameter]]:
     model = runner.model
     inner = model.module if is_model_wrapper(model) else model
     return inner.named_parameters()
+
+
+def same_folder(one: str | Path, other: str | Path) -> bool:
+    """Tell whether two paths are of one folder."""
+    return Path(one).resolve() == Path(other).resolve()
 
 
 @contextmanager
@@ -283,13 +353,17 @@ def since_start(work_dir: str | Path) -> list[Path]:
 
 
 def last_named(folder: Path) -> Path | None:
-    """Return the checkpoint that a work dir's `last_checkpoint` names."""
+    """Return the checkpoint that a work dir's `last_checkpoint` names.
+
+    Raises:
+        UserError: If it names something else, or a file elsewhere.
+    """
     pointer = folder / POINTER
-    text = pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
-    if not text:
+    if not pointer.is_file():
         return None
-    moved = folder / Path(text).name
-    return moved if moved.is_file() and not Path(text).is_file() else Path(text)
+    with pointer.open('rb') as file:
+        text = file.read(LONGEST).decode('utf-8', 'replace').strip()
+    return named_place(text, folder) if text else None
 
 
 def read_first(

@@ -1,0 +1,112 @@
+"""What a checkpoint may say to a training that resumes from it.
+
+All of it is data to be checked: types first, then names of files. A file of somebody
+else's must end the run in one line, and never touch other files.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmpoolformer.engine.errors import UserError
+
+MOST_FILES = 10_000  # that a checkpoint may name
+LARGEST = 2**53  # of epochs and iterations
+
+# What the safe checkpoint hook and mmengine's keep in the message hub on files.
+STEPS, OUTDATED, INTERRUPTED = 'keep_ckpt_ids', 'outdated_ckpts', 'interrupted_ckpt'
+BEST = 'best_ckpt'  # also best_ckpt_METRIC
+
+
+def refused(filename: str, part: str, problem: str) -> UserError:
+    """Return the error for a part of a checkpoint that can't be used.
+
+    Args:
+        filename: The checkpoint.
+        part: Where in it, such as `optimizer.state`.
+        problem: What is wrong there.
+    """
+    return UserError(f'{filename}: can not be resumed: {part}: {problem}')
+
+
+def kind(value: object) -> str:
+    """Name the type of something, for messages."""
+    return type(value).__name__
+
+
+def is_count(value: object) -> bool:
+    """Tell whether something is a number of epochs or iterations."""
+    return type(value) is int and 0 <= value <= LARGEST
+
+
+def is_name(value: object) -> bool:
+    """Tell whether something can be the name of a file: one line of text."""
+    return isinstance(value, str) and value.isprintable() and 0 < len(value) <= 4096
+
+
+def is_best(key: str) -> bool:
+    """Tell whether an entry of the message hub names a best checkpoint."""
+    return key == BEST or key.startswith(f'{BEST}_')
+
+
+def check_files(facts: Mapping, filename: str) -> None:
+    """Check the types of what a checkpoint says about other checkpoints.
+
+    Args:
+        facts: The `runtime_info` of its message hub.
+        filename: The checkpoint, for messages.
+
+    Raises:
+        UserError: If there is anything but few numbers and names of files.
+    """
+    for key, is_right in ((STEPS, is_count), (OUTDATED, is_name)):
+        found = facts.get(key, [])
+        where = f'message_hub.{key}'
+        if not isinstance(found, list | tuple) or len(found) > MOST_FILES:
+            raise refused(filename, where, f'not a list of at most {MOST_FILES} files')
+        if not all(map(is_right, found)):
+            what = 'iterations or epochs' if key == STEPS else 'names of files'
+            raise refused(filename, where, f'not a list of {what}')
+    for key in facts:
+        is_one = key == INTERRUPTED or is_best(key)
+        if is_one and facts[key] is not None and not is_name(facts[key]):
+            raise refused(filename, f'message_hub.{key}', 'not the name of a file')
+
+
+def take_files(facts: dict) -> dict:
+    """Take out of a message hub, and return, what it says about other checkpoints."""
+    keys = [k for k in facts if k in (STEPS, OUTDATED, INTERRUPTED) or is_best(k)]
+    return {key: facts.pop(key) for key in keys}
+
+
+def named_place(text: str, work_dir: Path) -> Path:
+    """Return the checkpoint that a work dir's `last_checkpoint` stands for.
+
+    That is a file of the work dir, which may have been moved since; or of a folder
+    called as the work dir, where mmengine saves by `out_dir`.
+
+    Args:
+        text: What `last_checkpoint` holds.
+        work_dir: The folder that it lies in.
+
+    Returns:
+        A path; whether there is such a file is not looked at.
+
+    Raises:
+        UserError: If it names no checkpoint, or one elsewhere.
+    """
+    pointer = work_dir / 'last_checkpoint'
+    if not is_name(text) or not text.endswith('.pth'):
+        shown = repr(text[:80])
+        raise UserError(
+            f'{pointer}: names no checkpoint (*.pth) but {shown}: delete it, or choose '
+            'a checkpoint by --resume FILE'
+        )
+    named, moved = Path(text), work_dir / Path(text).name
+    if moved.is_file():
+        return moved
+    if named.is_file() and named.parent.name != work_dir.resolve().name:
+        raise UserError(
+            f'{pointer}: names {text}, which is not in this folder: if you want to go '
+            f'on from it, say --resume {text}'
+        )
+    return named

@@ -1,0 +1,206 @@
+"""What a checkpoint that somebody else has written can do to a run that resumes it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import runner as mmengine_runner
+from tiny_training import settings, train
+
+from mmpoolformer.checkpoints import register_safe_loaders
+from mmpoolformer.checkpoints.reading import read_checkpoint
+from mmpoolformer.engine.checkpointing import resumable
+from mmpoolformer.engine.errors import UserError
+
+SAVED, STEPS = 'iter_6.pth', 8
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick() -> None:
+    """Leave out what takes seconds at every start: asking compilers and git."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(mmengine_runner, 'collect_env', dict)
+    patch.setattr(mmengine_runner, 'get_git_hash', str)
+    patch.setattr(Config, 'pretty_text', property(str))
+    register_safe_loaders()
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work dir after six steps."""
+    folder = tmp_path_factory.mktemp('saved') / 'run'
+    train(settings(folder, 6))
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy of that work dir."""
+    return Path(shutil.copytree(saved, tmp_path / 'run'))
+
+
+def craft(folder: Path, change: Callable[[dict], object]) -> None:
+    """Change the checkpoint of a work dir."""
+    content = read_checkpoint(folder / SAVED)
+    change(content)
+    torch.save(content, folder / SAVED)
+
+
+def say(folder: Path, **facts: object) -> None:
+    craft(folder, lambda content: content['message_hub']['runtime_info'].update(facts))
+
+
+def go_on(folder: Path, **checkpoint: object) -> None:
+    config = settings(folder, STEPS)
+    config.default_hooks.checkpoint.update(checkpoint)
+    runner = train(config)
+    assert Path(runner._load_from) == folder / SAVED
+
+
+@pytest.mark.parametrize('key', ['outdated_ckpts', 'interrupted_ckpt', 'best_ckpt'])
+@pytest.mark.parametrize('form', ['absolute', 'up', 'inside', 'odd name', 'link'])
+def test_files_of_others_stay(folder: Path, key: str, form: str) -> None:
+    other = folder.parent / 'other' / 'epoch_1.pth'
+    other.parent.mkdir()
+    other.write_text('precious')
+    mine = [folder / 'notes.txt', folder / 'weights.pth', folder / 'best.pth']
+    for path in mine:
+        path.write_text('precious')
+    (folder / 'epoch_77.pth').symlink_to(other)
+    named = {
+        'absolute': str(other),
+        'up': '../other/epoch_1.pth',
+        'inside': 'notes.txt',
+        'odd name': 'weights.pth',
+        'link': 'epoch_77.pth',
+    }[form]
+    say(folder, **{key: [named, 'best.pth'] if key == 'outdated_ckpts' else named})
+    go_on(folder)
+    assert other.read_text() == 'precious'
+    assert all(path.is_file() for path in mine)
+    assert (folder / 'epoch_77.pth').is_symlink()
+    assert (folder / f'iter_{STEPS}.pth').is_file()
+
+
+@pytest.mark.parametrize('metrics', ['error', ['error', 'loss']])
+@pytest.mark.parametrize('name', ['victim', 'best_error_iter_1.pth', 'iter_3.pth'])
+def test_folders_stay(
+    folder: Path, metrics: object, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    several = isinstance(metrics, list)
+    monkeypatch.setattr(
+        'tiny_training.Error.compute_metrics',
+        lambda self, results: {'error': -1.0, 'loss': -1.0},
+    )
+    place = folder / name
+    place.mkdir()
+    (place / 'x').write_text('precious')
+    best = {'best_ckpt_error': str(place), 'best_ckpt_loss': str(place)}
+    best = best if several else {'best_ckpt': str(place)}
+    say(folder, **best, keep_ckpt_ids=[3, 4, 5, 6], outdated_ckpts=[name])
+    rule = ['less', 'less'] if several else 'less'
+    go_on(folder, save_best=metrics, rule=rule)
+    assert (place / 'x').read_text() == 'precious'
+
+
+def test_files_beside_the_checkpoint_go(folder: Path) -> None:
+    """The honest case: what the hook itself has named is removed."""
+    for name in ('iter_2.pth', 'iter_4.pth', 'iter_5.pth', 'best_error_iter_1.pth'):
+        (folder / name).write_bytes(b'')
+    (folder / 'best_error_iter_6.pth').unlink()
+    say(
+        folder,
+        outdated_ckpts=['iter_2.pth'],
+        keep_ckpt_ids=[4, 6],
+        interrupted_ckpt='iter_5.pth',
+        best_ckpt='/moved/from/best_error_iter_1.pth',
+        best_score=1e9,
+    )
+    go_on(folder)
+    left = sorted(path.name for path in folder.glob('*.pth'))
+    assert left == [f'best_error_iter_{STEPS}.pth', f'iter_{STEPS}.pth']
+
+
+def test_a_file_from_elsewhere_removes_nothing_here(folder: Path) -> None:
+    work = folder.parent / 'mine'
+    work.mkdir()
+    for name in ('iter_2.pth', 'epoch_1.pth', 'best_error_iter_1.pth'):
+        (work / name).write_bytes(b'')
+    say(
+        folder,
+        outdated_ckpts=['epoch_1.pth'],
+        keep_ckpt_ids=[2, 6],
+        best_ckpt=str(work / 'best_error_iter_1.pth'),
+        best_score=1e9,
+    )
+    train(settings(work, STEPS), resume=str(folder / SAVED))
+    names = {path.name for path in work.glob('*.pth')}
+    assert names >= {'iter_2.pth', 'epoch_1.pth', 'best_error_iter_1.pth'}
+    assert (folder / SAVED).is_file()
+
+
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('keep_ckpt_ids', 7),
+        ('keep_ckpt_ids', ['3']),
+        ('keep_ckpt_ids', [-1]),
+        ('keep_ckpt_ids', [2**80]),
+        ('keep_ckpt_ids', [True]),
+        ('keep_ckpt_ids', list(range(20_000))),
+        ('keep_ckpt_ids', torch.ones(1).expand(10**6)),
+        ('outdated_ckpts', 'iter_1.pth'),
+        ('outdated_ckpts', {'iter_1.pth': 1}),
+        ('outdated_ckpts', [3]),
+        ('outdated_ckpts', ['a\nb.pth']),
+        ('outdated_ckpts', ['\0']),
+        ('outdated_ckpts', ['']),
+        ('interrupted_ckpt', ['iter_1.pth']),
+        ('interrupted_ckpt', 5),
+        ('best_ckpt', 5),
+        ('best_ckpt', b'best_error_iter_1.pth'),
+        ('best_ckpt_error', 'x' * 9999),
+    ],
+)
+def test_what_names_no_files_is_refused(folder: Path, key: str, value: object) -> None:
+    say(folder, **{key: value})
+    before = {path.name for path in folder.glob('*.pth')}
+    with pytest.raises(UserError, match=rf'iter_6\.pth: .*message_hub\.{key}: not '):
+        go_on(folder)
+    assert {path.name for path in folder.glob('*.pth')} == before
+
+
+@pytest.mark.parametrize(
+    ('text', 'found'),
+    [
+        ('{here}/iter_6.pth', 'iter_6.pth'),
+        ('/gone/elsewhere/iter_6.pth', 'iter_6.pth'),
+        ('{up}/other/iter_6.pth', 'iter_6.pth'),  # moved: the own one counts
+        ('{up}/out/run/iter_9.pth', '../out/run/iter_9.pth'),  # mmengine's out_dir
+        ('{up}/other/iter_9.pth', None),
+        ('/etc/passwd', None),
+        ('iter_6.pth\n/etc/x.pth', None),
+        ('iter_6.pth\0', None),
+        ('x' * 9999 + '.pth', None),
+    ],
+)
+def test_last_checkpoint_names_a_checkpoint_of_this_run(
+    folder: Path, text: str, found: str | None
+) -> None:
+    up = folder.parent
+    for place in (up / 'other/iter_6.pth', up / 'other/iter_9.pth'):
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b'')
+    (up / 'out/run').mkdir(parents=True)
+    (up / 'out/run/iter_9.pth').write_bytes(b'')
+    (folder / 'last_checkpoint').write_text(text.format(here=folder, up=up))
+    if found is None:
+        with pytest.raises(UserError, match=r'last_checkpoint: names .*--resume'):
+            resumable(folder)
+    else:
+        assert resumable(folder)[0].resolve() == (folder / found).resolve()
