@@ -38,6 +38,7 @@ from mmpoolformer.engine.distributed import on_cpu
 from mmpoolformer.engine.errors import UserError, blame, one_line
 from mmpoolformer.engine.finite import FiniteGuard
 from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
+from mmpoolformer.engine.resumed_state import check_resumed
 from mmpoolformer.engine.seeding import SeedSteps
 from mmpoolformer.engine.sharding import (
     ShardedState,
@@ -322,6 +323,8 @@ class ToolRunner(Runner):
                 f'{filename}: can not be resumed, it has no {", ".join(missing_parts)};'
                 f' to start from its weights use --cfg-options load_from={filename}'
             )
+        if self._resume:
+            check_resumed(self, checkpoint, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         fill_model(self.model, checkpoint, filename)
         self._has_loaded = True

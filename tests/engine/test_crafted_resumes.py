@@ -1,12 +1,15 @@
 """What a checkpoint that somebody else has written can do to a run that resumes it."""
 
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import runner as mmengine_runner
 from tiny_training import settings, train
 
@@ -204,3 +207,139 @@ def test_last_checkpoint_names_a_checkpoint_of_this_run(
             resumable(folder)
     else:
         assert resumable(folder)[0].resolve() == (folder / found).resolve()
+
+
+def _set(*path: object) -> Callable[[dict], None]:
+    """Return what sets the last one at the place that the others name."""
+    *way, last, value = path
+
+    def change(content: dict) -> None:
+        for key in way:
+            content = content[key]
+        if isinstance(content, HistoryBuffer):
+            vars(content)[last] = value
+        else:
+            content[last] = value
+
+    return change
+
+
+def _huge() -> torch.Tensor:
+    return torch.zeros(1).expand(2**27)  # half a gigabyte, of four bytes
+
+
+HUB, FIRST = 'message_hub', ('optimizer', 'state', 0)
+GROUP, LOSS = ('optimizer', 'param_groups', 0), (HUB, 'log_scalars', 'train/loss')
+SCHEDULE, WEIGHT = ('param_schedulers', 0), 'net.0.weight'
+CRAFTED = [
+    ('meta', 5),
+    ('meta', []),
+    ('meta', 'iter', -1),
+    ('meta', 'iter', '6'),
+    ('meta', 'iter', None),
+    ('meta', 'iter', 2**80),
+    ('meta', 'epoch', 1.5),
+    ('meta', 'seed', 'a'),
+    ('meta', 'seed', -1),
+    ('meta', 'seed', 2**32),
+    (HUB, []),
+    (HUB, 'log_scalars', 3),
+    (HUB, 'log_scalars', 'train/loss', 'x'),
+    (HUB, 'log_scalars', 5, HistoryBuffer()),
+    (HUB, 'runtime_info', []),
+    (HUB, 'runtime_info', 5, 5),
+    (HUB, 'runtime_info', 'best_score', 'good'),
+    (HUB, 'runtime_info', 'best_score', {}),
+    (HUB, 'runtime_info', 'batches_of_epoch', 'x'),
+    (HUB, 'resumed_keys', None),
+    (HUB, 'resumed_keys', 'train/loss', 'x'),
+    (*LOSS, '_log_history', 'x'),
+    (*LOSS, '_log_history', np.zeros((2, 2))),
+    (*LOSS, '_log_history', np.array(['a'])),
+    (*LOSS, '_count_history', np.zeros(3)),
+    (*LOSS, 'max_length', None),
+    ('optimizer', 3),
+    ('optimizer', {}),
+    ('optimizer', 'state', []),
+    ('optimizer', 'state', 'x', {}),
+    ('optimizer', 'state', 99, {}),
+    ('optimizer', 'param_groups', {}),
+    ('optimizer', 'param_groups', []),
+    ('optimizer', 'param_groups', [5]),
+    (*FIRST, 5),
+    (*FIRST, {'step': torch.tensor(6.0)}),
+    (*FIRST, 'step', 'x'),
+    (*FIRST, 'step', torch.ones(2)),
+    (*FIRST, 'step', -5),
+    (*FIRST, 'step', float('nan')),
+    (*FIRST, 'exp_avg', 3),
+    (*FIRST, 'exp_avg', None),
+    (*FIRST, 'exp_avg', torch.zeros(())),
+    (*FIRST, 'exp_avg', torch.zeros(50, 150)),
+    (*FIRST, 'exp_avg', torch.zeros(150, 50, dtype=torch.complex64)),
+    (*FIRST, 'exp_avg_sq', _huge()),
+    (*FIRST, 'more', _huge()),
+    (*GROUP, 'lr', 'fast'),
+    (*GROUP, 'lr', None),
+    (*GROUP, 'lr', float('inf')),
+    (*GROUP, 'betas', 0.9),
+    (*GROUP, 'betas', (0.9,)),
+    (*GROUP, 'betas', (1, 1)),
+    (*GROUP, 'eps', []),
+    (*GROUP, 'amsgrad', 'no'),
+    (*GROUP, 'params', [0]),
+    (*GROUP, 'params', None),
+    ('param_schedulers', 5),
+    ('param_schedulers', []),
+    ('param_schedulers', [7]),
+    (*SCHEDULE, 'step', 5),
+    (*SCHEDULE, '_get_value', 5),
+    (*SCHEDULE, 'last_step', 'x'),
+    (*SCHEDULE, 'end', 'late'),
+    (*SCHEDULE, 'base_values', []),
+    (*SCHEDULE, 'base_values', ['x']),
+    (*SCHEDULE, '_last_value', None),
+    ('ema_state_dict', 5),
+    ('ema_state_dict', {}),
+    ('ema_state_dict', 'steps', torch.ones(3)),
+    ('ema_state_dict', 'module.x', torch.ones(3)),
+    ('ema_state_dict', f'module.{WEIGHT}', 'x'),
+    ('ema_state_dict', f'module.{WEIGHT}', _huge()),
+    ('state_dict', 5),
+    ('state_dict', {}),
+    ('state_dict', WEIGHT, None),
+    ('state_dict', WEIGHT, _huge()),
+    ('gradients', 5),
+    ('gradients', {'x': torch.ones(1)}),
+    ('gradients', {WEIGHT: 5}),
+    ('gradients', {WEIGHT: torch.ones(3)}),
+    ('gradients', {WEIGHT: _huge()}),
+]
+
+
+@pytest.mark.parametrize(
+    'path', CRAFTED, ids=lambda path: '.'.join(str(p)[:20] for p in path[:-1])
+)
+def test_a_part_of_another_kind_is_refused_in_one_line(
+    folder: Path, path: tuple
+) -> None:
+    craft(folder, _set(*path))
+    with pytest.raises(UserError) as caught:
+        go_on(folder)
+    text = str(caught.value)
+    assert text.startswith(f'{folder / SAVED}: can not be resumed: ')
+    assert str(path[0]) in text
+    assert '\n' not in text
+    assert len(text) < 500
+
+
+def test_nothing_is_allocated_for_what_is_refused(folder: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for path in ((*FIRST, 'exp_avg', _huge()), ('gradients', {WEIGHT: _huge()})):
+        craft(folder, _set(*path))
+        with pytest.raises(
+            UserError, match=r'of shape \(134217728,\), not \(150, 50\)'
+        ):
+            go_on(folder)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 2**18  # kilobytes: half of one of these tensors
