@@ -83,8 +83,12 @@ class ValidationLog(Hook):
     def after_val_epoch(
         self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
-        """Add the metrics of this validation."""
+        """Add the metrics of this validation, in place of an earlier one there.
+
+        A run that is over validates again when it is resumed.
+        """
         entry = {'epoch': runner.epoch, 'iter': runner.iter, 'metrics': metrics or {}}
+        self.entries = [e for e in self.entries if e['iter'] != runner.iter]
         self.entries.append(entry)
         if is_main_process():
             write_json(self.path, self.entries)

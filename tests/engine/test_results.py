@@ -67,6 +67,18 @@ def test_validations_go_on_where_a_training_resumes(tmp_path: Path) -> None:
     assert len(json.loads(path.read_text())) == 1
 
 
+def test_a_finished_training_resumed_has_no_validation_twice(tmp_path: Path) -> None:
+    path = tmp_path / 'val_results.json'
+    runner = SimpleNamespace(epoch=0, iter=0, val_loop=None)
+    for error in (0.3, 0.2, 0.1):
+        log = ValidationLog(path)
+        log.before_train(runner)
+        runner.epoch, runner.iter = 3, 30
+        log.after_val_epoch(runner, {'error': error})
+    entries = json.loads(path.read_text())
+    assert entries == [{'epoch': 3, 'iter': 30, 'metrics': {'error': 0.1}}]
+
+
 def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
     hook = DrawPictures(tmp_path)
     files = [hook._file(f'{folder}/x.jpg') for folder in 'abc']
