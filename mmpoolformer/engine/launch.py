@@ -24,6 +24,7 @@ from mmpoolformer.engine.distributed import (
     let_first_process_speak,
 )
 from mmpoolformer.engine.errors import UsageError, UserError, blame
+from mmpoolformer.engine.lock import locked
 from mmpoolformer.engine.optimizing import OptimizeModel
 from mmpoolformer.engine.plots import DrawCurves, use_tensorboard
 from mmpoolformer.engine.preflight import (
@@ -124,7 +125,7 @@ def _train(args: Namespace, config: Config) -> None:
     results = Path(config.work_dir) / 'val_results.json'
     validations = ValidationLog(results)
     stop = StopOnSignal()
-    with stop.listening():
+    with stop.listening(), locked(config.work_dir):
         runner = _prepared(args, config, (validations, stop))
         with full_disk_told():
             runner.train()

@@ -1,0 +1,91 @@
+"""One training at a time in a work dir."""
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, SoftFileLock, Timeout
+from mmengine.logging import print_log
+
+from mmpoolformer.engine.distributed import launched_rank
+from mmpoolformer.engine.errors import UserError
+from mmpoolformer.files import write_whole
+
+LOCK, HOLDER = '.training.lock', '.training.json'
+PATIENCE = 20.0  # seconds in which the readers of a killed training end
+
+
+@contextmanager
+def locked(work_dir: str | Path, patience: float = PATIENCE) -> Iterator[None]:
+    """Hold a work dir for a training while the block runs; the first process does.
+
+    The kernel releases the lock when the process dies. Where a folder has no locks
+    there is a warning.
+
+    Args:
+        work_dir: The folder; made if need be.
+        patience: Seconds to wait where the process that had it is dead: its readers of
+            pictures outlive it a little, and hold the lock.
+
+    Raises:
+        UserError: If another training has the folder.
+    """
+    if launched_rank() != 0:  # mmengine may not have connected the processes yet
+        yield
+        return
+    folder = Path(work_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(folder / LOCK))
+    try:
+        _acquire(lock, folder, patience)
+    except (OSError, NotImplementedError) as error:
+        print_log(
+            f'{folder}: can not be locked ({error}): see to it that no other training '
+            'runs there',
+            logger='current',
+            level=logging.WARNING,
+        )
+    if isinstance(lock, SoftFileLock):
+        lock.release()  # it would outlive a process that is killed
+    try:
+        if lock.is_locked:
+            holder = {'pid': os.getpid(), 'host': socket.gethostname()}
+            write_whole(folder / HOLDER, json.dumps(holder))
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path, patience: float) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        pid, host = _holder(folder)
+        try:
+            lock.acquire(timeout=patience if _is_dead(pid, host) else 0)
+        except Timeout:
+            who = f'process {pid} on {host}' if pid else 'another process'
+            raise UserError(
+                f'{folder}: {who} trains there already: wait for its end, or choose '
+                'another folder by --work-dir'
+            ) from None
+
+
+def _holder(folder: Path) -> tuple[int | None, str]:
+    """Return process and host that have noted themselves; None if none can be read."""
+    try:
+        found = json.loads((folder / HOLDER).read_text(encoding='utf-8'))
+        return int(found['pid']), str(found['host'])[:100]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None, ''
+
+
+def _is_dead(pid: int | None, host: str) -> bool:
+    """Tell whether a process of this machine has ended."""
+    if not pid or pid < 0 or host != socket.gethostname():
+        return False
+    return Path('/proc').is_dir() and not Path(f'/proc/{pid}').exists()
