@@ -89,12 +89,14 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv)
     from mmpoolformer.analysis import browsing  # torch: not for --help
     from mmpoolformer.analysis.drawing import save_picture
+    from mmpoolformer.classification.pictures import limit_formats
     from mmpoolformer.engine.config import load_config
 
     asked = argparse.Namespace(
         config=args.config, cfg_options=args.cfg_options, launcher='none', work_dir=None
     )
     config = load_config(asked, needed=(f'{args.split}_dataloader',))
+    limit_formats()
     folder = Path(args.out)
     with blame(args.config):
         data = browsing.open_data(config, args.split)

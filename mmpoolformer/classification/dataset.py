@@ -132,6 +132,9 @@ class TimmDataset(Dataset):
     def _read(self, index: int) -> tuple:
         reader = getattr(self.data, 'reader', None)
         if reader is None:  # torchvision's own data sets
+            # Those of files open them with Pillow, by default in any format.
+            if hasattr(self.data, 'loader'):
+                self.data.loader = open_picture
             picture, label = self.data[index]
             return picture.convert('RGB'), label
         source, label = reader[index]

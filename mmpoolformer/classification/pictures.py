@@ -8,6 +8,12 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# The formats that are opened, by Pillow's names; JPEG's reader also opens MPO. Of the
+# others EPS is drawn by another program (Ghostscript), and most are seldom tested.
+LISTED = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP', 'AVIF')
+Image.init()
+FORMATS = tuple(name for name in LISTED if name in Image.OPEN)  # AVIF since Pillow 11.3
+
 # What Pillow raises for files that are no picture, truncated, damaged or too large.
 PICTURE_ERRORS = (
     OSError,
@@ -28,6 +34,15 @@ class PictureError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message.rpartition('PictureError: ')[2].strip())
+
+
+def limit_formats() -> None:
+    """Let Pillow open `FORMATS` alone in this process and those forked from it.
+
+    For readers of mmcv, timm and datasets that call `Image.open` themselves.
+    """
+    Image.init()
+    Image.ID[:] = [name for name in Image.ID if name in FORMATS]
 
 
 def open_picture(
@@ -52,11 +67,11 @@ def open_picture(
             Pillow's limit, 179 million.
 
     Raises:
-        PictureError: If it is no picture, truncated, damaged, too large, or of
-            fractions, of which nobody knows the range.
+        PictureError: If it is in none of `FORMATS`, truncated, damaged, too large, or
+            of fractions, of which nobody knows the range.
     """
     name = name or str(getattr(source, 'name', source))
-    with _blamed_on(name), Image.open(source) as picture:
+    with _blamed_on(name), Image.open(source, formats=FORMATS) as picture:
         return _converted(picture, mode, name, upright, max_pixels)
 
 
@@ -83,7 +98,7 @@ def _blamed_on(name: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:  # its text names the file once more
         raise PictureError(
-            f'{name}: can not be read as a picture (of no known format)'
+            f'{name}: can not be read as a picture (none of {", ".join(FORMATS)})'
         ) from error
     except PICTURE_ERRORS as error:
         reason = ' '.join(str(error).split()) or type(error).__name__

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
-from mmpoolformer.classification.pictures import PictureError
+from mmpoolformer.classification.pictures import PictureError, limit_formats
 from mmpoolformer.engine import config as settings
 from mmpoolformer.engine.checkpointing import full_disk_told
 from mmpoolformer.engine.distributed import (
@@ -105,6 +105,7 @@ def _run(
     try:
         config = settings.load_config(args, needs)
         register_safe_loaders()
+        limit_formats()
         if args.trust_checkpoint:
             os.environ[TRUST_VARIABLE] = '1'
         connect_processes(args.launcher, config.get('env_cfg', {}).get('dist_cfg'))

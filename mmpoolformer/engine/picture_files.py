@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mmpoolformer.classification.pictures import PICTURE_ERRORS
+from mmpoolformer.classification.pictures import FORMATS, PICTURE_ERRORS
 from mmpoolformer.engine.errors import one_line
 from mmpoolformer.progress import progress_bar
 
@@ -145,7 +145,7 @@ def _looked(path: str, decode: bool, counted: bool) -> Look:
     if not os.path.isfile(path):  # a pipe would be waited for
         return Look(problem='pictures that are not there')
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size
             turn = _turn(picture)
             mode = picture.mode

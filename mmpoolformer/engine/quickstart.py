@@ -14,7 +14,6 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from PIL import Image
 
 from mmpoolformer.analysis.curves import (
     Curve,
@@ -31,6 +30,7 @@ from mmpoolformer.analysis.drawing import (
     save_picture,
 )
 from mmpoolformer.checkpoints import register_safe_loaders
+from mmpoolformer.classification.pictures import open_picture
 from mmpoolformer.datasets.demo_data import DemoSettings, make_demo_data
 from mmpoolformer.datasets.demo_shapes import CLASSES
 from mmpoolformer.engine.arguments import parse_train
@@ -187,7 +187,7 @@ def _draw_predictions(samples: Sequence, metrics: dict, path: Path) -> None:
     """Draw truth and prediction of each sample side by side, two samples in a row."""
     pairs = []
     for sample in samples:
-        image = np.array(Image.open(sample.img_path).convert('RGB'))
+        image = np.array(open_picture(sample.img_path))
         found = detections_from_instances(sample.pred_instances).above(SHOWN_SCORE)
         truth = detections_from_instances(sample.gt_instances)
         pairs.append(
