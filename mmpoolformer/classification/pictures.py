@@ -1,6 +1,8 @@
 """Reading pictures as models want them, or saying what is wrong with the file."""
 
 import os
+import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -14,12 +16,24 @@ LISTED = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP', 'AVIF')
 Image.init()
 FORMATS = tuple(name for name in LISTED if name in Image.OPEN)  # AVIF since Pillow 11.3
 
-# What Pillow raises for files that are no picture, truncated, damaged or too large.
+# What Pillow's readers raise for files that are no picture, truncated, damaged or too
+# large. Most readers trust what headers say, and fail somewhere later.
 PICTURE_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
     OSError,
+    RuntimeError,
     SyntaxError,
+    TypeError,
     ValueError,
     Image.DecompressionBombError,
+    Image.DecompressionBombWarning,  # where warnings are errors
+    struct.error,
+    zlib.error,
 )
 DEEP_MODES = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
 DEEPEST = 65535

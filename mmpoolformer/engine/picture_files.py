@@ -27,9 +27,6 @@ PILLOW_LIMIT = 2 * int(Image.MAX_IMAGE_PIXELS or 89_478_485)
 MOST_WORKERS = 16
 LONG_WORK = 5000  # files for which the bar is drawn in a log, too
 BITS_8 = 256
-# Besides PICTURE_ERRORS, what Pillow's readers of headers fail with.
-HEADER_ERRORS = (ArithmeticError, AttributeError, EOFError, LookupError, TypeError)
-HEADER_ERRORS += (RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ def _looked(path: str, decode: bool, counted: bool) -> Look:
             if small and (decode or deep or not whole):
                 picture.load()
                 counts = _counts(picture) if counted and (decode or deep) else ()
-    except (*PICTURE_ERRORS, *HEADER_ERRORS) as error:
+    except PICTURE_ERRORS as error:
         return Look(problem=f'unreadable pictures: {one_line(error)[:60]}')
     return Look(width, height, mode, turn, counts=counts)
 

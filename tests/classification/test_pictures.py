@@ -9,11 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from timm.data import create_transform
 from tool_process import environment
 
-from mmpoolformer.classification import TimmDataset
-from mmpoolformer.classification.pictures import FORMATS, PictureError, open_picture
+from mmpoolformer.classification import TimmDataset, predict_pictures
+from mmpoolformer.classification.pictures import (
+    FORMATS,
+    PICTURE_ERRORS,
+    PictureError,
+    open_picture,
+)
+from mmpoolformer.deploy.predictor import read_source
 from mmpoolformer.engine.picture_files import look
 
 NOISE = np.random.default_rng(0).integers(0, 255, (20, 24, 3), np.uint8)
@@ -134,3 +142,64 @@ def test_no_other_program_is_started(tmp_path: Path) -> None:
 
 def test_formats_are_those_of_pillow() -> None:
     assert set(FORMATS) == {*OPENED} - {'MPO'}
+
+
+# -- damaged files -----------------------------------------------------------------
+
+
+def damaged(content: bytes, generator: np.random.Generator) -> bytes:
+    """Change a few bytes, or cut the file short, or both."""
+    changed = bytearray(content)
+    for place in generator.integers(0, len(content), generator.integers(1, 6)):
+        changed[place] = generator.integers(0, 256)
+    return bytes(changed[: generator.integers(1, 2 * len(content))])
+
+
+@pytest.mark.parametrize('kind', OPENED)
+@pytest.mark.filterwarnings('ignore')
+def test_damaged_files_are_read_or_named(kind: str) -> None:
+    generator = np.random.default_rng(7)
+    content = encoded(kind)
+    named = 0
+    for _ in range(150):
+        try:
+            picture = open_picture(io.BytesIO(damaged(content, generator)), name='a')
+            assert picture.mode == 'RGB'
+        except PictureError as error:
+            assert str(error).startswith('a: ')
+            named += 1
+    assert named
+
+
+@pytest.mark.parametrize('error', PICTURE_ERRORS)
+def test_whatever_a_reader_raises_is_the_pictures_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type
+) -> None:
+    path = tmp_path / 'a.png'
+    path.write_bytes(encoded('PNG'))
+
+    def fail(self: Image.Image) -> None:
+        raise error('broken')
+
+    monkeypatch.setattr('PIL.ImageFile.ImageFile.load', fail)
+    with pytest.raises(PictureError, match=r'a\.png: can not be read .*broken'):
+        open_picture(path)
+    assert 'broken' in look(str(path), decode=True).problem
+
+
+def test_a_damaged_avif_stops_no_folder(tmp_path: Path) -> None:
+    sound = encoded('AVIF')
+    start = sound.index(b'mdat') + 4
+    (tmp_path / 'a.avif').write_bytes(sound[:start] + bytes(len(sound) - start))
+    (tmp_path / 'b.avif').write_bytes(sound)
+    with Image.open(tmp_path / 'a.avif') as picture:  # what Pillow says
+        assert picture.size == (32, 32)
+        with pytest.raises(RuntimeError, match='Failed to decode'):
+            picture.load()
+    paths = [str(tmp_path / name) for name in ('a.avif', 'b.avif')]
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 2))
+    transform = create_transform(16)
+    found = list(predict_pictures(network, paths, transform, skip_unreadable=True))
+    assert [bool(one.problem) for one in found] == [True, False]
+    assert found[0].problem.startswith(f'{paths[0]}: can not be read')
+    assert [bool(read_source(path, True).problem) for path in paths] == [True, False]
