@@ -95,7 +95,7 @@ def read_picture(path: str | PathLike) -> Picture:
     Raises:
         ValueError: If it can't be read.
     """
-    return Picture(Path(path).name, np.array(open_picture(path, upright=True)))
+    return Picture(Path(path).name, np.array(open_picture(path)))
 
 
 def load_classifier(

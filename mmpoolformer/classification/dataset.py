@@ -15,7 +15,11 @@ from mmengine.logging import print_log
 from timm.data import create_dataset, create_transform
 from torch.utils.data import Dataset, IterableDataset
 
-from mmpoolformer.classification.pictures import PictureError, open_picture
+from mmpoolformer.classification.pictures import (
+    PictureError,
+    convert_picture,
+    open_picture,
+)
 from mmpoolformer.engine.seeding import seeded
 from mmpoolformer.registry import DATASETS
 
@@ -136,10 +140,10 @@ class TimmDataset(Dataset):
             if hasattr(self.data, 'loader'):
                 self.data.loader = open_picture
             picture, label = self.data[index]
-            return picture.convert('RGB'), label
+            return convert_picture(picture, name=self._name(index)), label
         source, label = reader[index]
         if hasattr(source, 'convert'):  # decoded by the reader already
-            return source.convert('RGB'), label
+            return convert_picture(source, name=self._name(index)), label
         with source:
             return open_picture(source, name=self._name(index)), label
 

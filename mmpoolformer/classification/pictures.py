@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 # The formats that are opened, by Pillow's names; JPEG's reader also opens MPO. Of the
 # others EPS is drawn by another program (Ghostscript), and most are seldom tested.
@@ -31,10 +31,23 @@ PICTURE_ERRORS = (
     TypeError,
     ValueError,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,  # where warnings are errors
+    Warning,  # where warnings are errors
     struct.error,
     zlib.error,
 )
+ORIENTATION = 0x0112  # EXIF's tag: how the camera was held
+BYTE_ORDERS = {b'II*\0': 'little', b'MM\0*': 'big'}
+NUMBER_SIZES = {3: 2, 4: 4}  # of EXIF's types of whole numbers, in bytes
+# What turns the pixels upright, for the tag's values.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 DEEP_MODES = ('I;16', 'I;16B', 'I;16L', 'I;16N', 'I')
 DEEPEST = 65535
 
@@ -63,20 +76,19 @@ def open_picture(
     source: str | os.PathLike | IO[bytes],
     mode: str = 'RGB',
     name: str = '',
-    upright: bool = False,
     max_pixels: int | None = None,
 ) -> Image.Image:
-    """Read a picture whole, in a colour mode.
+    """Read a picture whole, upright, in a colour mode.
 
-    Grey, palette, CMYK and transparent pictures are converted as Pillow does (the
-    transparency is dropped); 16-bit grey is scaled to 8 bits, where Pillow would clip.
-    Of several pictures in a file it is the first.
+    It is turned as its camera says (EXIF), as viewers show it. Grey, palette, CMYK and
+    transparent pictures are converted as Pillow does (the transparency is dropped);
+    16-bit grey is scaled to 8 bits, where Pillow would clip. Of several pictures in a
+    file it is the first.
 
     Args:
         source: A path or an open file.
         mode: Pillow's name of the colours, `'RGB'` or `'L'`.
         name: How messages call it; the path by default.
-        upright: Whether to turn it as its camera says (EXIF), as viewers show it.
         max_pixels: Larger pictures are refused before they are decoded; None leaves
             Pillow's limit, 179 million.
 
@@ -86,7 +98,7 @@ def open_picture(
     """
     name = name or str(getattr(source, 'name', source))
     with _blamed_on(name), Image.open(source, formats=FORMATS) as picture:
-        return _converted(picture, mode, name, upright, max_pixels)
+        return _converted(picture, mode, name, max_pixels)
 
 
 def convert_picture(
@@ -98,7 +110,43 @@ def convert_picture(
         PictureError: If it is truncated, damaged or of fractions.
     """
     with _blamed_on(name):
-        return _converted(picture, mode, name, upright=True, max_pixels=None)
+        return _converted(picture, mode, name, max_pixels=None)
+
+
+def orientation(picture: Image.Image) -> int:
+    """Return EXIF's orientation, from 1 to 8; 1 is upright, or not known.
+
+    Nothing but this tag is looked at: Pillow gives up where another one is damaged, as
+    many are, and that is no reason to refuse a picture or to show it on its side.
+    """
+    notes = picture.info.get('exif')
+    if isinstance(notes, bytes):
+        turn = _orientation_in(notes.removeprefix(b'Exif\0\0'))
+    else:  # of TIFF after loading; and in an old form of PNG's
+        try:
+            turn = picture.getexif().get(ORIENTATION, 1)
+        except PICTURE_ERRORS:
+            return 1
+    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+
+
+def _orientation_in(notes: bytes) -> int:
+    """Find the tag in the first directory of EXIF, which is laid out as TIFF."""
+    order = BYTE_ORDERS.get(notes[:4])
+    if order is None:
+        return 1
+
+    def number(start: int, size: int) -> int:
+        return int.from_bytes(notes[start : start + size], order)
+
+    start = number(4, 4)
+    for place in range(start + 2, start + 2 + 12 * number(start, 2), 12):
+        if place + 12 > len(notes):
+            break
+        size = NUMBER_SIZES.get(number(place + 2, 2))
+        if number(place, 2) == ORIENTATION and size:
+            return number(place + 8, size)
+    return 1
 
 
 @contextmanager
@@ -122,14 +170,18 @@ def _blamed_on(name: str) -> Iterator[None]:
 
 
 def _converted(
-    picture: Image.Image, mode: str, name: str, upright: bool, max_pixels: int | None
+    picture: Image.Image, mode: str, name: str, max_pixels: int | None
 ) -> Image.Image:
     _check_size(picture, name, max_pixels)
     if picture.mode == 'F':
         raise PictureError(f'{name}: its values are fractions, not colours')
-    if upright:
-        picture = ImageOps.exif_transpose(picture)
-    return _to_8_bits(picture, name).convert(mode)
+    picture.load()  # TIFF's reader turns it itself, and drops the tag
+    turn = orientation(picture)
+    if turn in UPRIGHT:
+        picture = picture.transpose(UPRIGHT[turn])
+    picture = _to_8_bits(picture, name).convert(mode)
+    picture.info = {}  # or else it would be turned once more
+    return picture
 
 
 def _check_size(picture: Image.Image, name: str, most: int | None) -> None:

@@ -7,6 +7,7 @@ from mmengine.dist import get_rank
 from timm.data import create_dataset, create_transform
 from torch.utils.data import IterableDataset, get_worker_info
 
+from mmpoolformer.classification.pictures import convert_picture
 from mmpoolformer.engine.seeding import seeded
 from mmpoolformer.registry import DATASETS
 
@@ -84,7 +85,8 @@ class TimmStream(IterableDataset):
         info = get_worker_info()
         worker = info.id if info else 0
         for count, (picture, label) in enumerate(self.data):
+            path = f'{self.name}[{worker}:{count}]'
+            picture = convert_picture(picture, picture.mode, path)
             with seeded(self.seed, self._epoch.value, get_rank(), worker, count):
                 inputs = self.transform(picture)
-            path = f'{self.name}[{worker}:{count}]'
             yield {'inputs': inputs, 'targets': label, 'img_path': path}

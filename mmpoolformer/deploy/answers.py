@@ -75,7 +75,7 @@ def answer(
     """
     name = Path(path).name
     try:
-        picture = open_picture(path, name=name, upright=True, max_pixels=max_pixels)
+        picture = open_picture(path, name=name, max_pixels=max_pixels)
     except PictureError as error:
         return Answer(str(error), is_problem=True)
     width, height = picture.size

@@ -193,17 +193,13 @@ def read_source(picture: Source, skip_unreadable: bool = False) -> Result:
             'numpy array'
         )
     name = str(picture) if is_path else ''
-    read = _open_upright if is_path else convert_picture
+    read = open_picture if is_path else convert_picture
     try:
         return Result(name, np.array(read(picture)))
     except PictureError as error:
         if not skip_unreadable:
             raise
         return Result(name, problem=str(error))
-
-
-def _open_upright(path: str | os.PathLike) -> Image.Image:
-    return open_picture(path, upright=True)
 
 
 def _checked(pixels: ndarray) -> ndarray:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from mmpoolformer.classification.pictures import FORMATS, PICTURE_ERRORS
+from mmpoolformer.classification.pictures import (
+    FORMATS,
+    PICTURE_ERRORS,
+    orientation,
+)
 from mmpoolformer.engine.errors import one_line
 from mmpoolformer.progress import progress_bar
 
-ORIENTATION = 0x0112  # EXIF's tag
-# Kinds of files in which OpenCV heeds it and Pillow does not.
+# Kinds of files in which OpenCV heeds EXIF's orientation.
 TURNED_KINDS = ('JPEG', 'MPO', 'PNG')
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 # What whole files have near their ends, and in how many bytes it is looked for.
@@ -162,8 +165,7 @@ def _turn(picture: Image.Image) -> int:
     """Return EXIF's orientation where the header has it."""
     if picture.format not in TURNED_KINDS or 'exif' not in picture.info:
         return 1
-    turn = picture.getexif().get(ORIENTATION, 1)
-    return turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+    return orientation(picture)
 
 
 def _has_end(path: str, kind: str) -> bool:

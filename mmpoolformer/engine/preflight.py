@@ -463,13 +463,7 @@ def _check_classification(part: Part, report: DataReport) -> None:
         report.findings.warning(f'{what} (skipped)', name)
 
     add = add_skipped if dataset.on_error == 'skip' else report.findings.error
-    looks = _look_at(paths, part.options, PILLOW_LIMIT, report, add)
-    for path, one in zip(paths, looks, strict=True):
-        if one.turn != 1:
-            report.findings.warning(
-                'pictures that EXIF turns, which classification does not do',
-                f'{path}, orientation {one.turn}',
-            )
+    _look_at(paths, part.options, PILLOW_LIMIT, report, add)
 
 
 CHECKS = {
