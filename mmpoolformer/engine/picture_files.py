@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mmpoolformer.classification.pictures import (
     FORMATS,
@@ -24,6 +25,14 @@ TURNED_KINDS = ('JPEG', 'MPO', 'PNG')
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 # What whole files have near their ends, and in how many bytes it is looked for.
 ENDS = {'JPEG': (b'\xff\xd9', 65536), 'MPO': (b'\xff\xd9', 65536), 'PNG': (b'IEND', 64)}
+# mmcv's names of the libraries that decode pictures; Pillow's is classification's, too.
+OPENCV, PILLOW = 'cv2', 'pillow'
+# Formats, by Pillow's names, that the others take; every OpenCV reads the first.
+READ_BY = {
+    OPENCV: ('JPEG', 'MPO', 'PNG', 'BMP'),
+    'turbojpeg': ('JPEG', 'MPO'),
+    'tifffile': ('TIFF',),
+}
 # What the libraries that read pictures for training take, in pixels.
 OPENCV_LIMIT = 2**30
 PILLOW_LIMIT = 2 * int(Image.MAX_IMAGE_PIXELS or 89_478_485)
@@ -63,22 +72,24 @@ class Look:
         return self.stored[::-1] if self.turn in SIDEWAYS else self.stored
 
 
-def look(path: str, decode: bool = False) -> Look:
+def look(path: str, decode: bool = False, reader: str = PILLOW) -> Look:
     """Read a picture's header, and all of it if its end is missing.
 
     Args:
         path: The file.
         decode: Whether to decode it whole in any case.
+        reader: What will decode it in the training: one of mmcv's backends; empty if
+            that is not known, so that no format is refused.
     """
-    return _looked(path, decode, counted=False)
+    return _looked(path, decode, False, reader)
 
 
-def look_at_labels(path: str, decode: bool = True) -> Look:
+def look_at_labels(path: str, decode: bool = True, reader: str = PILLOW) -> Look:
     """Read a picture of labels and count its values, see `look`.
 
     Without `decode` they are counted only where the values have more than 8 bits.
     """
-    return _looked(path, decode, counted=True)
+    return _looked(path, decode, True, reader)
 
 
 def look_at_all(
@@ -92,7 +103,7 @@ def look_at_all(
 
     Args:
         paths: The files.
-        how: `look` or `look_at_labels`.
+        how: `look` or `look_at_labels`, perhaps with its reader.
         decode: For each file whether to decode it.
         workers: Threads; None for a few more than there are cores, because reading
             waits for the disk (Pillow decodes in threads side by side).
@@ -141,7 +152,7 @@ def report_looks(
             add('pictures of floating-point numbers', path)
 
 
-def _looked(path: str, decode: bool, counted: bool) -> Look:
+def _looked(path: str, decode: bool, counted: bool, reader: str) -> Look:
     if not os.path.isfile(path):  # a pipe would be waited for
         return Look(problem='pictures that are not there')
     try:
@@ -149,6 +160,8 @@ def _looked(path: str, decode: bool, counted: bool) -> Look:
             width, height = picture.size
             turn = _turn(picture)
             mode = picture.mode
+            if problem := _format_problem(path, picture, reader, decode):
+                return Look(problem=problem)
             small = width * height <= PILLOW_LIMIT
             deep = counted and mode[:1] == 'I'
             whole = _has_end(path, picture.format)
@@ -156,9 +169,44 @@ def _looked(path: str, decode: bool, counted: bool) -> Look:
             if small and (decode or deep or not whole):
                 picture.load()
                 counts = _counts(picture) if counted and (decode or deep) else ()
+    except UnidentifiedImageError:
+        return _look_without_pillow(path, reader)
     except PICTURE_ERRORS as error:
         return Look(problem=f'unreadable pictures: {one_line(error)[:60]}')
     return Look(width, height, mode, turn, counts=counts)
+
+
+def _format_problem(path: str, picture: Image.Image, reader: str, decode: bool) -> str:
+    """Say if the library that decodes a picture in the training can't."""
+    kind = picture.format
+    if reader not in READ_BY or kind in READ_BY[reader]:
+        return ''
+    known = reader == OPENCV and cv2.haveImageReader(path)
+    # Of TIFF it takes most, but no whole numbers of 32 bits.
+    if known and (decode or (kind, picture.mode) == ('TIFF', 'I')):
+        known = _opencv_size(path) is not None
+    return '' if known else f'pictures that {reader} can not read: {kind}'
+
+
+def _look_without_pillow(path: str, reader: str) -> Look:
+    """Look at a file that Pillow does not open, with what will read it if known."""
+    if not reader:
+        return Look()
+    size = _opencv_size(path) if reader == OPENCV else None
+    if size is None:
+        return Look(problem='unreadable pictures: of no known format')
+    return Look(*size, 'RGB')
+
+
+def _opencv_size(path: str) -> tuple[int, int] | None:
+    """Return width and height of a picture as OpenCV decodes it; None if it can't."""
+    with open(path, 'rb') as file:
+        content = np.frombuffer(file.read(), np.uint8)
+    try:
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    except cv2.error:
+        return None
+    return None if pixels is None else pixels.shape[1::-1]
 
 
 def _turn(picture: Image.Image) -> int:

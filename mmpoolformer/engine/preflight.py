@@ -14,8 +14,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import cv2
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list
 from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
@@ -36,7 +38,9 @@ from mmpoolformer.engine.label_check import (
     measure_mapping,
 )
 from mmpoolformer.engine.picture_files import (
+    OPENCV,
     OPENCV_LIMIT,
+    PILLOW,
     PILLOW_LIMIT,
     Look,
     look,
@@ -315,7 +319,7 @@ def _check_coco(part: Part, report: DataReport) -> None:
         return
     pictures = list(content.pictures.values())
     paths = [os.path.join(folder, picture.file_name) for picture in pictures]
-    looks = _look_at(paths, part.options, OPENCV_LIMIT, report)
+    looks = _look_at(paths, part, OPENCV_LIMIT, report)
     for path, picture, one in zip(paths, pictures, looks, strict=True):
         size = picture.width, picture.height
         _check_size(path, size, one, report.findings)
@@ -337,7 +341,7 @@ def _check_size(
     path: str, size: tuple[int, int], one: Look, findings: Findings
 ) -> None:
     """Compare a picture with the size that its annotations are for."""
-    if one.problem:
+    if one.problem or not one.width:
         return
     if one.seen == size:
         square = one.width == one.height
@@ -393,12 +397,13 @@ def _check_segmentation(part: Part, report: DataReport) -> None:
         raise UserError(f'no image to use: no file *{dataset.img_suffix} in {folder}')
     paths = [info['img_path'] for info in infos]
     report.folders = _folders(folder, paths)
-    looks = _look_at(paths, part.options, OPENCV_LIMIT, report)
+    looks = _look_at(paths, part, OPENCV_LIMIT, report)
     if any('seg_map_path' not in info for info in infos):
         raise UserError('has no folder of labels (data_prefix.seg_map_path)')
     maps = [info['seg_map_path'] for info in infos]
     read = _spread(len(maps), part.options)
-    found = look_at_all(maps, look_at_labels, read, part.options.workers, 'labels')
+    how = partial(look_at_labels, reader=_label_reader(part))
+    found = look_at_all(maps, how, read, part.options.workers, 'labels')
     report.files += [*maps, dataset.ann_file] if dataset.ann_file else maps
     report_looks(maps, found, PILLOW_LIMIT, report.findings.error)
     for path, one, of_labels in zip(paths, looks, found, strict=True):
@@ -463,7 +468,7 @@ def _check_classification(part: Part, report: DataReport) -> None:
         report.findings.warning(f'{what} (skipped)', name)
 
     add = add_skipped if dataset.on_error == 'skip' else report.findings.error
-    _look_at(paths, part.options, PILLOW_LIMIT, report, add)
+    _look_at(paths, part, PILLOW_LIMIT, report, add)
 
 
 CHECKS = {
@@ -476,16 +481,41 @@ CHECKS = {
 
 def _look_at(
     paths: Sequence[str],
-    options: Options,
+    part: Part,
     limit: int,
     report: DataReport,
     add: Callable[[str, str], None] | None = None,
 ) -> list[Look]:
+    options = part.options
     decode = [options.decode] * len(paths)
-    looks = look_at_all(paths, look, decode, options.workers, 'pictures')
+    how = partial(look, reader=_picture_reader(part))
+    looks = look_at_all(paths, how, decode, options.workers, 'pictures')
     report_looks(paths, looks, limit, add or report.findings.error)
     report.files += paths
     return looks
+
+
+def _picture_reader(part: Part) -> str:
+    """Return what decodes the pictures, by mmcv's names; empty if it is not known."""
+    if isinstance(part.dataset, TimmDataset):
+        return PILLOW
+    for step in part.steps:
+        name = _name(step).split('.')[-1]
+        if name == 'LoadImageFromFile':
+            return step.get('imdecode_backend') or OPENCV
+        if name.startswith('Load') and name not in LABEL_TRANSFORMS:
+            return ''
+    return OPENCV
+
+
+def _label_reader(part: Part) -> str:
+    """Return what decodes the pictures of labels, by mmcv's names."""
+    named = (step.get('imdecode_backend') for step in part.steps if _loads_labels(step))
+    return next(filter(None, named), PILLOW)
+
+
+def _loads_labels(step: Mapping) -> bool:
+    return _name(step).endswith('LoadAnnotations')
 
 
 def _check_heads(config: Config, classes: Sequence[str], findings: Findings) -> None:
@@ -540,5 +570,6 @@ def _key(config: Config, loader: str, leaf: Mapping, options: Options) -> str:
         sorted(_class_counts(config.model)),
         config.get(loader.replace('dataloader', 'evaluator')),
         options.decode,
+        cv2.__version__,  # decides which formats can be read
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()

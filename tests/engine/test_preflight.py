@@ -14,6 +14,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import mmcv
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
@@ -381,6 +383,60 @@ def test_pictures_of_every_kind_pass_and_are_read(coco: Path, case: str) -> None
     results = LoadImageFromFile().transform({'img_path': str(coco / 'images/a.png')})
     assert results['img'].shape == (HEIGHT, WIDTH, 3)
     assert results['img'].dtype == np.uint8
+
+
+# Formats that Pillow writes, in a mode that each takes; which of them can be read is
+# what mmcv, with the library that it is told to use, says.
+KINDS = {
+    **dict.fromkeys(('AVIF', 'BMP', 'DIB', 'EPS', 'GIF', 'JPEG', 'JPEG2000'), 'RGB'),
+    **dict.fromkeys(('DDS', 'ICO', 'IM', 'MPO', 'PCX', 'PNG', 'PPM', 'SGI'), 'RGB'),
+    **dict.fromkeys(('TGA', 'TIFF', 'WEBP', 'QOI'), 'RGB'),
+    **dict.fromkeys(('MSP', 'XBM'), '1'),
+}
+
+
+def is_read_by_mmcv(path: Path, backend: str) -> bool:
+    try:
+        return mmcv.imread(path, backend=backend) is not None
+    except (OSError, ValueError, cv2.error):
+        return False
+
+
+@pytest.mark.parametrize('decode', [False, True])
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_check_agrees_with_opencv(coco: Path, kind: str, decode: bool) -> None:
+    path = coco / 'images' / 'a.png'
+    Image.fromarray(NOISE).convert(KINDS[kind]).save(path, kind)
+    (report,) = check_data(coco_config(coco), options=Options(decode=decode))
+    assert is_read_by_mmcv(path, 'cv2') == (not report.findings.errors)
+
+
+def test_whole_numbers_of_32_bits_are_refused(coco: Path) -> None:
+    path = coco / 'images' / 'a.png'
+    Image.fromarray(NOISE[..., 0].astype(np.int32)).save(path, 'TIFF')
+    assert not is_read_by_mmcv(path, 'cv2')
+    assert_refused(coco_config(coco), coco, 'that cv2 can not read: 1')
+
+
+@pytest.mark.parametrize(
+    ('step', 'kind', 'message'),
+    [
+        ({'imdecode_backend': 'pillow'}, 'GIF', ''),
+        ({'imdecode_backend': 'pillow'}, 'TGA', 'unreadable pictures: 1'),
+        ({'imdecode_backend': 'turbojpeg'}, 'BMP', 'turbojpeg can not read: 3'),
+        ({'imdecode_backend': 'tifffile'}, 'TIFF', 'tifffile can not read: 2'),
+        ({'type': 'LoadArchive'}, 'TGA', ''),
+    ],
+)
+def test_the_reader_is_the_configs(
+    coco: Path, step: dict, kind: str, message: str
+) -> None:
+    Image.fromarray(NOISE).save(coco / 'images' / 'a.png', kind)
+    config = coco_config(coco, pipeline=[{'type': 'LoadImageFromFile', **step}])
+    (report,) = check_data(config)
+    errors = [str(one) for one in report.findings.errors]
+    assert len(errors) == bool(message)
+    assert not message or message in errors[0]
 
 
 def test_headers_of_pictures_are_all_that_is_read(coco: Path, monkeypatch) -> None:
