@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
@@ -113,6 +114,13 @@ def _run(
     except PictureError as error:
         let_first_process_speak()
         raise UserError(str(error)) from error
+    except cv2.error as error:
+        let_first_process_speak()
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(
+            'OpenCV failed on a picture, which tools/check_data.py --decode should '
+            f'name ({reason})'
+        ) from error
     except UserError:
         let_first_process_speak()
         raise

@@ -48,6 +48,7 @@ from mmpoolformer.engine.picture_files import (
     look_at_labels,
     report_looks,
 )
+from mmpoolformer.engine.resizing import smallest_scales, vanishes
 from mmpoolformer.version import __version__
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -492,6 +493,13 @@ def _look_at(
     looks = look_at_all(paths, how, decode, options.workers, 'pictures')
     report_looks(paths, looks, limit, add or report.findings.error)
     report.files += paths
+    scales = smallest_scales(part.steps)
+    for path, one in zip(paths, looks, strict=True):
+        if one.width and any(vanishes(one.seen, scale) for scale in scales):
+            report.findings.error(
+                'pictures so narrow that resizing leaves no pixel of one side',
+                f'{path}, {one.width}x{one.height}',
+            )
     return looks
 
 

@@ -385,6 +385,24 @@ def test_pictures_of_every_kind_pass_and_are_read(coco: Path, case: str) -> None
     assert results['img'].dtype == np.uint8
 
 
+def test_pictures_too_narrow_to_resize_are_refused(coco: Path) -> None:
+    for side, value in (('width', 20_000), ('height', 1)):
+        rewrite(coco, (*IMAGE, side), value)
+    Image.new('RGB', (20_000, 1)).save(coco / 'images' / 'a.png')
+    rewrite(coco, ('annotations', 0, 'bbox'), [0, 0, 9, 1])
+    rewrite(coco, ('annotations', 0, 'segmentation'), [[0, 0, 9, 0, 9, 1, 0, 1]])
+    resize = dict(type='Resize', scale=(1333, 800), keep_ratio=True)
+    message = 'resizing leaves no pixel of one side: 1 ('
+    config = coco_config(coco, pipeline=[resize])
+    (report,) = check_data(config)
+    (error,) = [str(one) for one in report.findings.errors]
+    assert message in error and 'a.png, 20000x1)' in error
+    (report,) = check_data(
+        coco_config(coco, pipeline=[{**resize, 'keep_ratio': False}])
+    )
+    assert not report.findings.errors
+
+
 # Formats that Pillow writes, in a mode that each takes; which of them can be read is
 # what mmcv, with the library that it is told to use, says.
 KINDS = {
