@@ -13,7 +13,14 @@ class DownloadError(CheckpointError):
     """A download that failed; nothing is left under the file's final name."""
 
 
+def shown(text: str) -> str:
+    """Make text of a file fit for a terminal, which control characters would steer."""
+    return ''.join(
+        c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
+    )
+
+
 def cause_of(error: BaseException) -> str:
     """Say in a short line why a file can't be read; it may hold anything."""
-    text = ' '.join(str(error).split()) or type(error).__name__
+    text = shown(' '.join(str(error).split())) or type(error).__name__
     return text if len(text) <= 300 else f'{text[:297]}...'

@@ -25,6 +25,8 @@ from functools import cache
 
 from torch import Tensor
 
+from mmpoolformer.checkpoints.errors import shown
+
 FORMATS = ('native', 'timm', 'sail', 'mmpretrain', 'huggingface', 'pit', 'paddle')
 
 # What the entries of `network` hold in the authors' PoolFormer: a row of blocks, the
@@ -483,4 +485,5 @@ def _pointwise(key: str, value: Tensor, linear: bool) -> Tensor:
 
 def some(names: Sequence[str], most: int = 5) -> str:
     """Name a few of many, for messages."""
-    return ', '.join([*map(str, names[:most]), *(['...'] if len(names) > most else [])])
+    few = [shown(str(name)[:200]) for name in names[:most]]
+    return ', '.join([*few, *(['...'] if len(names) > most else [])])

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
+from mmpoolformer.checkpoints.errors import shown
+
 SHOWN = 5
 
 
@@ -27,7 +29,7 @@ def describe_classes(classes: Sequence[str], num_classes: int) -> tuple[str, ...
     subset = infer_imagenet_subset({'num_classes': num_classes})
     names = classes or imagenet_synsets(num_classes) or range(num_classes)
     words = ImageNetInfo(subset or 'imagenet-22k').label_descriptions(as_dict=True)
-    return tuple(words.get(name, str(name)) for name in names)
+    return tuple(words.get(name, shown(str(name))) for name in names)
 
 
 def imagenet_synsets(num_classes: int) -> tuple[str, ...]:
@@ -73,6 +75,6 @@ def match_classes(
 
 
 def _names(where: str, names: set[str]) -> str:
-    shown = ', '.join(sorted(names)[:SHOWN]) or 'none'
+    listed = ', '.join(shown(name) for name in sorted(names)[:SHOWN]) or 'none'
     more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
-    return f'{where}: {shown}{more}'
+    return f'{where}: {listed}{more}'

@@ -16,6 +16,7 @@ from torch import nn
 from mmpoolformer.analysis.building import build_whole
 from mmpoolformer.analysis.drawing import class_colours
 from mmpoolformer.checkpoints import read_checkpoint, resolve_source
+from mmpoolformer.checkpoints.errors import shown
 from mmpoolformer.classification.pictures import PictureError
 from mmpoolformer.engine.runner import fill_model
 
@@ -130,7 +131,9 @@ def _class_names(
     palette = _first_of_length(count, [about.get('palette') for about in given])
     colours = class_colours(count) if palette is None else palette
     return (
-        tuple(names or (f'class {i}' for i in range(count))),
+        tuple(
+            shown(str(name)) for name in names or (f'class {i}' for i in range(count))
+        ),
         np.array(colours, dtype=np.uint8).reshape(count, 3),
     )
 
