@@ -1,49 +1,68 @@
 """Reading checkpoint files without running what is in them.
 
-A `.pth` file is a pickle, and a pickle may call any function. `torch.load` guards
-against that with `weights_only=True`, but not well enough for us:
+A `.pth` file is a pickle, and a pickle may call any function. Files are read by
+`torch.load(weights_only=True)`, which is told that numpy arrays and mmengine's
+`HistoryBuffer`, which every mmengine checkpoint holds, are harmless. Before that
+`pickle_check` looks at what torch doesn't, and here the records of zip archives are
+looked at: torch believes their sizes and doesn't compare their checksums.
 
-- torch 2.1, which we support, can be made to run code in spite of it
-  (CVE-2025-32434), and it can't be told that numpy arrays or mmengine's
-  `HistoryBuffer`, which every mmengine checkpoint holds, are harmless;
-- newer versions can be told, but for the whole process, and mmengine's own list
-  contains `getattr`.
-
-So files are read here, by one mechanism for all versions of torch: a pickle machine
-that knows data and nothing else, see `unpickling`. There is no fall-back: who knows a
-file says `trust=True` or sets `MMPOOLFORMER_TRUST_CHECKPOINTS=1`.
+torch before 2.6 can be made to run code in spite of `weights_only` (CVE-2025-32434);
+there only `.safetensors` and `.pdparams` files are read. There is no fall-back: who
+knows a file says `trust=True` or sets `MMPOOLFORMER_TRUST_CHECKPOINTS=1`.
 
 Tensors come to the CPU, whatever device they were saved from.
 """
 
+import argparse
 import errno
 import io
+import mmap
 import os
+import pickle
 import re
-import struct
 import tarfile
+import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
-from torch import Tensor
+from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from torch import Tensor, serialization
 
 from mmpoolformer.checkpoints.errors import (
     CheckpointError,
     UntrustedCheckpointError,
     cause_of,
 )
+from mmpoolformer.checkpoints.keymaps import some
 from mmpoolformer.checkpoints.paddle import SUFFIX, read_paddle
-from mmpoolformer.checkpoints.unpickling import STREAM_ERRORS, TABLE, Unpickler
+from mmpoolformer.checkpoints.pickle_check import (
+    ARRAY_NAMES,
+    HISTORY,
+    METHODS,
+    NUMPY,
+    ONE_CYCLE,
+    STREAM_ERRORS,
+    TORCH_NAMES,
+    PickleCheck,
+    plain,
+    storage_bytes,
+)
 
 PICKLE = b'\x80'  # the first byte since protocol 2
+SAFE_TORCH = (2, 6)
+MOST_HEADER = 2**24  # bytes of safetensors' table, 100 or so a tensor
 TRUST_VARIABLE = 'MMPOOLFORMER_TRUST_CHECKPOINTS'
 
 # How a damaged file can fail.
 _ERRORS = (*STREAM_ERRORS, zipfile.BadZipFile)
 
+# torch.save writes pickles of this protocol, and torch's safe reader knows no other.
+_PROTOCOL = 2
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 
@@ -79,12 +98,35 @@ def read_checkpoint(path: str | os.PathLike, *, trust: bool = False) -> dict:
     elif trust or os.environ.get(TRUST_VARIABLE) == '1':
         content = _read_trusted(path)
     else:
+        _check_torch(path)
         content = _read_safely(path, head)
     if not isinstance(content, dict):
         raise CheckpointError(
             f'{path} holds a {type(content).__name__}, not a dict of weights'
         )
+    _check_names(path, content)
     return content
+
+
+def _check_torch(path: Path) -> None:
+    version = torch.__version__
+    if tuple(int(n) for n in re.findall(r'\d+', version)[:2]) < SAFE_TORCH:
+        raise UntrustedCheckpointError(
+            f'{path} was not read: a crafted file can run code in torch {version} even '
+            'by weights_only=True. Install torch 2.6 or newer, take a .safetensors '
+            'file, or, if you trust who made this one, say so with trust=True (--trust '
+            f'in the tools) or {TRUST_VARIABLE}=1'
+        )
+
+
+def _check_names(path: Path, content: dict) -> None:
+    """Refuse entries and weights that are called by anything but text."""
+    entries = [entry for entry in content.values() if isinstance(entry, dict)]
+    weights = [e for e in entries if any(isinstance(v, Tensor) for v in e.values())]
+    for entry in (content, *weights):
+        wrong = [repr(key) for key in entry if not isinstance(key, str)]
+        if wrong:
+            raise CheckpointError(f'{path} has names that are not text: {some(wrong)}')
 
 
 def _read_safetensors(path: Path) -> dict:
@@ -93,6 +135,10 @@ def _read_safetensors(path: Path) -> dict:
     from safetensors.torch import load_file
 
     try:
+        with path.open('rb') as file:
+            size = int.from_bytes(file.read(8), 'little')
+        if size > MOST_HEADER:
+            raise ValueError(f'a header of {size} bytes')
         return load_file(path, device='cpu')
     except (SafetensorError, *STREAM_ERRORS) as error:
         cause = cause_of(error)
@@ -114,7 +160,7 @@ def _read_safely(path: Path, head: bytes) -> object:
         if head[:1] == PICKLE:
             return _read_legacy(path)
     except UntrustedCheckpointError as error:
-        wanted = str(error)[:200]
+        wanted = cause_of(error)[:200]
         raise UntrustedCheckpointError(
             f'{path} asks for {wanted}, which is more than weights need and could run '
             'code, so it was not read. If you trust who made the file, say so with '
@@ -158,122 +204,116 @@ def _read_zip(path: Path) -> object:
             if info.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(f'{info.filename!r} is not as torch.save writes it')
         # Records could lie over each other, so that few bytes stand for many.
-        if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+        file_size = path.stat().st_size
+        if sum(info.file_size for info in archive.infolist()) > file_size:
             raise ValueError('its records are larger than the file')
         order = f'{root}byteorder'
         if order in records and archive.read(order) != b'little':
             raise ValueError('it was saved on a big-endian machine')
-        storages = _ZipStorages(archive, records, root)
-        return Unpickler(io.BytesIO(archive.read(pickles[0])), TABLE, storages).load()
+        stream = archive.read(pickles[0])
+        check = PickleCheck(TORCH_NAMES, file_size, _PROTOCOL)
+        check.run(io.BytesIO(stream))
+        return _load(_rebuilt(archive, root, stream, check.storages))
 
 
-class _ZipStorages:
-    """Hands out the tensors' memory from the records of a zip archive."""
+def _rebuilt(
+    archive: zipfile.ZipFile,
+    root: str,
+    stream: bytes,
+    storages: Mapping[str, tuple[str, int]],
+) -> BinaryIO:
+    """Write the archive anew, in memory: what was checked and nothing else.
 
-    def __init__(
-        self,
-        archive: zipfile.ZipFile,
-        records: Mapping[str, zipfile.ZipInfo],
-        root: str,
-    ) -> None:
-        self.archive = archive
-        self.records = records
-        self.root = root
-        self.loaded = {}
-
-    def __call__(
-        self, dtype: torch.dtype, key: str, count: int, *rest: object
-    ) -> Tensor:
-        """Return the storage called `key` as a tensor (count,)."""
-        if rest or not isinstance(key, str):
-            raise ValueError('a storage is described in an unknown way')
-        if (key, dtype) not in self.loaded:
-            record = self.records[f'{self.root}data/{key}']
-            size = _size(dtype, count)
+    Two readers can see different records in one crafted archive.
+    """
+    anew = io.BytesIO()
+    with zipfile.ZipFile(anew, 'w') as result:
+        result.writestr('archive/data.pkl', stream)
+        result.writestr('archive/byteorder', 'little')
+        result.writestr('archive/version', '3\n')
+        for key, (kind, count) in storages.items():
+            record = archive.getinfo(f'{root}data/{key}')
+            size = storage_bytes(kind, count)
             if record.file_size != size:
                 raise ValueError(
                     f'storage {key!r} has {record.file_size} bytes, not {size}'
                 )
-            raw = torch.empty(size, dtype=torch.uint8)
-            with self.archive.open(record) as stream:
-                _fill(raw, stream)
-            self.loaded[key, dtype] = raw.view(dtype)
-        return self.loaded[key, dtype]
+            result.writestr(f'archive/data/{key}', archive.read(record))
+    anew.seek(0)
+    return anew
 
 
 def _read_legacy(path: Path) -> object:
     """Read the format of torch.save before 1.6: pickles, then data, in a row."""
     with path.open('rb') as file:
-        storages = _LegacyStorages(path.stat().st_size)
-
-        def load() -> object:
-            return Unpickler(file, TABLE, storages).load()
-
-        if load() != _LEGACY_MAGIC:
-            raise ValueError(
-                'it is a pickle, but not one of torch.save; the name of a file of '
-                f'Paddle must end in {SUFFIX}'
-            )
-        if load() != _LEGACY_VERSION or load()['little_endian'] is not True:
-            raise ValueError('it was saved in an unknown way')
-        content = load()
-        keys = load()
-        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise ValueError('its list of storages is wrong')
-        if set(keys) != set(storages.raw):
-            raise ValueError('its list of storages is wrong')
-        for key in keys:
-            storages.fill(key, file)
-        return content
+        # Mapped: there a read gives what is there, however much a file announces.
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as stream:
+            _check_legacy(stream)
+        return _load(file)
 
 
-class _LegacyStorages:
-    """Hands out memory that is filled later, as the old format has the data last."""
+def _check_legacy(stream: mmap.mmap) -> None:
+    size = len(stream)
 
-    def __init__(self, file_size: int) -> None:
-        self.bytes_left = file_size
-        self.raw = {}
+    def check(protocol: int = _PROTOCOL) -> object:
+        return plain(PickleCheck(ARRAY_NAMES, size, protocol).run(stream))
 
-    def __call__(
-        self, dtype: torch.dtype, key: str, count: int, view: tuple | None = None
-    ) -> Tensor:
-        """Return the storage called `key`, or a part of it, as a tensor (count,)."""
-        size = _size(dtype, count)
-        if not isinstance(key, str):
-            raise ValueError('a storage is described in an unknown way')
-        if key not in self.raw:
-            self.bytes_left -= size
-            if self.bytes_left < 0:
-                raise ValueError('it is shorter than its storages')
-            self.raw[key] = torch.empty(size, dtype=torch.uint8), dtype
-        raw, _ = self.raw[key]
-        flat = raw.view(dtype)
-        if view is not None:
-            _, start, count = view
-            flat = flat[start : start + count]
-        return flat
-
-    def fill(self, key: str, file: BinaryIO) -> None:
-        """Read the data of the storage called `key`."""
-        raw, dtype = self.raw[key]
-        (count,) = struct.unpack('<q', file.read(8))
-        if _size(dtype, count) != raw.numel():
-            raise ValueError(f'storage {key!r} is not as long as announced')
-        _fill(raw, file)
+    # The newest, to name them for what they are.
+    if check(pickle.HIGHEST_PROTOCOL) != _LEGACY_MAGIC:
+        raise ValueError(
+            'it is a pickle, but not one of torch.save; the name of a file of '
+            f'Paddle must end in {SUFFIX}'
+        )
+    if check() != _LEGACY_VERSION or ('little_endian', True) not in check():
+        raise ValueError('it was saved in an unknown way')
+    content = PickleCheck(TORCH_NAMES, size, _PROTOCOL)
+    content.run(stream)
+    if sum(storage_bytes(*storage) for storage in content.storages.values()) > size:
+        raise ValueError('it is shorter than its storages')
+    # Those not listed here would keep whatever was in memory.
+    if sorted(check()) != sorted(content.storages):
+        raise ValueError('its list of storages is wrong')
 
 
-def _size(dtype: torch.dtype, count: int) -> int:
-    """Return the bytes that `count` numbers take."""
-    if not isinstance(dtype, torch.dtype) or type(count) is not int or count < 0:
-        raise ValueError('a storage is described in an unknown way')
-    return count * torch.empty(0, dtype=dtype).element_size()
+# torch keeps one list for the process.
+_LOCK = threading.Lock()
 
 
-def _fill(raw: Tensor, stream: BinaryIO) -> None:
-    """Read bytes from a stream into a tensor (size,) of uint8."""
-    rest = memoryview(raw.numpy())
-    while rest:
-        read = stream.readinto(rest)
-        if not read:
-            raise EOFError(f'{len(rest)} bytes of a tensor are missing')
-        rest = rest[read:]
+def _load(file: BinaryIO) -> object:
+    """Read what was checked by torch's reader, with our list of harmless names."""
+    with _LOCK:
+        others = serialization.get_safe_globals()
+        serialization.clear_safe_globals()
+        serialization.add_safe_globals(_harmless())
+        try:
+            return torch.load(file, map_location='cpu', weights_only=True)
+        except pickle.UnpicklingError as error:
+            # Without torch's advice, which is to read it in the unsafe way.
+            text = str(error).partition('WeightsUnpickler error: ')[2] or str(error)
+            raise ValueError(text.partition('Check the documentation')[0]) from error
+        finally:
+            serialization.clear_safe_globals()
+            serialization.add_safe_globals(others)
+
+
+def _harmless() -> list[tuple[object, str]]:
+    """Return what torch may call and change beside its own list, by name."""
+    listed = {
+        **NUMPY,
+        'argparse.Namespace': argparse.Namespace,
+        'builtins.getattr': _method,
+        **_CLASSES,
+        **{f'dtype {kind}': type(np.dtype(kind)) for kind in np.typecodes['All']},
+    }
+    return [(value, name) for name, value in listed.items()]
+
+
+def _method(kind: type, name: str) -> Callable:
+    """Stand in for `getattr`: only for the functions of `METHODS`."""
+    for path, known in _CLASSES.items():
+        if kind is known and name in METHODS[path]:
+            return getattr(kind, name)
+    raise UntrustedCheckpointError(f'the attribute {name!r} of {kind!r}')
+
+
+_CLASSES = {HISTORY: HistoryBuffer, ONE_CYCLE: OneCycleParamScheduler}

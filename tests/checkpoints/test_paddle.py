@@ -282,10 +282,10 @@ def test_crafted_file_runs_nothing(
     ('content', 'asked'),
     [
         ({'a': np.array([1, 'x'], object)}, "a numpy array of type 'O8'"),
-        ({'a': np.array(['x', 'yz'])}, r"a numpy array of type '<U2'"),
+        ({'a': np.array(['x', 'yz'])}, "a numpy array of type 'U2'"),
         ({'a': np.zeros(2, [('x', 'f4')])}, 'a numpy array of type'),
         ({'a': np.array(['2020-01-01'], 'M8[D]')}, 'a numpy array of type'),
-        ({'a': {1, 2}}, 'a set'),
+        ({'a': {1, 2}}, 'the pickle instruction EMPTY_SET'),
         ({'a': collections.Counter('x')}, "'collections.Counter'"),
         ({'a': torch.Size([1])}, "'torch.Size'"),
         ({'a': Path('x')}, "'pathlib"),
@@ -341,13 +341,17 @@ def test_dict_that_holds_itself(tmp_path) -> None:
 
 def test_what_is_referred_to_often_is_there_once(tmp_path) -> None:
     array = np.ones(2, np.float32)
-    nested = [array]
-    for _ in range(100):  # 2 ** 100 references to the array
-        nested = [nested, nested]
-    content = {'a': array, 'b': ('linear_0.b_0', array), 'c': nested}
+    content = {'a': array, 'b': ('linear_0.b_0', array)}
     read = read_checkpoint(save(content, tmp_path / 'a.pdparams'))
     assert read['a'] is read['b']
-    assert read['c'][0] is read['c'][1]
+
+
+def test_references_to_references_are_refused(tmp_path) -> None:
+    nested = [np.ones(2, np.float32)]
+    for _ in range(50):  # 2 ** 50 references to the array
+        nested = [nested, nested]
+    with pytest.raises(CheckpointError, match='repeats what it holds too often'):
+        read_checkpoint(save({'a': nested}, tmp_path / 'a.pdparams'))
 
 
 @pytest.mark.parametrize(
