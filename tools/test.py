@@ -5,16 +5,16 @@ import sys
 from collections.abc import Sequence
 
 from mmpoolformer.engine.arguments import parse_test
-from mmpoolformer.engine.errors import run_tool
+from mmpoolformer.engine.signals import StopRequest, run_stoppable
 
 
-def main(argv: Sequence[str]) -> None:
-    """Test as the command line says."""
+def main(argv: Sequence[str], stop: StopRequest) -> None:
+    """Test as the command line says, until the end or a request to stop."""
     args = parse_test(argv)
     from mmpoolformer.engine.launch import test  # torch: not for --help
 
-    test(args)
+    test(args, stop)
 
 
 if __name__ == '__main__':
-    sys.exit(run_tool(main, sys.argv[1:]))
+    sys.exit(run_stoppable(main, sys.argv[1:]))

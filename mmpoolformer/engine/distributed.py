@@ -10,6 +10,7 @@ from mmengine.device import get_device
 from mmengine.dist import all_reduce
 
 from mmpoolformer.engine.errors import UsageError
+from mmpoolformer.engine.signals import launched_rank
 
 RANK_VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 HOLD_BACK = 10.0  # seconds
@@ -74,9 +75,3 @@ def let_first_process_speak() -> None:
     """
     if launched_rank() != 0:
         time.sleep(HOLD_BACK)
-
-
-def launched_rank() -> int:
-    """Return this process's number in its job, before it is connected, too."""
-    variables = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
-    return next((int(os.environ[v]) for v in variables if os.environ.get(v)), 0)

@@ -6,6 +6,7 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -44,6 +45,7 @@ from mmpoolformer.engine.results import (
 )
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.sharding import strategy_of
+from mmpoolformer.engine.signals import Answer, StopRequest
 from mmpoolformer.engine.stopping import StopOnSignal
 from mmpoolformer.engine.tta import use_tta
 
@@ -65,21 +67,39 @@ NOISE = (
 )
 
 
-def train(args: Namespace) -> None:
+def train(args: Namespace, stop: StopRequest | None = None) -> None:
     """Train as `mmpoolformer.engine.arguments.parse_train` has read it.
+
+    Args:
+        args: The command line.
+        stop: Takes signals already; without one they are taken until this returns.
 
     Raises:
         UserError: If the config, its files or the options are wrong.
+        SystemExit: With code 75, if a signal has stopped it.
     """
-    _run(_train, args, TRAIN_NEEDS)
+    if stop is None:
+        stop = StopRequest()
+        with stop.listening():
+            train(args, stop)
+        return
+    stop.answer = Answer.UNWIND
+    _run(partial(_train, stop), args, TRAIN_NEEDS)
 
 
-def test(args: Namespace) -> None:
+def test(args: Namespace, stop: StopRequest | None = None) -> None:
     """Test as `mmpoolformer.engine.arguments.parse_test` has read it.
+
+    Args:
+        args: The command line.
+        stop: Takes signals already; without one nothing does.
 
     Raises:
         UserError: If the config, the checkpoint, files or the options are wrong.
+        SystemExit: With code 75, if a signal has stopped it.
     """
+    if stop is not None:
+        stop.answer = Answer.UNWIND
     _run(_test, args, TEST_NEEDS)
 
 
@@ -130,13 +150,13 @@ def _run(
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _train(args: Namespace, config: Config) -> None:
+def _train(request: StopRequest, args: Namespace, config: Config) -> None:
     results = Path(config.work_dir) / 'val_results.json'
     validations = ValidationLog(results)
-    stop = StopOnSignal()
-    with stop.listening(), locked(config.work_dir):
+    stop = StopOnSignal(request)
+    with locked(config.work_dir):
         runner = _prepared(args, config, (validations, stop))
-        with full_disk_told():
+        with full_disk_told(), stop.patient_readers():
             runner.train()
     if is_main_process():
         _tell_unreadable(runner.train_dataloader.dataset)

@@ -1,7 +1,7 @@
 """torchrun whose own traceback does not bury what the processes have said.
 
 `python -m mmpoolformer.engine.processes` takes torchrun's command line. A training
-that is stopped by SIGTERM or SIGUSR1 makes it end with the code 75 (see `stopping`);
+that is stopped by SIGTERM or SIGUSR1 makes it end with the code 75 (see `signals`);
 torchrun gives the processes 30 seconds after SIGTERM, SIGUSR1 as long as they need.
 """
 
@@ -9,54 +9,64 @@ import logging
 import os
 import signal
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mmpoolformer.engine.errors import UserError, run_tool
+from mmpoolformer.engine.errors import UserError
+from mmpoolformer.engine.signals import (
+    JOB_VARIABLE,
+    SIGNALS,
+    STOP,
+    STOPPED,
+    STOPPED_CODE,
+    Answer,
+    StopRequest,
+    run_stoppable,
+)
 
 BY_SIGNAL = (
     128  # a shell's exit code for a process that a signal ended, plus its number
 )
 
-STOPPED_CODE = 75  # "temporary failure, try again" in sysexits.h
-# The folder by which launcher and processes of a machine tell each other of a stop,
-# by empty files: the launcher asks for it, a process has done it.
-JOB_VARIABLE = 'MMPOOLFORMER_JOB'
-STOP, STOPPED = 'stop', 'stopped'
-
 # What torch says, now and in 2.1.
 PORT_TAKEN = ('EADDRINUSE', 'Address already in use')
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str], stop: StopRequest) -> None:
     """Start the processes and wait for them.
 
     Args:
         argv: torchrun's command line.
+        stop: Takes signals until processes are started; torchrun takes SIGTERM then.
 
     Raises:
         SystemExit: With the code of the first process that failed; it has said why;
-            or with 75 for a training that was stopped.
+            or with 75 for a run that was stopped.
         UserError: If a process was ended by a signal, or the port is taken.
     """
+    # Here, so that a missing torch is told like any other mistake.
+    from torch.distributed.run import parse_args
+
+    args = parse_args(argv)
+    stop.answer = Answer.UNWIND
     with TemporaryDirectory(prefix='mmpoolformer_') as job:
         os.environ[JOB_VARIABLE] = job
         if hasattr(signal, 'SIGUSR1'):
             signal.signal(signal.SIGUSR1, lambda *_: Path(job, STOP).touch())
-        _run(argv, Path(job, STOPPED))
+        _run(args, Path(job, STOPPED))
 
 
-def _run(argv: Sequence[str], stopped: Path) -> None:
-    # Here, so that a missing torch is told like any other mistake.
+def _run(args: Namespace, stopped: Path) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
+    from torch.distributed.run import run
 
-    args = parse_args(argv)
     logging.disable(logging.ERROR)  # torchrun's; the processes have said why
     try:
         run(args)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's answer would raise
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
@@ -66,7 +76,8 @@ def _run(argv: Sequence[str], stopped: Path) -> None:
             ) from error
         raise SystemExit(failure.exitcode) from error
     except SignalException as error:
-        code = STOPPED_CODE if stopped.exists() else BY_SIGNAL + error.sigval
+        is_stop = error.sigval in SIGNALS or stopped.exists()
+        code = STOPPED_CODE if is_stop else BY_SIGNAL + error.sigval
         raise SystemExit(code) from error
     except RuntimeError as error:
         if not any(words in str(error) for words in PORT_TAKEN):
@@ -79,4 +90,4 @@ def _run(argv: Sequence[str], stopped: Path) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(run_tool(main, sys.argv[1:]))
+    sys.exit(run_stoppable(main, sys.argv[1:]))

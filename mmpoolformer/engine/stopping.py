@@ -1,16 +1,14 @@
-"""Runs that are asked to stop: they save, and end with a code that asks for more.
+"""Trainings that are asked to stop: they save, and end with a code that asks for more.
 
-Slurm and other schedulers announce by a signal that a machine is needed for something
-else. The exit code 75 (`EX_TEMPFAIL` of sysexits.h) says: stopped in time, start me
-again with `--resume auto`.
+See `signals` for the requests themselves.
 """
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import Value
 from pathlib import Path
 from types import FrameType
@@ -21,56 +19,59 @@ from mmengine.runner import Runner
 
 from mmpoolformer.engine.checkpointing import SafeCheckpointHook
 from mmpoolformer.engine.distributed import all_true
-from mmpoolformer.engine.processes import JOB_VARIABLE, STOP, STOPPED, STOPPED_CODE
-
-SIGNALS = tuple(
-    getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name)
+from mmpoolformer.engine.signals import (
+    JOB_VARIABLE,
+    SIGNALS,
+    STOP,
+    STOPPED_CODE,
+    Answer,
+    StopRequest,
 )
+
 GRACE = 1.0  # seconds
+# What data loaders' processes outlive.
+OUTLIVED = (signal.SIGINT, *SIGNALS)
 
 
 class StopOnSignal(Hook):
     """Save and end after the iteration in which SIGTERM or SIGUSR1 comes.
 
     The processes of a job agree on the iteration, whichever of them got the signal.
-    Before the first iteration, while data is checked, there is nothing to save: then
-    the run ends at once, with the same code.
+    Before the first iteration there is nothing to save: until then a signal ends the
+    run at once, with the same code. After the last one the run goes on to its end.
 
     Args:
+        request: Where the signals are noted.
         interval: Iterations between two times that they ask each other.
-
-    Attributes:
-        received: Name of the signal, once it has come.
-        is_training: Whether the run is past its preparations.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, interval: int = 10) -> None:
+    def __init__(self, request: StopRequest, interval: int = 10) -> None:
+        self.request = request
         self.interval = interval
-        self.received = ''
-        self.is_training = False
         self.running = Value('b', 0)
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take signals while the block runs."""
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+    def patient_readers(self) -> Iterator[None]:
+        """Let the processes that read pictures outlive signals while the block runs."""
         self.running.value = 1
         try:
             yield
         finally:
             self.running.value = 0
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
-    def before_train(self, runner: Runner) -> None:
-        """Let the processes that read pictures outlive the signal."""
-        self.is_training = True
+    def before_run(self, runner: Runner) -> None:
+        """Prepare the processes that read pictures, before the first of them starts."""
         loaders = [runner.train_dataloader]
         loaders += [] if runner.val_loop is None else [runner.val_dataloader]
         for loader in loaders:
             loader.worker_init_fn = PatientWorker(loader.worker_init_fn, self.running)
+            loader._get_iterator = partial(_start_readers, loader._get_iterator)
+
+    def before_train(self, runner: Runner) -> None:
+        """Look at signals after iterations only, from now on."""
+        self.request.answer = Answer.NOTE
 
     def after_train_iter(
         self,
@@ -88,28 +89,25 @@ class StopOnSignal(Hook):
         step = runner.iter + 1
         if is_distributed() and step % self.interval:
             return
-        if all_true(not (self.received or _asked_of_job())):
+        if all_true(not (self.request.received or _asked_of_job())):
             return
         for hook in runner.hooks:
             if isinstance(hook, SafeCheckpointHook):
                 hook.save_now(runner)
         runner.logger.warning(
-            f'Stopped by {self.received or "a signal"} after iteration {step}, and '
-            f'saved: --resume auto goes on (exit code {STOPPED_CODE})'
+            f'Stopped by {self.request.received or "a signal"} after iteration {step}, '
+            f'and saved: --resume auto goes on (exit code {STOPPED_CODE})'
         )
         all_true(True)  # the file is there before any process ends
-        raise SystemExit(_exit_code())
+        raise SystemExit(self._exit_code())
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        is_first = not self.received
-        self.received = signal.Signals(number).name
-        if is_first and not self.is_training:
-            print(
-                f'Stopped by {self.received} before the first iteration; start again '
-                f'(exit code {STOPPED_CODE})',
-                file=sys.stderr,
-            )
-            raise SystemExit(_exit_code())
+    def _exit_code(self) -> int:
+        code = self.request.exit_code()
+        if get_rank() > 0:
+            return 0
+        if code and is_distributed():
+            time.sleep(GRACE)  # srun ends the others when one fails
+        return code
 
 
 class PatientWorker:
@@ -131,6 +129,8 @@ class PatientWorker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for signal_number in SIGNALS:
             signal.signal(signal_number, self._note)
+        if hasattr(signal, 'pthread_sigmask'):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, OUTLIVED)
         if self.init is not None:
             self.init(number)
 
@@ -140,20 +140,21 @@ class PatientWorker:
             os.kill(os.getpid(), number)
 
 
+def _start_readers(start: Callable[[], Iterator]) -> Iterator:
+    """Start a data loader's processes, with signals held back until they are ready.
+
+    They inherit that, and take signals when `PatientWorker` can answer them.
+    """
+    if not hasattr(signal, 'pthread_sigmask'):
+        return start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OUTLIVED)
+    try:
+        return start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _asked_of_job() -> bool:
     """Tell whether the launcher of this process has got a signal."""
     job = os.environ.get(JOB_VARIABLE)
     return bool(job) and Path(job, STOP).exists()
-
-
-def _exit_code() -> int:
-    """Tell the launcher, if it is ours, that this was a stop; return the exit code."""
-    job = os.environ.get(JOB_VARIABLE)
-    if job:
-        Path(job, STOPPED).touch()
-        return 0
-    if get_rank() > 0:
-        return 0
-    if is_distributed():
-        time.sleep(GRACE)  # srun ends the others when one fails
-    return STOPPED_CODE

@@ -15,6 +15,7 @@ from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.engine.errors import UserError
 from mmpoolformer.engine.finite import FiniteGuard, pictures
 from mmpoolformer.engine.runner import ToolRunner
+from mmpoolformer.engine.signals import StopRequest
 from mmpoolformer.engine.stopping import StopOnSignal
 
 
@@ -31,11 +32,12 @@ class StopNow(StopOnSignal):
     """Stop after an iteration as if a signal had come."""
 
     def __init__(self, iteration: int) -> None:
-        super().__init__()
+        super().__init__(StopRequest())
         self.iteration = iteration
 
     def before_train_iter(self, runner: ToolRunner, **_: object) -> None:
-        self.received = 'a test' if runner.iter + 1 == self.iteration else ''
+        is_due = runner.iter + 1 == self.iteration
+        self.request.received = 'a test' if is_due else ''
 
 
 def dumps(folder: Path) -> list[dict]:

@@ -15,7 +15,7 @@ from tiny_data import (
     write_segmentation_config,
 )
 
-from mmpoolformer.engine.stopping import STOPPED_CODE
+from mmpoolformer.engine.signals import STOPPED_CODE
 
 # On top of the tiny configs: random pictures, averaged weights, a schedule.
 COMMON = """

@@ -15,8 +15,14 @@ from two_processes import in_two_processes
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.engine import launch, picture_files
 from mmpoolformer.engine.arguments import parse_train
-from mmpoolformer.engine.processes import JOB_VARIABLE, STOP, STOPPED, STOPPED_CODE
 from mmpoolformer.engine.runner import ToolRunner
+from mmpoolformer.engine.signals import (
+    JOB_VARIABLE,
+    STOP,
+    STOPPED,
+    STOPPED_CODE,
+    StopRequest,
+)
 from mmpoolformer.engine.stopping import PatientWorker, StopOnSignal
 
 
@@ -33,11 +39,11 @@ class SignalIn(Hook):
 
 def _stops(folder: Path, rank: int) -> int:
     """Only the second process gets the signal, in iteration 3."""
-    stop = StopOnSignal(interval=5)
+    request = StopRequest()
     hooks = [SignalIn(3)] if rank else []
     try:
-        with stop.listening():
-            train(settings(folder, 20), stop, *hooks)
+        with request.listening():
+            train(settings(folder, 20), StopOnSignal(request, interval=5), *hooks)
     except SystemExit as end:
         return end.code
     return 1
@@ -59,7 +65,7 @@ def test_a_launcher_asks_and_is_told_by_files(
     (job / STOP).touch()
     monkeypatch.setenv(JOB_VARIABLE, str(job))
     with pytest.raises(SystemExit) as caught:
-        train(settings(tmp_path / 'run', 20), StopOnSignal())
+        train(settings(tmp_path / 'run', 20), StopOnSignal(StopRequest()))
     assert caught.value.code == 0
     assert (job / STOPPED).exists()
     assert (tmp_path / 'run' / 'iter_1.pth').is_file()
@@ -81,8 +87,9 @@ def test_reading_processes_outlive_a_signal_while_there_is_a_run(
 
 def test_handlers_are_as_before_after_a_run() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    stop = StopOnSignal()
-    with pytest.raises(ZeroDivisionError), stop.listening():
+    request = StopRequest()
+    stop = StopOnSignal(request)
+    with pytest.raises(ZeroDivisionError), request.listening(), stop.patient_readers():
         assert signal.getsignal(signal.SIGTERM) != before
         assert stop.running.value == 1
         raise ZeroDivisionError
@@ -91,7 +98,7 @@ def test_handlers_are_as_before_after_a_run() -> None:
 
 
 def test_a_signal_while_data_is_checked_ends_with_the_same_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     """It comes several times, as from a scheduler that does not want to wait."""
     look = picture_files._looked
@@ -111,5 +118,5 @@ def test_a_signal_while_data_is_checked_ends_with_the_same_code(
     # Torch's own handler takes readers that the interpreter ends at exit for an error.
     assert signal.signal(signal.SIGCHLD, before) is signal.SIG_DFL
     assert caught.value.code == STOPPED_CODE
-    assert 'Stopped by SIGTERM before the first iteration' in capsys.readouterr().err
+    assert 'Stopped by SIGTERM, with nothing to save yet' in capfd.readouterr().err
     assert not work.exists()

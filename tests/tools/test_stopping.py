@@ -1,5 +1,6 @@
 """Trainings that are interrupted, stopped, or lose a process."""
 
+import contextlib
 import json
 import os
 import re
@@ -145,3 +146,49 @@ def test_processes_that_are_stopped_save_at_the_same_iteration(
     assert (work / 'last_checkpoint').read_text().endswith(f'iter_{step}.pth')
     assert 'Traceback' not in output
     check_gone(work)
+
+
+def takes_signals(process: subprocess.Popen) -> bool:
+    status = Path(f'/proc/{process.pid}/status').read_text()
+    caught = int(re.search(r'SigCgt:\s*(\w+)', status)[1], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
+# From the first moment at which the tool answers to the end; in --long with the group.
+MOMENTS = {
+    'import': lambda process, work: takes_signals(process),
+    'preparation': lambda process, work: work.is_dir(),
+    'readers': lambda process, work: len(of_run(work)) > 1,
+    'last iteration': lambda process, work: len(steps_done(work)) == STEPS,
+    'results': lambda process, work: (work / 'val_results.json').exists(),
+    'curves': lambda process, work: (work / 'curves.png').exists(),
+}
+
+
+@pytest.mark.parametrize('whole_group', [False, True])
+@pytest.mark.parametrize('moment', MOMENTS)
+def test_a_signal_at_any_moment_ends_in_order(
+    tiny: SimpleNamespace, moment: str, whole_group: bool, long_mode: bool
+) -> None:
+    is_short = (moment, whole_group) in [('import', False), ('readers', True)]
+    if not (is_short or long_mode):
+        pytest.skip('only with --long')
+    work = tiny.folder / f'{moment} {whole_group}'
+    process = train('tools/train.py', work, tiny.config)
+    wait_for(lambda: MOMENTS[moment](process, work), process)
+    numbers = of_run(work) if whole_group else [process.pid]
+    for number in sorted(numbers):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    is_over = moment in ('last iteration', 'results', 'curves')
+    assert process.returncode in ((0, 75) if is_over else (75,)), output[-4000:]
+    assert 'Traceback' not in output
+    assert not list(work.rglob('*.part'))
+    check_gone(work)
+    again = train('tools/train.py', work, tiny.config, '--resume', 'auto')
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output[-4000:]
+    assert steps_done(work) == list(range(1, STEPS + 1))
+    results = json.loads((work / 'val_results.json').read_text())
+    assert [entry['iter'] for entry in results] == [STEPS]
