@@ -38,6 +38,8 @@ if [[ ${MAX_RESTARTS:-0} != 0 ]]; then
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     launch+=(--max_restarts="$MAX_RESTARTS" --rdzv_backend=c10d)
     launch+=(--rdzv_endpoint="$address:$port" --rdzv_id="${JOB_ID:-mmpoolformer}")
+    # Otherwise a first machine whose port is taken waits for whoever has it.
+    launch+=(--rdzv_conf="is_host=$((${NODE_RANK:-0} == 0))")
     if [[ $nodes == 1 ]]; then
         launch+=(--local_addr="$address")
     fi

@@ -61,6 +61,7 @@ def main(argv: Sequence[str], stop: StopRequest) -> None:
 def _run(args: Namespace, stopped: Path) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousConnectionError
     from torch.distributed.run import run
 
     logging.disable(logging.ERROR)  # torchrun's; the processes have said why
@@ -79,11 +80,13 @@ def _run(args: Namespace, stopped: Path) -> None:
         is_stop = error.sigval in SIGNALS or stopped.exists()
         code = STOPPED_CODE if is_stop else BY_SIGNAL + error.sigval
         raise SystemExit(code) from error
-    except RuntimeError as error:
-        if not any(words in str(error) for words in PORT_TAKEN):
+    except (RuntimeError, RendezvousConnectionError) as error:
+        causes = str(error), str(error.__cause__)
+        if not any(words in text for words in PORT_TAKEN for text in causes):
             raise
         raise UserError(
-            f'port {args.master_port} is in use: set PORT to another one'
+            f'port {args.master_port} is in use: choose a free one by PORT=..., '
+            f'such as PORT={args.master_port + 1}'
         ) from error
     if stopped.exists():
         raise SystemExit(STOPPED_CODE)

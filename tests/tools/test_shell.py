@@ -67,7 +67,7 @@ def test_dist_train_restarts_lost_processes_when_asked(
         *('--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1'),
         *('--master_port=1234', '--max_restarts=3', '--rdzv_backend=c10d'),
         *('--rdzv_endpoint=127.0.0.1:1234', '--rdzv_id=mmpoolformer'),
-        *('--local_addr=127.0.0.1', '--nproc_per_node=2'),
+        *('--rdzv_conf=is_host=1', '--local_addr=127.0.0.1', '--nproc_per_node=2'),
     ]
 
 
