@@ -17,12 +17,14 @@ from tempfile import TemporaryDirectory
 from mmpoolformer.engine.errors import UserError
 from mmpoolformer.engine.signals import (
     JOB_VARIABLE,
+    LAUNCHER,
     SIGNALS,
     STOP,
     STOPPED,
     STOPPED_CODE,
     Answer,
     StopRequest,
+    locked,
     run_stoppable,
 )
 
@@ -55,7 +57,8 @@ def main(argv: Sequence[str], stop: StopRequest) -> None:
         os.environ[JOB_VARIABLE] = job
         if hasattr(signal, 'SIGUSR1'):
             signal.signal(signal.SIGUSR1, lambda *_: Path(job, STOP).touch())
-        _run(args, Path(job, STOPPED))
+        with locked(Path(job, LAUNCHER)):
+            _run(args, Path(job, STOPPED))
 
 
 def _run(args: Namespace, stopped: Path) -> None:

@@ -10,6 +10,8 @@ is, whose import takes seconds.
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -17,6 +19,9 @@ from pathlib import Path
 from types import FrameType
 
 from mmpoolformer.engine.errors import run_tool
+
+if os.name == 'posix':
+    import fcntl
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name)
@@ -26,6 +31,9 @@ STOPPED_CODE = 75  # "temporary failure, try again" in sysexits.h
 # by empty files: the launcher asks for it, a process has done it.
 JOB_VARIABLE = 'MMPOOLFORMER_JOB'
 STOP, STOPPED = 'stop', 'stopped'
+LAUNCHER = 'launcher'  # a file in it that the launcher keeps locked
+LAUNCHED_VARIABLE = 'TORCHELASTIC_RUN_ID'  # torchrun sets it
+PAUSE = 0.5  # seconds between two looks at the launcher
 
 
 class Answer(Enum):
@@ -65,6 +73,14 @@ class StopRequest:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def follow_launcher(self) -> None:
+        """End when torchrun, or our launcher over it, has gone; in a thread."""
+        if LAUNCHED_VARIABLE in os.environ:
+            parent = os.getppid()
+            if self.job and _is_unlocked(Path(self.job, LAUNCHER)):
+                os.kill(os.getpid(), signal.SIGKILL)  # it has gone before this began
+            threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
     @property
     def ends_run(self) -> bool:
@@ -116,6 +132,7 @@ def run_stoppable(
     stop = StopRequest()
     stop.answer = Answer.EXIT
     stop.listen()
+    stop.follow_launcher()
     try:
         code = run_tool(lambda words: main(words, stop), argv)
     except BaseException:
@@ -126,6 +143,30 @@ def run_stoppable(
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
     return stop.exit_code() if stop.ends_run else code
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on a file, until the block or this process ends, however it does."""
+    with path.open('w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_unlocked(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _follow(parent: int) -> None:
+    """End as after a loss of power when the parent has: another run may begin."""
+    while os.getppid() == parent:
+        time.sleep(PAUSE)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def launched_rank() -> int:

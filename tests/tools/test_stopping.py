@@ -148,6 +148,27 @@ def test_processes_that_are_stopped_save_at_the_same_iteration(
     check_gone(work)
 
 
+@pytest.mark.parametrize('moment', ['start', 'training'])
+def test_processes_end_with_their_launcher(
+    tiny: SimpleNamespace, moment: str, long_mode: bool
+) -> None:
+    if moment == 'start' and not long_mode:
+        pytest.skip('only with --long')
+    work = tiny.folder / f'orphans_{moment}'
+    process = train(
+        *('tools/dist_train.sh', work, tiny.config, 2),
+        **dict(steps=4000, PORT=free_port()),
+    )
+    begun = {
+        'start': lambda: len(of_run(work)) >= 3,  # the launcher names it, too
+        'training': lambda: len(steps_done(work)) > 2,
+    }
+    wait_for(begun[moment], process)
+    process.kill()
+    process.wait()
+    check_gone(work)
+
+
 def takes_signals(process: subprocess.Popen) -> bool:
     status = Path(f'/proc/{process.pid}/status').read_text()
     caught = int(re.search(r'SigCgt:\s*(\w+)', status)[1], 16)
