@@ -164,12 +164,11 @@ class SafeCheckpointHook(CheckpointHook):
         if self.gradients:
             checkpoint['gradients'] = self.gradients
 
-    def save_now(self, runner: Runner) -> None:
-        """Save at the end of an iteration for a run that is about to stop.
+    def save_now(self, runner: Runner, step: int) -> None:
+        """Save after iteration `step` for a run that is about to stop.
 
         The file is called `iter_N.pth`, and goes with the next one that is saved.
         """
-        step = runner.iter + 1
         name = f'iter_{step}.pth'
         if Path(self.last_ckpt or '').name != name:
             runner.message_hub.update_info(INTERRUPTED, name)

@@ -62,9 +62,14 @@ def disconnect_processes() -> None:
 
 def all_true(value: bool) -> bool:
     """Tell whether something holds in all processes of a job; all must ask."""
-    flag = torch.tensor(int(value))
-    all_reduce(flag, op='min')
-    return bool(flag)
+    return bool(least(int(value)))
+
+
+def least(value: int) -> int:
+    """Return the smallest number that a process of a job has; all must ask."""
+    number = torch.tensor(value)
+    all_reduce(number, op='min')
+    return int(number)
 
 
 def let_first_process_speak() -> None:

@@ -75,12 +75,15 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def follow_launcher(self) -> None:
-        """End when torchrun, or our launcher over it, has gone; in a thread."""
+        """End when torchrun, or our launcher over it, has gone; in a thread.
+
+        What the launcher asks for is taken as a signal to this process.
+        """
         if LAUNCHED_VARIABLE in os.environ:
             parent = os.getppid()
             if self.job and _is_unlocked(Path(self.job, LAUNCHER)):
                 os.kill(os.getpid(), signal.SIGKILL)  # it has gone before this began
-            threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+            threading.Thread(target=self._follow, args=(parent,), daemon=True).start()
 
     @property
     def ends_run(self) -> bool:
@@ -91,6 +94,7 @@ class StopRequest:
         """Tell the launcher, if it is ours, that this was a stop; return the code."""
         if not self.job:
             return STOPPED_CODE
+        Path(self.job, STOP).touch()  # for the other processes
         Path(self.job, STOPPED).touch()
         return 0
 
@@ -109,6 +113,14 @@ class StopRequest:
         if self.answer is Answer.EXIT:
             os._exit(self.exit_code())
         raise SystemExit(self.exit_code())
+
+    def _follow(self, parent: int) -> None:
+        while os.getppid() == parent:
+            if self.job and not self.received and Path(self.job, STOP).exists():
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            time.sleep(PAUSE)
+        # As after a loss of power: another run may begin in the same work dir.
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def _tell(self) -> None:
         text = f'Stopped by {self.received}, with nothing to save yet; start again '
@@ -160,13 +172,6 @@ def _is_unlocked(path: Path) -> bool:
         except BlockingIOError:
             return False
     return True
-
-
-def _follow(parent: int) -> None:
-    """End as after a loss of power when the parent has: another run may begin."""
-    while os.getppid() == parent:
-        time.sleep(PAUSE)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def launched_rank() -> int:

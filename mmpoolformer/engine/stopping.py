@@ -6,23 +6,20 @@ See `signals` for the requests themselves.
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import Value
-from pathlib import Path
 from types import FrameType
 
 from mmengine.dist import get_rank, is_distributed
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
 from mmpoolformer.engine.checkpointing import SafeCheckpointHook
-from mmpoolformer.engine.distributed import all_true
+from mmpoolformer.engine.distributed import all_true, least
 from mmpoolformer.engine.signals import (
-    JOB_VARIABLE,
     SIGNALS,
-    STOP,
     STOPPED_CODE,
     Answer,
     StopRequest,
@@ -36,13 +33,15 @@ OUTLIVED = (signal.SIGINT, *SIGNALS)
 class StopOnSignal(Hook):
     """Save and end after the iteration in which SIGTERM or SIGUSR1 comes.
 
-    The processes of a job agree on the iteration, whichever of them got the signal.
-    Before the first iteration there is nothing to save: until then a signal ends the
-    run at once, with the same code. After the last one the run goes on to its end.
+    In a validation after the current batch: there the training is between iterations.
+    The processes of a job agree on the place, whichever of them got the signal. Before
+    the first iteration there is nothing to save: until then a signal ends the run at
+    once, with the same code. What is left after the last validation is done.
 
     Args:
         request: Where the signals are noted.
-        interval: Iterations between two times that they ask each other.
+        interval: Iterations, or batches of a validation, between two times that the
+            processes ask each other.
     """
 
     priority = 'LOWEST'
@@ -87,16 +86,48 @@ class StopOnSignal(Hook):
                 under tools/dist_train.sh none: there the launcher does.
         """
         step = runner.iter + 1
-        if is_distributed() and step % self.interval:
+        if self._is_asked(step):
+            self._stop(runner, step, f'after iteration {step}')
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Find out how many batches all processes of a job have."""
+        self.shared_batches = least(len(runner.val_dataloader))
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Stop within a validation; a resumed run makes up for all of it.
+
+        Raises:
+            SystemExit: As after an iteration.
+        """
+        is_training = self.request.answer is Answer.NOTE
+        if not is_training or batch_idx >= self.shared_batches:
             return
-        if all_true(not (self.request.received or _asked_of_job())):
-            return
+        if self._is_asked(batch_idx + 1):
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):  # gives the model its own weights back
+                    hook.after_val_epoch(runner)
+            text = f'in the validation after iteration {runner.iter}'
+            self._stop(runner, runner.iter, text)
+
+    def _is_asked(self, number: int) -> bool:
+        """Tell whether to stop after a batch; processes ask each other at times."""
+        if is_distributed() and number % self.interval:
+            return False
+        return not all_true(not self.request.received)
+
+    def _stop(self, runner: Runner, step: int, place: str) -> None:
         for hook in runner.hooks:
             if isinstance(hook, SafeCheckpointHook):
-                hook.save_now(runner)
+                hook.save_now(runner, step)
         runner.logger.warning(
-            f'Stopped by {self.request.received or "a signal"} after iteration {step}, '
-            f'and saved: --resume auto goes on (exit code {STOPPED_CODE})'
+            f'Stopped by {self.request.received or "a signal"} {place}, and saved: '
+            f'--resume auto goes on (exit code {STOPPED_CODE})'
         )
         all_true(True)  # the file is there before any process ends
         raise SystemExit(self._exit_code())
@@ -152,9 +183,3 @@ def _start_readers(start: Callable[[], Iterator]) -> Iterator:
         return start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _asked_of_job() -> bool:
-    """Tell whether the launcher of this process has got a signal."""
-    job = os.environ.get(JOB_VARIABLE)
-    return bool(job) and Path(job, STOP).exists()

@@ -1,27 +1,38 @@
 """Stops that several processes agree on, and processes that read on through them."""
 
+import json
 import os
 import signal
+import time
+from collections.abc import Callable
 from functools import partial
 from multiprocessing import Value
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from tiny_data import write_classification_config
-from tiny_training import settings, train
+from tiny_training import STEPS, settings, train
+from torch.testing import assert_close
 from two_processes import in_two_processes
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.engine import launch, picture_files
 from mmpoolformer.engine.arguments import parse_train
+from mmpoolformer.engine.errors import UserError
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.signals import (
     JOB_VARIABLE,
+    LAUNCHED_VARIABLE,
+    LAUNCHER,
     STOP,
     STOPPED,
     STOPPED_CODE,
+    Answer,
     StopRequest,
+    locked,
+    run_stoppable,
 )
 from mmpoolformer.engine.stopping import PatientWorker, StopOnSignal
 
@@ -57,18 +68,112 @@ def test_processes_stop_together_whoever_was_told(tmp_path: Path) -> None:
     assert (folder / 'last_checkpoint').read_text() == str(folder / 'iter_5.pth')
 
 
+@pytest.mark.parametrize('asks', ['launcher', 'other process'])
 def test_a_launcher_asks_and_is_told_by_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    """Whatever asks: the main thread of a process is interrupted where it is."""
+    monkeypatch.setenv(JOB_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(LAUNCHED_VARIABLE, 'x')
+    with locked(tmp_path / LAUNCHER):
+        number = _fork_tool(_waits)
+        if asks == 'launcher':
+            (tmp_path / STOP).touch()
+        else:
+            assert StopRequest().exit_code() == 0
+        assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 0
+    assert (tmp_path / STOPPED).exists()
+
+
+def test_a_process_does_not_begin_without_its_launcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = tmp_path / 'job'
-    job.mkdir()
-    (job / STOP).touch()
-    monkeypatch.setenv(JOB_VARIABLE, str(job))
-    with pytest.raises(SystemExit) as caught:
-        train(settings(tmp_path / 'run', 20), StopOnSignal(StopRequest()))
-    assert caught.value.code == 0
-    assert (job / STOPPED).exists()
-    assert (tmp_path / 'run' / 'iter_1.pth').is_file()
+    monkeypatch.setenv(JOB_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(LAUNCHED_VARIABLE, 'x')
+    with locked(tmp_path / LAUNCHER):
+        pass
+    number = _fork_tool(_waits)
+    status = os.waitpid(number, 0)[1]
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+def _fork_tool(main: Callable[[list[str], StopRequest], None]) -> int:
+    """Run a tool's main function in a fork; return the process's number."""
+    number = os.fork()
+    if not number:
+        code = 99
+        try:
+            code = run_stoppable(main, [])
+        finally:
+            os._exit(code)
+    return number
+
+
+def _waits(argv: list[str], stop: StopRequest) -> None:
+    time.sleep(30)
+    raise AssertionError
+
+
+@pytest.mark.parametrize('failure', [ValueError('x'), UserError('x'), KeyError('x')])
+@pytest.mark.parametrize('swallowed', [False, True])
+def test_what_a_stop_leads_to_is_a_stop(failure: Exception, swallowed: bool) -> None:
+    """Libraries make other errors of SystemExit, and ignore it in callbacks."""
+
+    def main(argv: list[str], stop: StopRequest) -> None:
+        stop.answer = Answer.UNWIND
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        except SystemExit:
+            if not swallowed:
+                raise failure from None
+
+    status = os.waitpid(_fork_tool(main), 0)[1]
+    assert os.waitstatus_to_exitcode(status) == STOPPED_CODE
+
+
+class SignalInValidation(Hook):
+    """Send this process a signal in the second batch of a validation."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def before_val_iter(self, runner: ToolRunner, batch_idx: int, **_: object) -> None:
+        assert not (runner.iter == self.iteration and batch_idx > 1), 'goes on'
+        if runner.iter == self.iteration and batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize('iteration', [6, 15, STEPS])
+def test_a_run_stopped_in_a_validation_equals_one_that_was_not(
+    tmp_path: Path, iteration: int
+) -> None:
+    """With averaged weights, which a validation puts in the model's place."""
+
+    def config(name: str) -> Config:
+        config = settings(tmp_path / name)
+        config.train_cfg.val_interval = 3  # also where no checkpoint is due
+        return config
+
+    whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+    train(config('whole'))
+    request = StopRequest()
+    hooks = StopOnSignal(request), SignalInValidation(iteration)
+    with request.listening(), pytest.raises(SystemExit) as caught:
+        train(config('stopped'), *hooks)
+    assert caught.value.code == STOPPED_CODE
+    results = json.loads((stopped / 'val_results.json').read_text())
+    assert results[-1]['iter'] == iteration - 3 if iteration > 3 else not results
+    assert (stopped / f'iter_{iteration}.pth').is_file()
+    train(config('stopped'))
+    for name in ('val_results.json', 'train_log.jsonl'):
+        assert (stopped / name).read_text() == (whole / name).read_text()
+    names = [sorted(p.name for p in f.glob('*.pth')) for f in (whole, stopped)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        one, other = (read_checkpoint(folder / name) for folder in (whole, stopped))
+        for part in ('state_dict', 'ema_state_dict'):
+            assert_close(one[part], other[part], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(('running', 'code'), [(1, 0), (0, -signal.SIGTERM)])
