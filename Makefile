@@ -13,7 +13,7 @@ JOBS ?= auto
 ENV_PYTHON = "$(VENV)/bin/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart pretrain-demo test lint doctor setup clean
+.PHONY: help quickstart pretrain-demo test lint lock doctor setup clean
 
 help:
 	@echo 'make quickstart     set up, train and evaluate a small detector, draw pictures'
@@ -21,6 +21,7 @@ help:
 	@echo 'make test           set up, check the style, run the tests'
 	@echo 'make setup          create or complete the environment, nothing else'
 	@echo 'make lint           check the style only'
+	@echo 'make lock           write the versions of requirements/STACK.txt again'
 	@echo 'make doctor         versions, what is wrong with them, and the cure'
 	@echo 'make clean          remove what building and testing left (not environments)'
 	@echo
@@ -45,6 +46,13 @@ pretrain-demo: setup
 lint: setup
 	@$(ENV_PYTHON) -m ruff check .
 	@$(ENV_PYTHON) -m ruff format --check .
+
+# Keeps the versions that stand there and still fit; remove a line to renew it.
+lock: setup
+	@MMPOOLFORMER_STACK=$(STACK) "$(VENV)/bin/uv" pip compile -q -p $(ENV_PYTHON) \
+	  --no-build-isolation --universal --python-version 3.10 --no-annotate \
+	  --no-header --no-emit-index-url --extra all --extra dev \
+	  setup.py requirements/$(STACK).in -o requirements/$(STACK).txt
 
 # Processes with one thread each: two that share the cores with two threads each
 # wait for each other most of the time.

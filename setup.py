@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import sysconfig
 from importlib.metadata import distributions
@@ -13,24 +14,12 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 CARRIED = ('configs', 'tools', 'model-index.yml')
 
-# OpenMMLab exists twice. The originals (`mmengine`, `mmcv`, ...) and the
-# maintained forks (`onedl-mmengine`, ...) unpack into the SAME folders, so
-# installing one over the other breaks both. A requirement cannot say "this or
-# that" (PEP 508 has no "or"), so the family is chosen here, when the metadata is
-# made, as mmcv itself chooses its OpenCV: what the environment has already stays,
-# and an empty environment gets the forks, which run on a current torch.
-FAMILIES = {
-    'forks': {
-        'engine': ['onedl-mmengine>=0.10.8'],
-        'det': ['onedl-mmcv>=2.3', 'onedl-mmdetection>=3.4', 'pycocotools>=2.0.11'],
-        'seg': ['onedl-mmcv>=2.3', 'onedl-mmsegmentation>=1.3', 'ftfy', 'regex'],
-    },
-    'originals': {
-        'engine': ['mmengine>=0.10.0'],
-        'det': ['mmcv>=2.1,<2.2', 'mmdet>=3.3,<4', 'pycocotools>=2.0.11'],
-        'seg': ['mmcv>=2.1,<2.2', 'mmsegmentation>=1.2.2,<2', 'ftfy', 'regex'],
-    },
-}
+# A requirement cannot say "this or that" (PEP 508 has no "or"), so the OpenMMLab family
+# and the OpenCV are chosen here, when the metadata is made, as mmcv itself chooses its
+# OpenCV: what the environment has already stays. An empty environment gets the forks,
+# which run on a current torch, and the OpenCV that runs on servers.
+TABLE = runpy.run_path(str(ROOT / 'mmpoolformer' / 'stacks.py'))
+STACKS, OPENCVS = TABLE['STACKS'], TABLE['OPENCVS']
 FAMILY_VARIABLE = 'MMPOOLFORMER_STACK'
 
 # Ranges, not pins: an existing environment stays as it is. 2.1 is the oldest torch
@@ -99,19 +88,28 @@ def choose_family() -> str:
         ValueError: if the variable names no family.
     """
     asked = os.environ.get(FAMILY_VARIABLE)
-    if asked and asked not in FAMILIES:
+    if asked and asked not in STACKS:
         raise ValueError(
             f'{FAMILY_VARIABLE}={asked!r} names no family; set it to one of '
-            f'{sorted(FAMILIES)} or unset it'
+            f'{sorted(STACKS)} or unset it'
         )
     if asked:
         return asked
     return 'originals' if 'mmengine' in installed_names() else 'forks'
 
 
+def choose_opencv() -> str:
+    """Return the OpenCV that is required: what is there, or the headless one.
+
+    mmengine imports ``cv2`` and does not require it.
+    """
+    there = installed_names()
+    return next((name for name in OPENCVS if name in there), OPENCVS[0])
+
+
 def requirements() -> tuple:
     """Return what the backbone requires and the extras, for the chosen family."""
-    family = FAMILIES[choose_family()]
+    family = STACKS[choose_family()].requires
     extras = {
         'det': family['det'],
         'seg': family['seg'],
@@ -121,7 +119,7 @@ def requirements() -> tuple:
     }
     extras['all'] = sorted({name for names in extras.values() for name in names})
     extras['dev'] = DEV
-    return BACKBONE + family['engine'], extras
+    return [*BACKBONE, *family['engine'], choose_opencv()], extras
 
 
 class BuildWithMim(build_py):
@@ -172,6 +170,7 @@ setup(
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],
     packages=find_packages(include=['mmpoolformer', 'mmpoolformer.*']),

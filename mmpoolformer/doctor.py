@@ -25,23 +25,16 @@ from importlib.metadata import distributions, packages_distributions, requires
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmpoolformer.stacks import OPENCVS, STACKS
 from mmpoolformer.version import __version__
 
 WIDTH = 80
 
 # The two OpenMMLab families: distribution of the originals, of the forks.
 FAMILIES = {
-    'mmengine': ('mmengine', 'onedl-mmengine'),
-    'mmcv': ('mmcv', 'onedl-mmcv'),
-    'mmdet': ('mmdet', 'onedl-mmdetection'),
-    'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
+    module: (STACKS['originals'].packages[module], fork)
+    for module, fork in STACKS['forks'].packages.items()
 }
-OPENCVS = (
-    'opencv-python-headless',
-    'opencv-python',
-    'opencv-contrib-python-headless',
-    'opencv-contrib-python',
-)
 
 # What is imported as proof, in this order; what a step calls `told` is kept. mmcv's
 # operator is run: one that was built against another torch may well import.
@@ -467,9 +460,8 @@ def mmcv_requirement(facts: Facts) -> str:
 def rebuild(facts: Facts, requirement: str) -> str:
     """Return the command that compiles mmcv against the torch that is there."""
     flags = ('--no-build-isolation', '--no-cache-dir', '--force-reinstall', '--no-deps')
-    tools = facts.pip('install', 'setuptools<80', 'wheel', 'ninja', 'psutil')
-    if requirement.startswith('onedl'):
-        tools = tools.replace('<80', '>=80,<82')
+    stack = STACKS['forks' if requirement.startswith('onedl') else 'originals']
+    tools = facts.pip('install', *stack.build)
     return f"{tools} && CFLAGS='-g0 -O2' {facts.pip('install', *flags, requirement)}"
 
 
