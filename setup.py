@@ -126,7 +126,7 @@ class BuildWithMim(build_py):
     """Carry configs and tools inside the package, as OpenMMLab packages do.
 
     They go to ``mmpoolformer/.mim/``. An editable install uses the repository's
-    own folders instead (see ``mmpoolformer.paths``).
+    own folders instead (see ``mmpoolformer.utils.paths``).
     """
 
     def run(self) -> None:

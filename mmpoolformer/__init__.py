@@ -21,7 +21,7 @@ _HOMES = {
     'RandFormer': 'mmpoolformer.models',
     'create_model': 'mmpoolformer.models',
     'list_models': 'mmpoolformer.models',
-    'config_path': 'mmpoolformer.paths',
+    'config_path': 'mmpoolformer.utils.paths',
 }
 
 __all__ = [

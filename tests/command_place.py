@@ -29,7 +29,7 @@ from tiny_data import (
 )
 
 from mmpoolformer import create_model, list_models
-from mmpoolformer.analysis.building import build_whole
+from mmpoolformer.models.from_config import build_whole
 from mmpoolformer.checkpoints import convert_file
 from mmpoolformer.checkpoints.download import _file_name
 from mmpoolformer.checkpoints.zoo import ZOO

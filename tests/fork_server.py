@@ -38,10 +38,10 @@ sys.exit(int(answer.readline() or 99))
 """
 # What the tools use; Gradio is not here, because it starts threads.
 USED = (
-    *('cv2', 'fvcore.nn', 'matplotlib.pyplot', 'mmpoolformer.deploy.inference'),
+    *('cv2', 'fvcore.nn', 'matplotlib.pyplot', 'mmpoolformer.apps.infer'),
     *('mmpoolformer.analysis.browsing', 'mmpoolformer.analysis.gradcam'),
-    *('mmpoolformer.classification.jobs', 'mmpoolformer.engine.ablation'),
-    *('mmpoolformer.engine.launch', 'mmpoolformer.engine.pretrain_demo'),
+    *('mmpoolformer.apps.known_models', 'mmpoolformer.apps.ablation'),
+    *('mmpoolformer.engine.launch', 'mmpoolformer.apps.pretrain_demo'),
     *('onnx', 'onnxruntime', 'pytorch_grad_cam', 'timm', 'torch.distributed.run'),
     *('torch.utils.tensorboard', 'torchvision', 'pycocotools.cocoeval'),
 )

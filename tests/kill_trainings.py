@@ -28,8 +28,8 @@ from tiny_training import INTERVAL, STEPS, settings, train
 
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.engine.checkpointing import full_disk_told, resumable
-from mmpoolformer.engine.errors import run_tool
+from mmpoolformer.engine.hooks.checkpoint import full_disk_told, resumable
+from mmpoolformer.utils.errors import run_tool
 
 SMALLEST = 130_000  # bytes of a checkpoint, rounded down
 FILE_EVENTS = ('open', 'os.rename', 'os.remove', 'os.mkdir')

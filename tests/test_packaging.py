@@ -17,8 +17,8 @@ import yaml
 from mmengine.config import Config
 from PIL import Image
 
-from mmpoolformer import paths
-from mmpoolformer.paths import config_path, list_configs
+from mmpoolformer.utils import paths
+from mmpoolformer.utils.paths import config_path, list_configs
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ('mmpoolformer', 'configs', 'tools', 'requirements')
@@ -30,7 +30,7 @@ LOAD_ALL = """
 import json, re
 from mmengine.config import Config
 import mmpoolformer
-from mmpoolformer.paths import config_path, list_configs
+from mmpoolformer.utils.paths import config_path, list_configs
 files = {name: config_path(name) for name in list_configs()}
 small = [name for name in files if re.search('s12|s18|pit', name)]
 texts = {name: repr(Config.fromfile(files[name]).to_dict()) for name in small}

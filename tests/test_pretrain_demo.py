@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tool_process import run
 
-from mmpoolformer.analysis.curves import find_logs, read_curves
+from mmpoolformer.visual.curves import find_logs, read_curves
 
 ARCH = {'depths': (1, 1, 1, 1), 'dims': (8, 16, 16, 16)}
 LOADERS = [

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from mmpoolformer.engine.config import use_resume
-from mmpoolformer.engine.results import TrainingLog, ValidationLog
+from mmpoolformer.engine.hooks.logs import TrainingLog, ValidationLog
 from mmpoolformer.engine.runner import ToolRunner
 
 STEPS, INTERVAL, VALIDATION = 36, 2, 6

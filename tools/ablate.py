@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_config_options, tool_parser
-from mmpoolformer.engine.errors import run_tool
+from mmpoolformer.cli.arguments import add_config_options, tool_parser
+from mmpoolformer.utils.errors import run_tool
 
 DESCRIPTION = """\
 Train the rows of PoolFormer-S12's ablation study on an image folder, all with the
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     """Do what the command line says."""
     args = parse(argv)
     # torch: not for --help
-    from mmpoolformer.engine.ablation import ROWS, Ablation, run_ablation, table
+    from mmpoolformer.apps.ablation import ROWS, Ablation, run_ablation, table
 
     if args.list:
         print(

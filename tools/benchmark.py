@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_traceback_option, tool_parser
-from mmpoolformer.engine.errors import UsageError, blame, run_tool
-from mmpoolformer.progress import progress_bar
+from mmpoolformer.cli.arguments import add_traceback_option, tool_parser
+from mmpoolformer.utils.errors import UsageError, blame, run_tool
+from mmpoolformer.utils.progress import progress_bar
 
 DESCRIPTION = """Time models beside their peers and the machine's limits.
 
@@ -144,7 +144,7 @@ def write(args: argparse.Namespace, timings: list) -> None:
     """Write all numbers as JSON."""
     from dataclasses import asdict
 
-    from mmpoolformer.engine.results import write_json
+    from mmpoolformer.engine.hooks.logs import write_json
 
     write_json(
         args.json,

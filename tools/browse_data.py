@@ -6,13 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import (
-    add_config_options,
-    add_traceback_option,
-    tool_parser,
-)
-from mmpoolformer.engine.errors import UsageError, blame, run_tool
-from mmpoolformer.progress import progress_bar
+from mmpoolformer.cli.arguments import add_config_options, add_traceback_option, tool_parser
+from mmpoolformer.utils.errors import UsageError, blame, run_tool
+from mmpoolformer.utils.progress import progress_bar
 
 DESCRIPTION = """Draw the pictures that a config's data pipeline gives the model.
 
@@ -88,8 +84,8 @@ def main(argv: Sequence[str]) -> None:
     """Draw what the command line says."""
     args = parse(argv)
     from mmpoolformer.analysis import browsing  # torch: not for --help
-    from mmpoolformer.analysis.drawing import save_picture
-    from mmpoolformer.classification.pictures import limit_formats
+    from mmpoolformer.visual.drawing import save_picture
+    from mmpoolformer.utils.images import limit_formats
     from mmpoolformer.engine.config import load_config
 
     asked = argparse.Namespace(

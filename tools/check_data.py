@@ -4,8 +4,8 @@
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.engine.arguments import parse_check
-from mmpoolformer.engine.errors import run_tool
+from mmpoolformer.cli.arguments import parse_check
+from mmpoolformer.utils.errors import run_tool
 
 
 def main(argv: Sequence[str]) -> None:

@@ -7,13 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import (
-    add_config_options,
-    add_traceback_option,
-    tool_parser,
-)
-from mmpoolformer.engine.errors import UsageError, blame, run_tool
-from mmpoolformer.progress import progress_bar
+from mmpoolformer.cli.arguments import add_config_options, add_traceback_option, tool_parser
+from mmpoolformer.utils.errors import UsageError, blame, run_tool
+from mmpoolformer.utils.progress import progress_bar
 
 DESCRIPTION = """Count parameters and multiply-accumulates (MACs), stage by stage.
 
@@ -84,8 +80,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Count what the command line says, print tables, write the file."""
     args = parse(argv)
-    from mmpoolformer.analysis import building, complexity  # torch: not for --help
-    from mmpoolformer.engine.results import write_json
+    from mmpoolformer.models import from_config as building  # torch: not for --help
+    from mmpoolformer.analysis import complexity
+    from mmpoolformer.engine.hooks.logs import write_json
 
     every = building.list_architectures() if args.all else []
     names = list(dict.fromkeys([*args.models, *every]))

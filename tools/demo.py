@@ -5,12 +5,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.engine.arguments import (
-    add_traceback_option,
-    add_trust_option,
-    tool_parser,
-)
-from mmpoolformer.engine.errors import UsageError, run_tool
+from mmpoolformer.cli.arguments import add_traceback_option, add_trust_option, tool_parser
+from mmpoolformer.utils.errors import UsageError, run_tool
 
 DESCRIPTION = """Show what models see in a web page: boxes, masks and regions, or the
 likeliest classes with Grad-CAM. Examples are drawn, nothing is downloaded for them.
@@ -97,7 +93,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Serve the page until it is interrupted."""
     args = parse(argv)
-    from mmpoolformer.deploy.serving import serve  # torch: not for --help
+    from mmpoolformer.apps.page.serve import serve  # torch: not for --help
 
     serve(args)
 

@@ -28,7 +28,7 @@ check_config "$config"
 check_checkpoint "$checkpoint"
 share_cores "$gpus"
 
-exec "${PYTHON:-python}" -m mmpoolformer.engine.processes \
+exec "${PYTHON:-python}" -m mmpoolformer.engine.torchrun \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \

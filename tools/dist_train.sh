@@ -45,7 +45,7 @@ if [[ ${MAX_RESTARTS:-0} != 0 ]]; then
     fi
 fi
 
-exec "${PYTHON:-python}" -m mmpoolformer.engine.processes \
+exec "${PYTHON:-python}" -m mmpoolformer.engine.torchrun \
     "${launch[@]}" \
     --nproc_per_node="$gpus" \
     "$tools/train.py" "$config" --launcher pytorch "$@"

@@ -6,12 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import (
-    add_config_options,
-    add_traceback_option,
-    tool_parser,
-)
-from mmpoolformer.engine.errors import UsageError, blame, run_tool
+from mmpoolformer.cli.arguments import add_config_options, add_traceback_option, tool_parser
+from mmpoolformer.utils.errors import UsageError, blame, run_tool
 
 DESCRIPTION = """Export a model as a file that runs without this package.
 
@@ -121,7 +117,7 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Export what the command line says."""
     args = parse(argv)
-    from mmpoolformer.deploy import export  # torch: not for --help
+    from mmpoolformer.export import export  # torch: not for --help
 
     size = args.fixed and tuple(args.fixed)
     with blame('', (OSError, ValueError, RuntimeError, ImportError)):
@@ -146,7 +142,7 @@ def build(args: argparse.Namespace) -> tuple:
     Returns:
         The model and the entries for its file's description.
     """
-    from mmpoolformer.deploy.sources import config_model, named_model
+    from mmpoolformer.export.sources import config_model, named_model
 
     if not args.model.endswith('.py'):
         return named_model(args.model, args.checkpoint, args.features, args.num_classes)

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_traceback_option, tool_parser
-from mmpoolformer.engine.errors import UsageError, blame, run_tool
-from mmpoolformer.progress import progress_bar
+from mmpoolformer.cli.arguments import add_traceback_option, tool_parser
+from mmpoolformer.utils.errors import UsageError, blame, run_tool
+from mmpoolformer.utils.progress import progress_bar
 
 # Not imported from the package: --help should not wait for torch.
 METHODS = (
@@ -157,7 +157,7 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv)
     # torch: not for --help
     from mmpoolformer.analysis import gradcam_pages as pages
-    from mmpoolformer.analysis.drawing import save_picture
+    from mmpoolformer.visual.drawing import save_picture
     from mmpoolformer.analysis.gradcam import method_named
 
     with blame('', (OSError, ValueError)):
@@ -184,7 +184,7 @@ def load_models(args: argparse.Namespace) -> list:
         UserError: If one does not exist or its weights do not fit.
     """
     from mmpoolformer.analysis import gradcam_pages as pages
-    from mmpoolformer.deploy.whole import load_whole
+    from mmpoolformer.inference.openmmlab import load_whole
 
     size = args.size and tuple((args.size * 2)[:2])
     models = []

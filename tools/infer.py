@@ -6,12 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import (
-    add_traceback_option,
-    add_trust_option,
-    tool_parser,
-)
-from mmpoolformer.engine.errors import UsageError, run_tool
+from mmpoolformer.cli.arguments import add_traceback_option, add_trust_option, tool_parser
+from mmpoolformer.utils.errors import UsageError, run_tool
 
 DESCRIPTION = """Run a detector, segmentor or classifier on pictures and videos.
 
@@ -103,7 +99,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Run the model of the command line."""
     args = parse(argv)
-    from mmpoolformer.deploy.inference import infer  # torch: not for --help
+    from mmpoolformer.apps.infer import infer  # torch: not for --help
 
     infer(args)
 

@@ -5,10 +5,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.datasets import demo_data
-from mmpoolformer.engine.arguments import tool_parser
-from mmpoolformer.engine.demo_arguments import demo_settings
-from mmpoolformer.engine.errors import blame, run_tool
+from mmpoolformer.data.demo import scenes as demo_data
+from mmpoolformer.cli.arguments import tool_parser
+from mmpoolformer.apps.demo_arguments import demo_settings
+from mmpoolformer.utils.errors import blame, run_tool
 
 EXAMPLES = """examples:
   what the demo configs train on: 400 scenes and 100 held out, in data/demo:

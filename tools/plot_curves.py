@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_traceback_option, tool_parser
-from mmpoolformer.engine.errors import UsageError, UserError, blame, run_tool
+from mmpoolformer.cli.arguments import add_traceback_option, tool_parser
+from mmpoolformer.utils.errors import UsageError, UserError, blame, run_tool
 
 DESCRIPTION = """Draw loss, learning rate or metrics of training runs into one picture.
 
@@ -61,7 +61,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Draw what the command line says."""
     args = parse(argv)
-    from mmpoolformer.analysis import curves as library  # matplotlib: not for --help
+    from mmpoolformer.visual import curves as library  # matplotlib: not for --help
 
     with blame('', (OSError, ValueError)):
         runs = [library.read_run(run) for run in args.runs]
@@ -82,7 +82,7 @@ def choose_panels(runs: dict[str, dict], args: argparse.Namespace) -> dict[str, 
     Raises:
         UserError: If no run has a key.
     """
-    from mmpoolformer.analysis import curves as library
+    from mmpoolformer.visual import curves as library
 
     first = next(iter(runs.values()))
     main_ones = [*library.loss_names(first)[:1], *library.metric_names(first)[:1]]

@@ -5,8 +5,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.engine.arguments import add_inference_options, tool_parser
-from mmpoolformer.engine.errors import run_tool
+from mmpoolformer.cli.arguments import add_inference_options, tool_parser
+from mmpoolformer.utils.errors import run_tool
 
 DESCRIPTION = """Print the likeliest classes of pictures, with their probabilities.
 
@@ -54,7 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Classify what the command line says."""
     args = parse(argv)
-    from mmpoolformer.classification.jobs import predict  # torch: not for --help
+    from mmpoolformer.apps.known_models import predict  # torch: not for --help
 
     predict(args)
 

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_config_options, tool_parser
-from mmpoolformer.engine.demo_arguments import add_demo_options, demo_settings
-from mmpoolformer.engine.errors import run_tool
+from mmpoolformer.cli.arguments import add_config_options, tool_parser
+from mmpoolformer.apps.demo_arguments import add_demo_options, demo_settings
+from mmpoolformer.utils.errors import run_tool
 
 DESCRIPTION = """\
 Train a PoolFormer-S12 classifier on generated pictures, then RetinaNet twice with
@@ -45,11 +45,7 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv)
     settings = demo_settings(args)
     # torch: not for --help
-    from mmpoolformer.engine.pretrain_demo import (
-        PretrainDemo,
-        run_pretrain_demo,
-        summary,
-    )
+    from mmpoolformer.apps.pretrain_demo import PretrainDemo, run_pretrain_demo, summary
 
     options = (*PretrainDemo.detector_options, *args.detector_options)
     job = PretrainDemo(

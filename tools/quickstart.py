@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.engine.arguments import add_config_options, tool_parser
-from mmpoolformer.engine.demo_arguments import add_demo_options, demo_settings
-from mmpoolformer.engine.errors import run_tool
+from mmpoolformer.cli.arguments import add_config_options, tool_parser
+from mmpoolformer.apps.demo_arguments import add_demo_options, demo_settings
+from mmpoolformer.utils.errors import run_tool
 
 DESCRIPTION = """\
 Train RetinaNet with a PoolFormer-S12 from scratch on generated pictures, evaluate
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv)
     settings = demo_settings(args)
     # torch: not for --help
-    from mmpoolformer.engine.quickstart import Quickstart, run_quickstart, summary
+    from mmpoolformer.apps.quickstart import Quickstart, run_quickstart, summary
 
     job = Quickstart(Path(args.data), Path(args.work_dir), settings, args.cfg_options)
     try:

@@ -4,7 +4,7 @@
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.engine.arguments import parse_test
+from mmpoolformer.cli.arguments import parse_test
 from mmpoolformer.engine.signals import StopRequest, run_stoppable
 
 

@@ -5,8 +5,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.engine.arguments import add_inference_options, tool_parser
-from mmpoolformer.engine.errors import run_tool
+from mmpoolformer.cli.arguments import add_inference_options, tool_parser
+from mmpoolformer.utils.errors import run_tool
 
 DESCRIPTION = """Measure top-1, top-5 and loss of a known model on an image folder.
 
@@ -78,7 +78,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Evaluate what the command line says."""
     args = parse(argv)
-    from mmpoolformer.classification.jobs import validate  # torch: not for --help
+    from mmpoolformer.apps.known_models import validate  # torch: not for --help
 
     validate(args)
 

@@ -5,7 +5,7 @@
 # No result is published for your data.
 _base_ = 'mask_rcnn_poolformer_s12_fpn_1x_coco.py'
 
-from mmpoolformer.datasets.class_names import coco_classes
+from mmpoolformer.data.class_names import coco_classes
 
 data_root = '{{$DATA_ROOT:data/mine}}/'
 train_ann = '{{$TRAIN_ANN:annotations/train.json}}'

@@ -9,7 +9,7 @@
 # add --auto-scale-lr. No result is published for your data.
 _base_ = 'retinanet_poolformer_s12_fpn_1x_coco.py'
 
-from mmpoolformer.datasets.class_names import coco_classes
+from mmpoolformer.data.class_names import coco_classes
 
 data_root = '{{$DATA_ROOT:data/mine}}/'
 train_ann = '{{$TRAIN_ANN:annotations/train.json}}'

@@ -10,7 +10,7 @@
 # result is published for your data.
 _base_ = 'fpn_poolformer_s12_ade20k_40k.py'
 
-from mmpoolformer.datasets.class_names import seg_classes
+from mmpoolformer.data.class_names import seg_classes
 
 data_root = '{{$DATA_ROOT:data/mine}}'
 img_suffix = '{{$IMG_SUFFIX:.jpg}}'

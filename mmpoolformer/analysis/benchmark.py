@@ -26,9 +26,9 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmpoolformer.analysis.building import build_whole
+from mmpoolformer.models.from_config import build_whole
 from mmpoolformer.checkpoints import ZOO
-from mmpoolformer.deploy.folding import DTYPES, optimize_for_inference
+from mmpoolformer.models.folding import DTYPES, optimize_for_inference
 from mmpoolformer.models import VARIANTS, MetaFormer, MetaFormerClassifier
 
 OURS = ('fused', 'plain', 'folded', 'compiled')

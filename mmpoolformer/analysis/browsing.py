@@ -14,19 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmpoolformer.analysis.drawing import (
-    IGNORED,
-    Detections,
-    arrange,
-    caption,
-    class_colours,
-    detections_from_instances,
-    draw_detections,
-    draw_segmentation,
-    labels_from_sample,
-)
+from mmpoolformer.visual.drawing import (IGNORED, Detections, arrange, caption, class_colours, detections_from_instances, draw_detections, draw_segmentation, labels_from_sample,)
 from mmpoolformer.classification.preprocessing import normalisation
-from mmpoolformer.engine.data import check_dataset
+from mmpoolformer.data.checks.built import check_dataset
 
 SPLITS = ('train', 'val', 'test')
 PIPELINES = {'mmdet': 'detection', 'mmseg': 'segmentation'}

@@ -6,7 +6,7 @@ import torch
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
-from mmpoolformer.names import nearest
+from mmpoolformer.utils.text import nearest
 
 # The empty prefix is mmengine's for paths.
 SCHEMES = ('', 'file://', 'http://', 'https://', 'zoo://', 'timm://')

@@ -9,7 +9,7 @@ from urllib.request import url2pathname
 
 from mmpoolformer.checkpoints.download import fetch, fetch_from_hub
 from mmpoolformer.checkpoints.errors import DownloadError
-from mmpoolformer.names import nearest
+from mmpoolformer.utils.text import nearest
 
 RELEASE = 'https://github.com/sail-sg/poolformer/releases/download/v1.0'
 HUB = 'https://huggingface.co/sail/dl/resolve/main'

@@ -1,14 +1,14 @@
 """Image classification: timm's data, augmentation and losses on mmengine's Runner."""
 
 from mmpoolformer.classification.classifier import ImageClassifier, TimmClassifier
-from mmpoolformer.classification.dataset import TimmDataset, folder_classes
+from mmpoolformer.data.classification import TimmDataset, folder_classes
 from mmpoolformer.classification.evaluation import (
     Evaluation,
     Placement,
     evaluate,
     evaluation_data,
 )
-from mmpoolformer.classification.known import KnownClassifier, load_classifier
+from mmpoolformer.inference.classifiers import KnownClassifier, load_classifier
 from mmpoolformer.classification.metric import Accuracy
 from mmpoolformer.classification.optimizer import TimmOptimizer
 from mmpoolformer.classification.prediction import (
@@ -16,9 +16,9 @@ from mmpoolformer.classification.prediction import (
     find_pictures,
     predict_pictures,
 )
-from mmpoolformer.classification.sampler import RepeatedSampler, SeededSampler
+from mmpoolformer.data.samplers import RepeatedSampler, SeededSampler
 from mmpoolformer.classification.schedule import CosineLR
-from mmpoolformer.classification.stream import TimmStream
+from mmpoolformer.data.stream import TimmStream
 
 __all__ = [
     'Accuracy',

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmpoolformer.classification.distillation import Distillation
 from mmpoolformer.classification.losses import build_loss
-from mmpoolformer.classification.networks import build_timm
+from mmpoolformer.models.timm_models import build_timm
 from mmpoolformer.models import create_model
 from mmpoolformer.registry import MODELS
 

@@ -11,7 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmpoolformer.classification.networks import build_timm
+from mmpoolformer.models.timm_models import build_timm
 
 KINDS = ('hard', 'soft')
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from mmpoolformer.classification.class_labels import match_classes
-from mmpoolformer.classification.dataset import NO_CLASS, SPLITS, TimmDataset
+from mmpoolformer.data.classification import NO_CLASS, SPLITS, TimmDataset
 from mmpoolformer.classification.metric import class_ranks, topk_accuracy
-from mmpoolformer.progress import progress_bar
+from mmpoolformer.utils.progress import progress_bar
 
 
 @dataclass(frozen=True)

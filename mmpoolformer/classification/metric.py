@@ -6,7 +6,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
-from mmpoolformer.classification.dataset import NO_CLASS
+from mmpoolformer.data.classification import NO_CLASS
 from mmpoolformer.registry import METRICS
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmpoolformer.classification.evaluation import Placement
-from mmpoolformer.classification.pictures import PictureError, open_picture
+from mmpoolformer.utils.images import PictureError, open_picture
 
 # What is taken for a picture in a folder; files named one by one may have any name.
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')

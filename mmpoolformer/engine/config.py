@@ -15,14 +15,8 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmpoolformer.engine.checkpointing import resumable, since_start
-from mmpoolformer.engine.errors import (
-    SETTING_ERRORS,
-    UsageError,
-    UserError,
-    blame,
-    one_line,
-)
+from mmpoolformer.engine.hooks.checkpoint import resumable, since_start
+from mmpoolformer.utils.errors import SETTING_ERRORS, UsageError, UserError, blame, one_line
 
 KEY = re.compile(r'[A-Za-z_]\w*(\.\w+)*')
 
@@ -53,7 +47,7 @@ def load_config(args: Namespace, needed: Sequence[str]) -> Config:
     """Read the config that a command line names and apply its common options.
 
     Args:
-        args: What `mmpoolformer.engine.arguments` has parsed.
+        args: What `mmpoolformer.cli.arguments` has parsed.
         needed: Settings that the config must have.
 
     Returns:

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.dist import all_reduce
 
-from mmpoolformer.engine.errors import UsageError
+from mmpoolformer.utils.errors import UsageError
 from mmpoolformer.engine.signals import launched_rank
 
 RANK_VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')

@@ -17,36 +17,24 @@ from torch.utils.data import Dataset
 
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
-from mmpoolformer.classification.pictures import PictureError, limit_formats
+from mmpoolformer.utils.images import PictureError, limit_formats
 from mmpoolformer.engine import config as settings
-from mmpoolformer.engine.checkpointing import full_disk_told
+from mmpoolformer.engine.hooks.checkpoint import full_disk_told
 from mmpoolformer.engine.distributed import (
     connect_processes,
     disconnect_processes,
     let_first_process_speak,
 )
-from mmpoolformer.engine.errors import UsageError, UserError, blame
+from mmpoolformer.utils.errors import UsageError, UserError, blame
 from mmpoolformer.engine.lock import locked
-from mmpoolformer.engine.optimizing import OptimizeModel
-from mmpoolformer.engine.plots import DrawCurves, use_tensorboard
-from mmpoolformer.engine.preflight import (
-    LOADERS,
-    Options,
-    check_and_tell,
-    check_before_training,
-    refuse_errors,
-)
-from mmpoolformer.engine.results import (
-    DrawPictures,
-    TrainingLog,
-    ValidationLog,
-    dump_metric,
-    write_json,
-)
+from mmpoolformer.engine.hooks.fold import OptimizeModel
+from mmpoolformer.engine.hooks.curves import DrawCurves, use_tensorboard
+from mmpoolformer.data.checks.preflight import (LOADERS, Options, check_and_tell, check_before_training, refuse_errors,)
+from mmpoolformer.engine.hooks.logs import (DrawPictures, TrainingLog, ValidationLog, dump_metric, write_json,)
 from mmpoolformer.engine.runner import ToolRunner
-from mmpoolformer.engine.sharding import strategy_of
+from mmpoolformer.engine.fsdp import strategy_of
 from mmpoolformer.engine.signals import Answer, StopRequest
-from mmpoolformer.engine.stopping import StopOnSignal
+from mmpoolformer.engine.hooks.stop import StopOnSignal
 from mmpoolformer.engine.tta import use_tta
 
 TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -68,7 +56,7 @@ NOISE = (
 
 
 def train(args: Namespace, stop: StopRequest | None = None) -> None:
-    """Train as `mmpoolformer.engine.arguments.parse_train` has read it.
+    """Train as `mmpoolformer.cli.arguments.parse_train` has read it.
 
     Args:
         args: The command line.
@@ -88,7 +76,7 @@ def train(args: Namespace, stop: StopRequest | None = None) -> None:
 
 
 def test(args: Namespace, stop: StopRequest | None = None) -> None:
-    """Test as `mmpoolformer.engine.arguments.parse_test` has read it.
+    """Test as `mmpoolformer.cli.arguments.parse_test` has read it.
 
     Args:
         args: The command line.
@@ -104,7 +92,7 @@ def test(args: Namespace, stop: StopRequest | None = None) -> None:
 
 
 def check(args: Namespace) -> None:
-    """Check data as `mmpoolformer.engine.arguments.parse_check` has read it.
+    """Check data as `mmpoolformer.cli.arguments.parse_check` has read it.
 
     Raises:
         UserError: If the config is wrong, or the data has errors.

@@ -12,8 +12,8 @@ from filelock import FileLock, SoftFileLock, Timeout
 from mmengine.logging import print_log
 
 from mmpoolformer.engine.distributed import launched_rank
-from mmpoolformer.engine.errors import UserError
-from mmpoolformer.files import write_whole
+from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.files import write_whole
 
 LOCK, HOLDER = '.training.lock', '.training.json'
 PATIENCE = 20.0  # seconds in which the readers of a killed training end

@@ -7,7 +7,7 @@ else's must end the run in one line, and never touch other files.
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmpoolformer.engine.errors import UserError
+from mmpoolformer.utils.errors import UserError
 
 MOST_FILES = 10_000  # that a checkpoint may name
 LARGEST = 2**53  # of epochs and iterations

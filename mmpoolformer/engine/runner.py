@@ -27,27 +27,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmpoolformer.checkpoints import unwrap
-from mmpoolformer.engine.checkpointing import SafeCheckpointHook, read_first
-from mmpoolformer.engine.data import (
-    check_classes,
-    check_dataset,
-    check_pairs,
-    explain_empty,
-)
+from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, read_first
+from mmpoolformer.data.checks.built import check_classes, check_dataset, check_pairs, explain_empty
 from mmpoolformer.engine.distributed import on_cpu
-from mmpoolformer.engine.errors import UserError, blame, one_line
-from mmpoolformer.engine.finite import FiniteGuard
+from mmpoolformer.utils.errors import UserError, blame, one_line
+from mmpoolformer.engine.hooks.finite import FiniteGuard
 from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
 from mmpoolformer.engine.resumed_state import check_resumed
 from mmpoolformer.engine.seeding import SeedSteps
-from mmpoolformer.engine.sharding import (
-    ShardedState,
-    check_sharding,
-    shard_model,
-    shards,
-    share_out_loaded_steps,
-    strategy_of,
-)
+from mmpoolformer.engine.fsdp import (ShardedState, check_sharding, shard_model, shards, share_out_loaded_steps, strategy_of,)
 
 CHECKPOINT_ERRORS = (
     OSError,

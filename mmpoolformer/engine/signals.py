@@ -18,7 +18,7 @@ from enum import Enum
 from pathlib import Path
 from types import FrameType
 
-from mmpoolformer.engine.errors import run_tool
+from mmpoolformer.utils.errors import run_tool
 
 if os.name == 'posix':
     import fcntl

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
-from mmpoolformer.engine.errors import UserError
+from mmpoolformer.utils.errors import UserError
 
 # The order of the two flips matters: the annotation of the first view is the one
 # that a segmentation is compared with, so the first view is the image as it is.

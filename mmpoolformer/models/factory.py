@@ -12,7 +12,7 @@ from mmpoolformer.models.classifier import MetaFormerClassifier
 from mmpoolformer.models.metaformer import MetaFormer
 from mmpoolformer.models.pit import PiT, PiTClassifier
 from mmpoolformer.models.variants import PIT, VARIANTS
-from mmpoolformer.names import nearest
+from mmpoolformer.utils.text import nearest
 
 
 def _metaformer(

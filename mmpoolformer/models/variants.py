@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import TypeVar
 
-from mmpoolformer.names import nearest
+from mmpoolformer.utils.text import nearest
 
 TOKEN_MIXERS = (
     'pooling',

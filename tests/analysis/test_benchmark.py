@@ -13,7 +13,7 @@ from torch import nn
 from mmpoolformer.analysis import benchmark
 from mmpoolformer.analysis.benchmark import Case, Timing, measure, prepare, table
 from mmpoolformer.models import MetaFormer
-from mmpoolformer.paths import config_path
+from mmpoolformer.utils.paths import config_path
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,12 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmpoolformer import create_model, list_models
-from mmpoolformer.analysis.building import (
-    build_whole,
-    input_size,
-    list_architectures,
-    resolve_name,
-)
+from mmpoolformer.models.from_config import build_whole, input_size, list_architectures, resolve_name
 from mmpoolformer.analysis.complexity import (
     Part,
     count,

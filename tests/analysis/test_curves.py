@@ -7,20 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmpoolformer.analysis.curves import (
-    Curve,
-    draw_comparison,
-    draw_curves,
-    draw_training,
-    find_curve,
-    find_logs,
-    loss_names,
-    metric_names,
-    read_curves,
-    read_run,
-    running_mean,
-    save_figure,
-)
+from mmpoolformer.visual.curves import (Curve, draw_comparison, draw_curves, draw_training, find_curve, find_logs, loss_names, metric_names, read_curves, read_run, running_mean, save_figure,)
 
 
 def train_line(step, loss, epoch=None):
@@ -146,7 +133,7 @@ def test_labels_must_fit_the_curves(count, labels):
 
 def test_drawing_leaves_pyplot_alone():
     code = (
-        'import sys; from mmpoolformer.analysis.curves import Curve, draw_curves; '
+        'import sys; from mmpoolformer.visual.curves import Curve, draw_curves; '
         "draw_curves([Curve('a', (1,), (1,))], 'A', 'a'); "
         "assert 'matplotlib.pyplot' not in sys.modules; "
         "assert 'torch' not in sys.modules"

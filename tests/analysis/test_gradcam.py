@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 from tiny_data import write_detection_config, write_segmentation_config
 from torch import Tensor, nn
 
-from mmpoolformer.analysis.building import build_classifier, build_whole
+from mmpoolformer.models.from_config import build_classifier, build_whole
 from mmpoolformer.analysis.gradcam import (
     METHODS,
     SOURCES,

@@ -10,8 +10,8 @@ from tiny_data import write_detection_config, write_segmentation_config
 from tool_process import ROOT, run_many
 from torch import Tensor, nn
 
-from mmpoolformer.analysis.building import build_whole
-from mmpoolformer.analysis.drawing import GAP
+from mmpoolformer.models.from_config import build_whole
+from mmpoolformer.visual.drawing import GAP
 from mmpoolformer.analysis.gradcam import METHODS
 from mmpoolformer.analysis.gradcam_pages import (
     CLASSIFIED_WIDTH,
@@ -24,7 +24,7 @@ from mmpoolformer.analysis.gradcam_pages import (
     read_picture,
     whole_page,
 )
-from mmpoolformer.deploy.whole import load_whole
+from mmpoolformer.inference.openmmlab import load_whole
 
 TOOL = 'tools/gradcam.py'
 # Title, legend and headings above the first row.

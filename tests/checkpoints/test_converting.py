@@ -10,7 +10,7 @@ import torch
 
 from mmpoolformer import create_model
 from mmpoolformer.checkpoints import convert_state_dict, detect_format, read_checkpoint
-from mmpoolformer.engine.errors import run_tool
+from mmpoolformer.utils.errors import run_tool
 
 from .weights import NAMES, numbered, same
 

@@ -18,7 +18,7 @@ from mmpoolformer.classification import (
     TimmStream,
     folder_classes,
 )
-from mmpoolformer.classification.pictures import PictureError, open_picture
+from mmpoolformer.utils.images import PictureError, open_picture
 
 EVALUATION = dict(input_size=16, crop_pct=1.0)
 TRAINING = dict(

@@ -17,7 +17,7 @@ from mmpoolformer.classification.evaluation import (
     evaluation_data,
 )
 from mmpoolformer.classification.metric import class_ranks, topk_accuracy
-from mmpoolformer.classification.pictures import PictureError
+from mmpoolformer.utils.images import PictureError
 
 CLASSES = tuple(f'class_{i}' for i in range(10))  # sorted as numbers by timm
 

@@ -14,7 +14,7 @@ from timm.data import create_transform, resolve_model_data_config
 from mmpoolformer import create_model, list_models
 from mmpoolformer.checkpoints import ZOO, CheckpointError, convert_state_dict
 from mmpoolformer.classification import ImageClassifier
-from mmpoolformer.classification.known import check_name, load_classifier
+from mmpoolformer.inference.classifiers import check_name, load_classifier
 from mmpoolformer.classification.preprocessing import (
     changed_settings,
     evaluation_settings,

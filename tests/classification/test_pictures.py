@@ -18,15 +18,9 @@ from tool_process import environment
 
 from mmpoolformer.analysis.gradcam_pages import read_picture
 from mmpoolformer.classification import TimmDataset, TimmStream, predict_pictures
-from mmpoolformer.classification.pictures import (
-    FORMATS,
-    PICTURE_ERRORS,
-    PictureError,
-    convert_picture,
-    open_picture,
-)
-from mmpoolformer.deploy.predictor import read_source
-from mmpoolformer.engine.picture_files import look
+from mmpoolformer.utils.images import (FORMATS, PICTURE_ERRORS, PictureError, convert_picture, open_picture,)
+from mmpoolformer.inference.predictor import read_source
+from mmpoolformer.data.checks.images import look
 
 NOISE = np.random.default_rng(0).integers(0, 255, (20, 24, 3), np.uint8)
 OPENED = ('AVIF', 'BMP', 'GIF', 'JPEG', 'MPO', 'PNG', 'PPM', 'TIFF', 'WEBP')
@@ -279,7 +273,7 @@ def test_streams_are_upright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             pass
 
     monkeypatch.setattr(
-        'mmpoolformer.classification.stream.create_dataset', lambda *_, **__: Stream()
+        'mmpoolformer.data.stream.create_dataset', lambda *_, **__: Stream()
     )
     stream = TimmStream('wds/x')
     stream.transform = np.array

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
-from mmpoolformer.classification.pictures import PictureError
+from mmpoolformer.utils.images import PictureError
 from mmpoolformer.classification.prediction import find_pictures, predict_pictures
 
 

@@ -11,13 +11,9 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmpoolformer.datasets.demo_data import (
-    SEGMENTATION_CLASSES,
-    DemoSettings,
-    make_demo_data,
-)
-from mmpoolformer.datasets.demo_shapes import CLASSES
-from mmpoolformer.paths import config_path
+from mmpoolformer.data.demo.scenes import SEGMENTATION_CLASSES, DemoSettings, make_demo_data
+from mmpoolformer.data.demo.shapes import CLASSES
+from mmpoolformer.utils.paths import config_path
 
 NAMES = {
     'detection/demo_retinanet_poolformer_s12': 'detection/',

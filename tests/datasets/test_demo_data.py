@@ -12,14 +12,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmpoolformer.datasets import demo_data
-from mmpoolformer.datasets.demo_data import (
-    SEGMENTATION_CLASSES,
-    SPLITS,
-    DemoSettings,
-    make_demo_data,
-)
-from mmpoolformer.datasets.demo_shapes import CLASSES, draw_scene
+from mmpoolformer.data.demo import scenes as demo_data
+from mmpoolformer.data.demo.scenes import SEGMENTATION_CLASSES, SPLITS, DemoSettings, make_demo_data
+from mmpoolformer.data.demo.shapes import CLASSES, draw_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / 'tools' / 'make_demo_data.py'

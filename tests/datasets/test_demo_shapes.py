@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mmpoolformer.datasets import demo_shapes
-from mmpoolformer.datasets.demo_shapes import CLASSES, TEXTURES, draw_scene
+from mmpoolformer.data.demo import shapes as demo_shapes
+from mmpoolformer.data.demo.shapes import CLASSES, TEXTURES, draw_scene
 
 TOTAL = 60
 

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 
-from mmpoolformer.datasets.class_names import coco_classes, seg_classes
+from mmpoolformer.data.class_names import coco_classes, seg_classes
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / 'shared' / 'data'

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
 from mmpoolformer.deploy import optimize_for_inference
-from mmpoolformer.deploy.folding import FoldedBlock
+from mmpoolformer.models.folding import FoldedBlock
 from mmpoolformer.models import MetaFormer, MetaFormerClassifier, create_model
-from mmpoolformer.paths import config_path
+from mmpoolformer.utils.paths import config_path
 from mmpoolformer.registry import MODELS
 
 
@@ -60,7 +60,7 @@ def test_compiled_once_for_all_sizes() -> None:
 @pytest.mark.parametrize('name', ['poolformer_s12', 'caformer_s18'])
 def test_bfloat16_is_near(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        'mmpoolformer.deploy.folding.computes_bfloat16', lambda model: True
+        'mmpoolformer.models.folding.computes_bfloat16', lambda model: True
     )
     model = MetaFormerClassifier(shallow(name), num_classes=10).eval()
     x = image(2, 3, 64, 96)
@@ -75,7 +75,7 @@ def test_a_cpu_without_bfloat16_keeps_float32(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(
-        'mmpoolformer.deploy.folding.computes_bfloat16', lambda model: False
+        'mmpoolformer.models.folding.computes_bfloat16', lambda model: False
     )
     model = MetaFormer(shallow('poolformer_s12'), out_indices=(0,)).eval()
     x = image(1, 3, 32, 32)

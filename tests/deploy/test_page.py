@@ -25,15 +25,10 @@ from PIL import Image
 from random_models import Models
 from tool_process import ROOT
 
-from mmpoolformer.deploy.answers import LARGEST_SHOWN, SMALLEST_SHOWN, answer
-from mmpoolformer.deploy.door import QUESTION, Rules, is_given
-from mmpoolformer.deploy.page import (
-    Limits,
-    build_page,
-    running_page,
-    write_examples,
-)
-from mmpoolformer.deploy.predictor import Predictor
+from mmpoolformer.apps.page.answers import LARGEST_SHOWN, SMALLEST_SHOWN, answer
+from mmpoolformer.apps.page.door import QUESTION, Rules, is_given
+from mmpoolformer.apps.page.page import Limits, build_page, running_page, write_examples
+from mmpoolformer.inference.predictor import Predictor
 
 CHROMIUM = shutil.which('chromium')
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason='no chromium here')

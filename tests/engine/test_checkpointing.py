@@ -13,9 +13,9 @@ from tiny_training import STEPS, settings
 from tool_process import ROOT, environment
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.engine.checkpointing import SafeCheckpointHook, resumable
+from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, resumable
 from mmpoolformer.engine.runner import ToolRunner
-from mmpoolformer.files import whole_file
+from mmpoolformer.utils.files import whole_file
 
 KILLS, LONG_KILLS = 5, 60
 DIED = {'time': -9, 'file': -9, 'byte': -25}  # SIGKILL, SIGXFSZ

@@ -15,7 +15,7 @@ from mmpoolformer.engine.config import (
     use_auto_scale_lr,
     use_resume,
 )
-from mmpoolformer.engine.errors import UsageError, UserError
+from mmpoolformer.utils.errors import UsageError, UserError
 
 RETINANET = ROOT / 'configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py'
 

@@ -15,8 +15,8 @@ from tiny_training import settings, train
 
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.engine.checkpointing import resumable
-from mmpoolformer.engine.errors import UserError
+from mmpoolformer.engine.hooks.checkpoint import resumable
+from mmpoolformer.utils.errors import UserError
 
 SAVED, STEPS = 'iter_6.pth', 8
 

@@ -1,6 +1,6 @@
 import pytest
 
-from mmpoolformer.engine.errors import UsageError, UserError, blame, one_line, run_tool
+from mmpoolformer.utils.errors import UsageError, UserError, blame, one_line, run_tool
 
 
 @pytest.mark.parametrize(

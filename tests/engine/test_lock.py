@@ -11,7 +11,7 @@ import filelock
 import pytest
 
 from mmpoolformer.engine import lock as module
-from mmpoolformer.engine.errors import UserError
+from mmpoolformer.utils.errors import UserError
 from mmpoolformer.engine.lock import locked
 
 # A process that trains, with a reader that outlives it a second.

@@ -5,8 +5,8 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-from mmpoolformer.engine import plots
-from mmpoolformer.engine.plots import DrawCurves, use_tensorboard
+from mmpoolformer.engine.hooks import curves as plots
+from mmpoolformer.engine.hooks.curves import DrawCurves, use_tensorboard
 
 LOCAL, BOARD = dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')
 

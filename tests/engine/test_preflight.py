@@ -23,16 +23,10 @@ from mmengine.config import Config
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mmpoolformer.engine import preflight
-from mmpoolformer.engine.coco_check import decode_counts, rle_problem
-from mmpoolformer.engine.errors import UserError
-from mmpoolformer.engine.preflight import (
-    Options,
-    check_and_tell,
-    check_data,
-    leaf_datasets,
-    refuse_errors,
-)
+from mmpoolformer.data.checks import preflight
+from mmpoolformer.data.checks.coco import decode_counts, rle_problem
+from mmpoolformer.utils.errors import UserError
+from mmpoolformer.data.checks.preflight import (Options, check_and_tell, check_data, leaf_datasets, refuse_errors,)
 
 GONE = object()
 WIDTH, HEIGHT = 24, 16

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
 from mmpoolformer.engine import launch
-from mmpoolformer.engine.errors import UserError
+from mmpoolformer.utils.errors import UserError
 from mmpoolformer.engine.resizing import smallest_scales, vanishes
 
 KEPT = {'keep_ratio': True}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmpoolformer import files
-from mmpoolformer.engine.results import DrawPictures, ValidationLog, plain, write_json
+from mmpoolformer.utils import files
+from mmpoolformer.engine.hooks.logs import DrawPictures, ValidationLog, plain, write_json
 
 
 def test_metrics_become_plain_json() -> None:

@@ -7,9 +7,9 @@ from mmengine.model import BaseModule
 from torch import nn
 
 from mmpoolformer.engine import runner
-from mmpoolformer.engine.data import SAMPLES, check_dataset, explain_empty
-from mmpoolformer.engine.errors import UserError
-from mmpoolformer.engine.results import DumpSegResults
+from mmpoolformer.data.checks.built import SAMPLES, check_dataset, explain_empty
+from mmpoolformer.utils.errors import UserError
+from mmpoolformer.engine.hooks.logs import DumpSegResults
 from mmpoolformer.engine.runner import CpuAmpOptimWrapper, fill_model
 from mmpoolformer.engine.tta import use_tta
 

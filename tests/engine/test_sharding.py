@@ -16,9 +16,9 @@ from torch.testing import assert_close
 from two_processes import HAS_FSDP, in_two_processes, with_fsdp
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.engine.errors import UserError
+from mmpoolformer.utils.errors import UserError
 from mmpoolformer.engine.runner import ToolRunner
-from mmpoolformer.engine.sharding import is_shared_out, shards
+from mmpoolformer.engine.fsdp import is_shared_out, shards
 from mmpoolformer.models import MetaFormer
 
 STEPS = 6

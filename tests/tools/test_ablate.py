@@ -10,7 +10,7 @@ from PIL import Image
 from tool_process import run_many
 
 from mmpoolformer.checkpoints import ZOO
-from mmpoolformer.engine.ablation import ROWS
+from mmpoolformer.apps.ablation import ROWS
 from mmpoolformer.models import MetaFormerClassifier
 
 CLASSES = 2

@@ -13,8 +13,8 @@ from tiny_data import (
 from tool_process import run_many
 
 from mmpoolformer.analysis.browsing import open_data
-from mmpoolformer.datasets.demo_data import DemoSettings, make_demo_data
-from mmpoolformer.engine.errors import UserError
+from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
+from mmpoolformer.utils.errors import UserError
 
 CLASSIFICATION = """
 _base_ = '{root}/configs/classification/demo_poolformer_s12.py'

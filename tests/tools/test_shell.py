@@ -48,7 +48,7 @@ def test_dist_train_passes_everything_on(stand_in: Path, config: str) -> None:
         **dict(NNODES='2', NODE_RANK='1', PORT='1234', MASTER_ADDR='10.0.0.1'),
     )
     assert given['argv'] == [
-        *('-m', 'mmpoolformer.engine.processes', '--nnodes=2', '--node_rank=1'),
+        *('-m', 'mmpoolformer.engine.torchrun', '--nnodes=2', '--node_rank=1'),
         *('--master_addr=10.0.0.1', '--master_port=1234', '--nproc_per_node=8'),
         *(str(ROOT / 'tools/train.py'), config, '--launcher', 'pytorch'),
         *('--cfg-options', 'a="b c"'),

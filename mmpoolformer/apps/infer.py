@@ -1,0 +1,224 @@
+"""What stands behind tools/infer.py: any model on files, folders and videos."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+from PIL import Image
+from tqdm import tqdm
+
+from mmpoolformer.apps.known_models import choose_device
+from mmpoolformer.classification.prediction import SUFFIXES, find_pictures
+from mmpoolformer.inference import videos
+from mmpoolformer.inference.drawings import draw_result, region_legend
+from mmpoolformer.inference.outputs import Sink, open_sink
+from mmpoolformer.inference.predictor import Predictor
+from mmpoolformer.utils.results import SEGMENTATION, Result
+from mmpoolformer.inference.videos import Video, VideoError, written_video
+from mmpoolformer.utils.errors import UsageError, UserError, blame
+from mmpoolformer.utils.files import whole_path
+from mmpoolformer.utils.progress import progress_bar
+
+MISTAKES = (OSError, ValueError)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What to look at.
+
+    Attributes:
+        pictures: Names for their files of results, by path.
+        videos: Likewise.
+    """
+
+    pictures: dict[str, str]
+    videos: dict[str, str]
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self.pictures) + len(self.videos)
+
+
+def infer(args: Namespace) -> None:
+    """Run a model as the command line of tools/infer.py says.
+
+    Raises:
+        UserError: If the options, the model or all inputs are wrong; and at the end, if
+            some of the inputs could not be read.
+    """
+    _check(args)
+    out = Path(args.out)
+    with blame('', MISTAKES):
+        inputs = find_inputs(args.inputs, out)
+    device = choose_device(args.device)
+    with blame('', MISTAKES):
+        predictor = Predictor(
+            args.model, args.checkpoint, device, args.trust_checkpoint
+        )
+        unread = _Run(args, predictor, out).run(inputs)
+    if unread:
+        raise UserError(
+            f'{unread} of {len(inputs)} inputs could not be read, see above; results '
+            f'of the others are in {out}'
+        )
+    print(f'{len(inputs)} inputs, {predictor.task}: {out}')
+
+
+def find_inputs(places: Sequence[str], out: Path) -> Inputs:
+    """Find pictures and videos.
+
+    Args:
+        places: Files, folders and patterns, see `find_pictures`.
+        out: Folder of results; what lies there is left out.
+
+    Raises:
+        ValueError: If there is nothing at a place.
+    """
+    out = out.resolve()
+    paths = [
+        path
+        for path in find_pictures(places, (*SUFFIXES, *videos.SUFFIXES))
+        if not Path(path).resolve().is_relative_to(out)
+    ]
+    if not paths:
+        raise ValueError(f'{", ".join(places)}: nothing there but results')
+    names = distinct_names(paths)
+    moving = {p for p in paths if Path(p).suffix.lower() in videos.SUFFIXES}
+    return Inputs(
+        {path: name for path, name in names.items() if path not in moving},
+        {path: name for path, name in names.items() if path in moving},
+    )
+
+
+def distinct_names(paths: Sequence[str]) -> dict[str, str]:
+    """Return a name for the results of each file: its own without ending.
+
+    Equal names, also those that differ in capitals only, get a number.
+    """
+    names, taken = {}, set()
+    for path in paths:
+        stem = name = Path(path).stem
+        number = 1
+        while name.casefold() in taken:
+            number += 1
+            name = f'{stem}_{number}'
+        taken.add(name.casefold())
+        names[path] = name
+    return names
+
+
+def _check(args: Namespace) -> None:
+    if args.batch_size < 1:
+        raise UsageError(f'--batch-size {args.batch_size}: give a number from 1')
+    if args.topk < 1:
+        raise UsageError(f'--topk {args.topk}: give a number from 1')
+    if not 0 <= args.score_thr <= 1:
+        raise UsageError(f'--score-thr {args.score_thr}: must be from 0 to 1')
+    out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f'--out {out}: is no folder')
+    if out.exists() and any(out.iterdir()) and not args.force:
+        raise UsageError(
+            f'--out {out}: is not empty; choose another folder, or --force to replace '
+            'results of the same names'
+        )
+
+
+class _Run:
+    """One run of the tool.
+
+    Args:
+        args: The command line.
+        predictor: The model.
+        out: Folder of results.
+    """
+
+    def __init__(self, args: Namespace, predictor: Predictor, out: Path) -> None:
+        self.args = args
+        self.predictor = predictor
+        self.out = out
+        self.unread = 0
+
+    def run(self, inputs: Inputs) -> int:
+        """Look at all inputs, and return how many could not be read.
+
+        Raises:
+            ValueError: If none could be read; nothing is left then.
+        """
+        total = len(inputs.pictures) + sum(map(_announced, inputs.videos))
+        is_new = not self.out.exists()
+        with ExitStack() as stack:
+            stack.callback(self._tidy, is_new)
+            args = self.args
+            sink = open_sink(self.predictor, self.out, args.score_thr, args.topk)
+            add = stack.enter_context(sink)
+            bar = stack.enter_context(progress_bar(total, self.predictor.title))
+            self._see_pictures(inputs.pictures, add, bar)
+            for path, name in inputs.videos.items():
+                self._see_video(path, name, add, bar)
+            if self.unread == len(inputs):
+                raise ValueError(f'none of the {self.unread} inputs can be read')
+        return self.unread
+
+    def _see_pictures(self, names: dict[str, str], add: Sink, bar: tqdm) -> None:
+        results = self.predictor.stream(
+            names, self.args.batch_size, skip_unreadable=True
+        )
+        for result in results:
+            bar.update()
+            if result.problem:
+                self._tell(result.problem, bar)
+                continue
+            name = names[result.name]
+            add(result, result.name, name)
+            drawing = self._draw(result)
+            if self.predictor.task == SEGMENTATION:
+                legend = region_legend(self.predictor, result)
+                drawing = np.concatenate([drawing, legend])
+            with whole_path(self.out / 'pictures' / f'{name}.jpg') as part:
+                picture = Image.fromarray(drawing)
+                picture.save(part, 'JPEG', quality=95, subsampling=0)
+
+    def _see_video(self, path: str, name: str, add: Sink, bar: tqdm) -> None:
+        try:
+            video = Video(path)
+        except VideoError as error:
+            self._tell(str(error), bar)
+            return
+        results = self.predictor.stream(video, self.args.batch_size)
+        with written_video(self.out / 'videos' / f'{name}.mp4', video.fps) as write:
+            try:
+                for number, result in enumerate(results):
+                    add(result, f'{path}#{number:06d}', f'{name}/{number:06d}')
+                    write(self._draw(result))
+                    bar.update()
+            except VideoError as error:  # cut short: what could be read is kept
+                self._tell(str(error), bar)
+
+    def _draw(self, result: Result) -> ndarray:
+        args = self.args
+        return draw_result(self.predictor, result, args.score_thr, args.topk)
+
+    def _tell(self, problem: str, bar: tqdm) -> None:
+        self.unread += 1
+        bar.clear()
+        print(problem, file=sys.stderr)
+
+    def _tidy(self, is_new: bool) -> None:
+        """Remove folders that nothing was written to."""
+        folders = [*self.out.rglob('*/')][::-1] + [self.out] * is_new
+        for folder in folders:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _announced(path: str) -> int:
+    try:
+        return Video(path).announced
+    except VideoError:  # told when its turn comes
+        return 0

@@ -1,0 +1,141 @@
+"""What stands behind tools/demo.py: the models to show, and the running page."""
+
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event
+
+from mmpoolformer.apps.known_models import choose_device
+from mmpoolformer.inference.adapters import is_config
+from mmpoolformer.inference.predictor import Predictor
+from mmpoolformer.engine.hooks.checkpoint import last_named
+from mmpoolformer.utils.errors import UsageError, UserError, blame
+from mmpoolformer.apps.pretrain_demo import CLASSIFIER, PretrainDemo
+from mmpoolformer.apps.quickstart import CONFIG, Quickstart
+
+ENDINGS = ('SIGINT', 'SIGTERM', 'SIGHUP')
+LOOPBACK = ('127.0.0.1', 'localhost', '::1')
+
+
+def serve(args: Namespace) -> None:
+    """Serve the page as the command line of tools/demo.py says, until interrupted.
+
+    Raises:
+        UserError: If a model can't be used, the port is taken, or Gradio is missing.
+    """
+    page = _import_page()
+    models = [split_model(text) for text in args.models] or trained_models()
+    device = choose_device(args.device)
+    predictors = {}
+    for model, checkpoint in models:
+        with blame('', (OSError, ValueError)):
+            one = Predictor(model, checkpoint, device, args.trust_checkpoint)
+        predictors[_distinct(one.title, predictors)] = one
+    limits = page.Limits(args.max_megabytes, round(args.max_megapixels * 1e6))
+    where = args.host if args.port is None else f'{args.host}:{args.port}'
+    with (
+        ended_by_signals(),
+        blame(where, (OSError,)),
+        page.running_page(
+            predictors, args.host, args.port, limits, args.allow_host
+        ) as (_, address),
+    ):
+        print(f'{address}  (Ctrl-C ends it)', flush=True)
+        if args.host not in LOOPBACK:
+            print('note: whoever reaches this machine can use it', file=sys.stderr)
+        Event().wait()
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Leave the block at Ctrl-C, SIGTERM or SIGHUP, the usual ends of a server.
+
+    What is opened in the block is closed. Further signals don't disturb that.
+    """
+
+    def end(number: int, frame: object) -> None:
+        for name in before:
+            signal.signal(name, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    # What is ignored (nohup) stays ignored; Windows has no SIGHUP.
+    names = [getattr(signal, name, None) for name in ENDINGS]
+    before = {
+        name: signal.getsignal(name)
+        for name in names
+        if name is not None and signal.getsignal(name) != signal.SIG_IGN
+    }
+    for name in before:
+        signal.signal(name, end)
+    try:
+        with suppress(KeyboardInterrupt):
+            yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def split_model(text: str) -> tuple[str, str | None]:
+    """Return model and checkpoint of `MODEL_OR_CONFIG[:CKPT]`.
+
+    Raises:
+        UsageError: If either is missing.
+    """
+    model, _, checkpoint = text.partition(':')
+    if not model:
+        raise UsageError(f'{text!r}: write MODEL_OR_CONFIG:CKPT')
+    if is_config(model) and not Path(model).is_file():
+        raise UsageError(f'{model}: no such config file')
+    if is_config(model) and not checkpoint:
+        raise UsageError(f'{model}: say which weights, as in {model}:CKPT')
+    if checkpoint and '://' not in checkpoint and not Path(checkpoint).is_file():
+        raise UsageError(f'{checkpoint}: no such checkpoint')
+    return model, checkpoint or None
+
+
+def trained_models() -> list[tuple[str, str]]:
+    """Return configs and checkpoints of what the demonstrations have trained here.
+
+    Raises:
+        UserError: If there is nothing.
+    """
+    folders = {
+        Quickstart().work_dir: CONFIG,
+        PretrainDemo().work_dir / 'classifier': CLASSIFIER,
+    }
+    found = []
+    for folder, name in folders.items():
+        # mmengine writes the whole config of a training beside its checkpoints.
+        config = folder / f'{Path(name).name}.py'
+        checkpoint = last_named(folder)
+        if config.is_file() and checkpoint is not None and checkpoint.is_file():
+            found.append((str(config), str(checkpoint)))
+    if not found:
+        raise UserError(
+            'no model was given, and none was trained here: run `make quickstart` '
+            '(some minutes), or give MODEL_OR_CONFIG:CKPT'
+        )
+    return found
+
+
+def _distinct(title: str, taken: Sequence[str]) -> str:
+    number, name = 1, title
+    while name in taken:
+        number += 1
+        name = f'{title} ({number})'
+    return name
+
+
+def _import_page() -> object:
+    try:
+        from mmpoolformer.apps.page import page
+    except ModuleNotFoundError as error:
+        if error.name != 'gradio':
+            raise
+        raise UserError(
+            "the page needs Gradio: python -m pip install 'mmpoolformer[demo]'"
+        ) from error
+    return page

@@ -1,0 +1,162 @@
+"""Steps that show their progress and are skipped when they are done.
+
+What the guided tools (quickstart, pretrain_demo) share.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TextIO
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmpoolformer.engine.hooks.checkpoint import last_named
+from mmpoolformer.engine.config import use_resume
+from mmpoolformer.utils.errors import UserError
+from mmpoolformer.engine.hooks.logs import ValidationLog, write_json
+from mmpoolformer.engine.runner import ToolRunner
+from mmpoolformer.utils.progress import progress_bar
+
+
+class ProgressHook(Hook):
+    """Show how far training or testing is.
+
+    Args:
+        file: Where the bars are drawn.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self.bar = progress_bar(0, '', shown=False)
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin a bar over all iterations."""
+        self.bar = progress_bar(
+            runner.max_iters, '   training', done=runner.iter, file=self.file
+        )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Say that it is training again."""
+        self.bar.set_description_str('   training')
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Count the iteration and show its loss."""
+        loss = float(outputs['loss'])
+        self.bar.set_postfix_str(f'loss {loss:.2f}', refresh=False)
+        self.bar.update()
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Say why the bar stands still."""
+        self.bar.set_description_str('   testing ')
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Begin a bar over the batches."""
+        total = len(runner.test_dataloader)
+        self.bar = progress_bar(total, '   testing ', file=self.file)
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: list | None = None,
+    ) -> None:
+        """Count the batch."""
+        self.bar.update()
+
+    def after_run(self, runner: Runner) -> None:
+        """End the bar."""
+        self.bar.close()
+
+
+@contextmanager
+def quiet(log: Path) -> Iterator[tuple]:
+    """Let what is printed go to a file.
+
+    Yields:
+        A `print` and a stream that still reach the user.
+    """
+    screen, bars = sys.stdout, sys.stderr
+
+    def say(text: str) -> None:
+        print(text, file=screen, flush=True)
+
+    with (
+        log.open('a', encoding='utf-8') as file,
+        redirect_stdout(file),
+        redirect_stderr(file),
+    ):
+        yield say, bars
+
+
+def claim(work_dir: Path, content: str) -> None:
+    """Mark a work dir with what is run in it; refuse one with another mark.
+
+    Args:
+        work_dir: The folder.
+        content: All that decides the results, as text.
+
+    Raises:
+        UserError: If the folder holds a run of something else.
+    """
+    mark = work_dir / 'quickstart.json'
+    asked = {'fingerprint': hashlib.sha256(content.encode()).hexdigest()}
+    if mark.is_file() and json.loads(mark.read_text(encoding='utf-8')) != asked:
+        raise UserError(
+            f'{work_dir} holds a run with another config or other scenes: choose '
+            'another --work-dir or delete it'
+        )
+    write_json(mark, asked)
+
+
+def read_settings(data: Path) -> str:
+    """Return what the demonstration data in a folder was made with."""
+    return (data / 'settings.json').read_text(encoding='utf-8')
+
+
+def final_checkpoint(config: Config) -> Path | None:
+    """Return the checkpoint of the last epoch, if it was written to its end."""
+    latest = last_named(Path(config.work_dir))
+    wanted = Path(config.work_dir) / f'epoch_{config.train_cfg.max_epochs}.pth'
+    is_final = latest is not None and latest.name == wanted.name
+    return wanted if is_final and wanted.is_file() else None
+
+
+def train_to_end(config: Config, bars: TextIO) -> None:
+    """Train to the end, from the last checkpoint if there is one.
+
+    Args:
+        config: The config, with `work_dir` set; validations are kept there in
+            `val_results.json`.
+        bars: Where the progress bar is drawn.
+    """
+    config = config.copy()
+    if config.get('visualizer'):
+        # mmengine keeps one visualizer of a name in a process, and with it the first
+        # run's log; each run gets its own.
+        config.visualizer.name = config.work_dir
+    older = use_resume(config, 'auto')
+    runner = ToolRunner.from_cfg(config)
+    runner.needs_all_weights, runner.older = bool(config.resume), older
+    hook = ProgressHook(bars)
+    runner.register_hook(hook)
+    validations = Path(config.work_dir) / 'val_results.json'
+    runner.register_hook(ValidationLog(validations))
+    runner.prepare_training()
+    try:
+        runner.train()
+    finally:
+        hook.bar.close()

@@ -1,0 +1,136 @@
+"""Checks of what a Runner has built, in passing; `preflight` looks at every file."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from mmpoolformer.utils.errors import UserError
+
+# What mmengine's BaseDataset says when nothing is left in its list.
+NOTHING_LEFT = 'need at least one array to concatenate'
+SAMPLES = 100  # files looked for; more would be slow on a network disk
+FILE_KEYS = ('img_path', 'seg_map_path')
+
+
+@contextmanager
+def explain_empty(dataset: dict) -> Iterator[None]:
+    """Turn what building an empty data set raises into words.
+
+    Args:
+        dataset: The config of the data set that is built inside the block.
+
+    Raises:
+        UserError: If all of its images were filtered out.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if NOTHING_LEFT not in str(error):
+            raise
+        while 'dataset' in dataset:
+            dataset = dataset['dataset']
+        name = f'{dataset.get("type")} {dataset.get("ann_file", "")}'.strip()
+        raise _nothing_to_use(name) from error
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Refuse a data set that is empty or whose files are not there.
+
+    At most `SAMPLES` entries, spread evenly, are looked for. Data sets of an
+    unknown kind, and files on other machines, are left alone.
+
+    Args:
+        dataset: A data set of mmengine's kind (`get_data_info`) or any other.
+
+    Raises:
+        UserError: Naming the data set, and the first missing file.
+    """
+    name = f'{type(dataset).__name__} {getattr(dataset, "ann_file", "") or ""}'.strip()
+    if len(dataset) == 0:
+        raise _nothing_to_use(name)
+    if not hasattr(dataset, 'get_data_info'):
+        return
+    step = max(1, len(dataset) // SAMPLES)
+    for index in range(0, len(dataset), step):
+        info = dataset.get_data_info(index)
+        for key in FILE_KEYS:
+            _check_file(info.get(key), name)
+
+
+def check_classes(model: nn.Module, dataset: Dataset) -> None:
+    """Refuse a classifier for another number of classes than its data has.
+
+    Args:
+        model: The model; only those with `num_classes` of their own are looked at.
+        dataset: Its data; class names are its `metainfo['classes']`.
+
+    Raises:
+        UserError: Naming both numbers.
+    """
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    count = getattr(model, 'num_classes', None)
+    if count is None or not classes or count == len(classes):
+        return
+    raise UserError(wrong_class_count(count, classes))
+
+
+def wrong_class_count(
+    count: int, classes: Sequence[str], place: str = 'num_classes of the config'
+) -> str:
+    """Say that a model is for another number of classes than its data.
+
+    Args:
+        count: The model's.
+        classes: The data's names.
+        place: The setting to mend.
+    """
+    named = ', '.join(classes[:3]) + (', ...' if len(classes) > 3 else '')
+    return (
+        f'the model has {count} classes, the data {len(classes)} ({named}): set '
+        f'{place} to {len(classes)}'
+    )
+
+
+def is_elsewhere(file: str) -> bool:
+    """Tell whether a file lies on another machine, by its scheme or backend."""
+    return '://' in file or ':' in file.split('/')[0]
+
+
+def check_pairs(model: nn.Module, loader: DataLoader) -> None:
+    """Refuse batches of an odd size where pictures are mixed in pairs.
+
+    Args:
+        model: The model; only those with `mixup` are looked at.
+        loader: Its training data.
+
+    Raises:
+        UserError: Naming the size.
+    """
+    if not getattr(model, 'mixup', None):
+        return
+    size = loader.batch_sampler.batch_size
+    last = 0 if loader.batch_sampler.drop_last else len(loader.dataset) % size
+    if size % 2 or last % 2:
+        raise UserError(
+            f'train_dataloader: a batch of {size if size % 2 else last}, but Mixup and '
+            'CutMix mix pairs; give an even batch_size and drop_last=True'
+        )
+
+
+def _nothing_to_use(name: str) -> UserError:
+    return UserError(
+        f'{name}: no image to use; check the paths, and that the class names '
+        '(metainfo) are those of the annotations'
+    )
+
+
+def _check_file(file: object, name: str) -> None:
+    if not isinstance(file, str) or is_elsewhere(file):
+        return
+    if not Path(file).is_file():
+        raise UserError(
+            f'{name}: {file} is missing; check data_root and data_prefix of the config'
+        )

@@ -1,0 +1,453 @@
+"""Checking annotations in COCO's format.
+
+What mmdet does with them decides what is an error: its CocoDataset leaves out boxes
+that are small, outside or of an unknown category without a word, and its labels follow
+the order of the file, not of the config.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmpoolformer.data.checks.report import ERROR, WARNING, Findings
+
+LARGEST = 2**31  # numbers beyond are taken for damage
+SLACK = 1.0  # pixels that rounding may put a box or a point outside
+SECTIONS = ('images', 'annotations', 'categories')
+LEAST_POINTS = 3
+NUMBERS = frozenset((int, float))
+
+
+@dataclass(frozen=True)
+class CocoUse:
+    """What a config does with an annotation file.
+
+    Attributes:
+        classes: Its class names; empty for those of the file.
+        masks: Whether masks are learned or measured.
+        evaluated: Whether the file is the truth of an evaluation.
+        drops_empty: Whether pictures without boxes are left out.
+        min_size: Pictures with a shorter side, in pixels, are left out.
+    """
+
+    classes: tuple[str, ...] = ()
+    masks: bool = False
+    evaluated: bool = False
+    drops_empty: bool = False
+    min_size: int = 0
+
+
+@dataclass(frozen=True)
+class CocoPicture:
+    """A picture that an annotation file names.
+
+    Attributes:
+        file_name: As the file has it.
+        width: In pixels.
+        height: In pixels.
+    """
+
+    file_name: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class CocoContent:
+    """What is left to use of an annotation file.
+
+    Attributes:
+        pictures: The pictures, by their ids.
+        classes: Class names, in the order of the labels.
+        facts: What it holds, in words.
+    """
+
+    pictures: dict[int, CocoPicture]
+    classes: tuple[str, ...]
+    facts: list[str]
+
+
+def check_coco(content: object, use: CocoUse, findings: Findings) -> CocoContent:
+    """Check a COCO annotation file.
+
+    Args:
+        content: What the JSON file holds.
+        use: What the config does with it.
+        findings: Where faults are reported.
+
+    Returns:
+        What is sound; all of it if there are no errors.
+    """
+    if not isinstance(content, dict):
+        findings.error('is no JSON object, so it is not in the format of COCO')
+        return CocoContent({}, (), [])
+    sections = {}
+    for key in SECTIONS:
+        section = content.get(key)
+        if not isinstance(section, list):
+            findings.error(f'has no list "{key}", so it is not in the format of COCO')
+            section = []
+        sections[key] = section
+    categories = _check_categories(sections['categories'], findings)
+    classes = _check_classes(categories, use.classes, findings)
+    pictures = _check_pictures(sections['images'], findings)
+    boxes = _Boxes(pictures, categories, classes, use, findings)
+    for annotation in sections['annotations']:
+        boxes.check(annotation)
+    boxes.conclude()
+    facts = [
+        f'{len(pictures)} pictures',
+        f'{boxes.used.total()} boxes of {len(classes)} classes',
+        *boxes.facts(),
+    ]
+    return CocoContent(pictures, classes, facts)
+
+
+def _check_categories(section: list, findings: Findings) -> dict[int, str]:
+    """Return class names by category id, in the file's order."""
+    categories = {}
+    for i, entry in enumerate(section):
+        name = entry.get('name') if isinstance(entry, dict) else None
+        number = entry.get('id') if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not _is_whole(number):
+            findings.error('categories without a whole "id" and a "name"', f'[{i}]')
+        elif number in categories:
+            findings.error('category ids that stand there twice', str(number))
+        else:
+            categories[number] = name
+    twice = [name for name, n in Counter(categories.values()).items() if n > 1]
+    for name in twice:
+        findings.error('class names that stand there twice', name)
+    if not section:
+        findings.error('has no category')
+    return categories
+
+
+def _check_classes(
+    categories: dict[int, str], wanted: tuple[str, ...], findings: Findings
+) -> tuple[str, ...]:
+    """Compare the config's class names with the file's."""
+    found = tuple(categories.values())
+    if not wanted or not found:
+        return wanted or found
+    for name in wanted:
+        if name not in found:
+            findings.error(
+                f'classes of the config that the file (with {_listed(found)}) '
+                'does not name',
+                name,
+            )
+    for name in found:
+        if name not in wanted:
+            findings.warning('categories that the config leaves out', name)
+    ordered = [name for name in found if name in wanted]
+    if set(wanted) <= set(found) and ordered != list(wanted):
+        findings.error(
+            'names the classes in another order than the config, and labels follow '
+            f'the file: write metainfo=dict(classes=({_listed(ordered)}))'
+        )
+    return wanted
+
+
+def _check_pictures(section: list, findings: Findings) -> dict[int, CocoPicture]:
+    pictures, names = {}, Counter()
+    for i, entry in enumerate(section):
+        entry = entry if isinstance(entry, dict) else {}
+        number, name = entry.get('id'), entry.get('file_name')
+        size = entry.get('width'), entry.get('height')
+        place = name if isinstance(name, str) and name else f'[{i}]'
+        if not _is_whole(number):
+            findings.error('pictures without a whole "id"', place)
+        elif not isinstance(name, str) or not name or '\0' in name:
+            findings.error('pictures without a "file_name"', place)
+        elif not all(_is_whole(side) and side > 0 for side in size):
+            findings.error('pictures without "width" and "height"', place)
+        elif number in pictures:
+            findings.error('picture ids that stand there twice', f'{number}, {place}')
+        else:
+            pictures[number] = CocoPicture(name, *size)
+            names[name] += 1
+    for name, count in names.items():
+        if count > 1:
+            findings.warning('pictures that stand there twice', name)
+    if not section:
+        findings.error('names no picture')
+    return pictures
+
+
+class _Boxes:
+    """Checks annotations one by one and keeps count."""
+
+    def __init__(
+        self,
+        pictures: dict[int, CocoPicture],
+        categories: dict[int, str],
+        classes: tuple[str, ...],
+        use: CocoUse,
+        findings: Findings,
+    ) -> None:
+        self.pictures = pictures
+        self.categories = categories
+        self.classes = classes
+        self.use = use
+        self.findings = findings
+        self.ids = set()
+        self.used = Counter()  # boxes by picture
+        self.crowds = Counter()
+        self.of_class = Counter()
+        self.over_the_edge = 0
+        self.total = 0
+
+    def check(self, annotation: object) -> None:
+        """Check one annotation."""
+        self.total += 1
+        if not isinstance(annotation, dict):
+            self.findings.error('annotations that are no object', f'[{self.total - 1}]')
+            return
+        picture = self._picture(annotation)
+        place = f'annotation {annotation.get("id")!r}'[:40]
+        if picture is None:
+            return
+        place += f' of {picture.file_name}'
+        category = annotation.get('category_id')
+        if not _is_whole(category) or category not in self.categories:
+            self.findings.error(
+                'annotations of a category_id that no category has',
+                f'{place}: {category!r}'[:150],
+            )
+            return
+        chosen = self.categories[category] in self.classes
+        if not self._check_box(annotation, picture, place) or not chosen:
+            return
+        if self.use.masks:
+            for level, what in mask_problems(annotation.get('segmentation'), picture):
+                add = self.findings.error if level == ERROR else self.findings.warning
+                add(what, place)
+        number = annotation['image_id']
+        counter = self.crowds if annotation.get('iscrowd') else self.used
+        counter[number] += 1
+        self.of_class[category] += 1
+
+    def conclude(self) -> None:
+        """Report what only all annotations together tell."""
+        if self.total and self.over_the_edge > self.total / 2:
+            self.findings.error(
+                'more than half of the boxes reach over the edge of their picture: '
+                'boxes of COCO are [left, top, width, height]'
+            )
+        for number, name in self.categories.items():
+            if name in self.classes and not self.of_class[number] and self.of_class:
+                self.findings.warning('classes without a box', name)
+        for picture in self.pictures.values():
+            if min(picture.width, picture.height) < self.use.min_size:
+                self.findings.warning(
+                    f'pictures with a side below {self.use.min_size} pixels, which '
+                    'filter_cfg leaves out',
+                    picture.file_name,
+                )
+        if self.pictures and not self.usable():
+            self.findings.error(
+                'no image to use: none has a box of the classes '
+                f'{_listed(self.classes)}'
+            )
+
+    def usable(self) -> list[int]:
+        """Return ids of the pictures that filter_cfg leaves."""
+        return [
+            number
+            for number, picture in self.pictures.items()
+            if min(picture.width, picture.height) >= self.use.min_size
+            and (not self.use.drops_empty or self.used[number] or self.crowds[number])
+        ]
+
+    def facts(self) -> list[str]:
+        """Return counts, in words."""
+        crowds = sum(not self.used[number] for number in self.crowds)
+        empty = sum(
+            not self.used[number] and not self.crowds[number]
+            for number in self.pictures
+        )
+        dropped = ' (left out)' if self.use.drops_empty else ''
+        facts = [f'{empty} pictures without boxes{dropped}'] if empty else []
+        return facts + ([f'{crowds} pictures of crowds only'] if crowds else [])
+
+    def _picture(self, annotation: dict) -> CocoPicture | None:
+        number, of = annotation.get('id'), annotation.get('image_id')
+        if not _is_whole(number):
+            self.findings.error(
+                'annotations without a whole "id"', f'[{self.total - 1}]'
+            )
+        elif number in self.ids:
+            self.findings.error('annotation ids that stand there twice', str(number))
+        else:
+            self.ids.add(number)
+        if not _is_whole(of) or of not in self.pictures:
+            self.findings.warning(
+                'annotations of an image_id that no picture has', repr(number)[:40]
+            )
+            return None
+        return self.pictures[of]
+
+    def _check_box(self, annotation: dict, picture: CocoPicture, place: str) -> bool:
+        """Tell whether mmdet takes the box for training."""
+        if annotation.get('ignore'):
+            return False
+        box, area = annotation.get('bbox'), annotation.get('area')
+        if not _are_numbers(box) or len(box) != 4:
+            self.findings.error('boxes that are not four finite numbers', place)
+            return False
+        if not _are_numbers([area]):
+            self.findings.error('annotations whose "area" is no finite number', place)
+            return False
+        if self.use.evaluated and annotation.get('iscrowd') not in (0, 1):
+            self.findings.error(
+                'annotations whose "iscrowd" is neither 0 nor 1, as the evaluation '
+                'needs',
+                place,
+            )
+        left, top, width, height = box
+        right, bottom = left + width, top + height
+        if width < 1 or height < 1 or area <= 0:
+            self.findings.warning(
+                'boxes or areas of less than a pixel, which are left out', place
+            )
+            return False
+        if min(left, top) < -SLACK or (
+            right > picture.width + SLACK or bottom > picture.height + SLACK
+        ):
+            self.over_the_edge += 1
+            self.findings.warning('boxes over the edge of their picture', place)
+        if left >= picture.width or top >= picture.height or min(right, bottom) <= 0:
+            self.findings.warning(
+                'boxes outside of their picture, which are left out', place
+            )
+            return False
+        return True
+
+
+def mask_problems(
+    segmentation: object, picture: CocoPicture
+) -> Iterator[tuple[str, str]]:
+    """Find what is wrong with the mask of an object.
+
+    Args:
+        segmentation: Polygons, or a dict with run lengths.
+        picture: The picture that it lies in.
+
+    Yields:
+        The level, `'error'` or `'warning'`, and what is wrong.
+    """
+    if not segmentation:
+        yield ERROR, 'annotations without a mask ("segmentation"), which is needed'
+    elif isinstance(segmentation, dict):
+        problem = rle_problem(segmentation, picture.height, picture.width)
+        if problem:
+            yield ERROR, problem
+    elif not isinstance(segmentation, list) or not all(
+        isinstance(polygon, list) for polygon in segmentation
+    ):
+        yield ERROR, 'masks that are neither a list of polygons nor run lengths'
+    else:
+        yield from _polygon_problems(segmentation, picture)
+
+
+def _polygon_problems(
+    polygons: list[list], picture: CocoPicture
+) -> Iterator[tuple[str, str]]:
+    if not all(_are_numbers(polygon) for polygon in polygons):
+        yield ERROR, 'polygons of what are not finite numbers'
+        return
+    sound = [p for p in polygons if len(p) % 2 == 0 and len(p) >= 2 * LEAST_POINTS]
+    if len(sound) < len(polygons):
+        yield (
+            WARNING,
+            'polygons of an odd count of numbers, or less than 3 points, which are '
+            'left out',
+        )
+    outside = any(
+        min(p) < -SLACK
+        or max(p[::2]) > picture.width + SLACK
+        or max(p[1::2]) > picture.height + SLACK
+        for p in sound
+    )
+    if outside:
+        yield WARNING, 'polygons over the edge of their picture'
+
+
+def rle_problem(rle: dict, height: int, width: int) -> str:
+    """Say what is wrong with a mask of run lengths, in COCO's form.
+
+    The C code that decodes them believes what they say: wrong ones can crash it.
+
+    Args:
+        rle: `size` (height, width) and `counts`, a list or COCO's compressed text.
+        height: Of the picture.
+        width: Of the picture.
+
+    Returns:
+        What is wrong, empty if nothing is.
+    """
+    size, counts = rle.get('size'), rle.get('counts')
+    if not _are_numbers(size) or list(size) != [height, width]:
+        return 'run lengths whose "size" is not height and width of their picture'
+    if isinstance(counts, str):
+        if not re.fullmatch('[0-o]+', counts):
+            return 'run lengths whose text holds other letters than COCO writes'
+        counts = decode_counts(counts)
+    elif not _are_numbers(counts) or not all(type(n) is int for n in counts):
+        return 'run lengths that are no whole numbers'
+    if not counts or min(counts) < 0 or sum(counts) != height * width:
+        return 'run lengths that do not add up to the pixels of their picture'
+    return ''
+
+
+def decode_counts(text: str) -> list[int]:
+    """Read COCO's compressed run lengths.
+
+    Each number is written in groups of five bits, the low ones first, a sixth bit says
+    that there are more; from the fourth number on it is the difference to the number
+    before the last.
+
+    Returns:
+        The numbers, or none if the text ends within one or one has over 60 bits.
+    """
+    groups = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(groups & 32 == 0)
+    if not len(ends) or ends[-1] != len(groups) - 1:
+        return []
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > 12:
+        return []
+    place = np.arange(len(groups)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((groups & 31) << (5 * place), starts)
+    negative = groups[ends] & 16 != 0
+    values -= np.where(negative, 1 << (5 * lengths), 0)
+    numbers = [int(n) for n in values]
+    for i in range(3, len(numbers)):
+        numbers[i] += numbers[i - 2]
+    return numbers
+
+
+def _is_whole(value: object) -> bool:
+    return type(value) is int and abs(value) < LARGEST**2
+
+
+def _are_numbers(values: object) -> bool:
+    """Tell whether this is a list of finite numbers of a sound size."""
+    if not isinstance(values, list) or not NUMBERS.issuperset(map(type, values)):
+        return False
+    if not values:
+        return True
+    # Whatever is compared with NaN, and whatever it is added to, gives it away.
+    in_bounds = min(values) > -LARGEST and max(values) < LARGEST
+    return in_bounds and not math.isnan(sum(values))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = ', ...' if len(names) > 8 else ''
+    return ', '.join(repr(name) for name in names[:8]) + more

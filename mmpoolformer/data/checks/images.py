@@ -1,0 +1,251 @@
+"""Looking at many picture files: their headers, or all of them."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mmpoolformer.utils.images import FORMATS, PICTURE_ERRORS, orientation
+from mmpoolformer.utils.errors import one_line
+from mmpoolformer.utils.progress import progress_bar
+
+# Kinds of files in which OpenCV heeds EXIF's orientation.
+TURNED_KINDS = ('JPEG', 'MPO', 'PNG')
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+# What whole files have near their ends, and in how many bytes it is looked for.
+ENDS = {'JPEG': (b'\xff\xd9', 65536), 'MPO': (b'\xff\xd9', 65536), 'PNG': (b'IEND', 64)}
+# mmcv's names of the libraries that decode pictures; Pillow's is classification's, too.
+OPENCV, PILLOW = 'cv2', 'pillow'
+# Formats, by Pillow's names, that the others take; every OpenCV reads the first.
+READ_BY = {
+    OPENCV: ('JPEG', 'MPO', 'PNG', 'BMP'),
+    'turbojpeg': ('JPEG', 'MPO'),
+    'tifffile': ('TIFF',),
+}
+# What the libraries that read pictures for training take, in pixels.
+OPENCV_LIMIT = 2**30
+PILLOW_LIMIT = 2 * int(Image.MAX_IMAGE_PIXELS or 89_478_485)
+MOST_WORKERS = 16
+LONG_WORK = 5000  # files for which the bar is drawn in a log, too
+BITS_8 = 256
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a picture file is.
+
+    Attributes:
+        width: In pixels, as stored.
+        height: In pixels, as stored.
+        mode: Pillow's name of its colours.
+        turn: EXIF's orientation, 1 to 8, for the kinds of files where it matters.
+        problem: Why it can't be read; empty if it can.
+        counts: How many pixels have each value, as (value, count), if asked for.
+    """
+
+    width: int = 0
+    height: int = 0
+    mode: str = ''
+    turn: int = 1
+    problem: str = ''
+    counts: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Width and height in the file."""
+        return self.width, self.height
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """Width and height once it is turned as EXIF says."""
+        return self.stored[::-1] if self.turn in SIDEWAYS else self.stored
+
+
+def look(path: str, decode: bool = False, reader: str = PILLOW) -> Look:
+    """Read a picture's header, and all of it if its end is missing.
+
+    Args:
+        path: The file.
+        decode: Whether to decode it whole in any case.
+        reader: What will decode it in the training: one of mmcv's backends; empty if
+            that is not known, so that no format is refused.
+    """
+    return _looked(path, decode, False, reader)
+
+
+def look_at_labels(path: str, decode: bool = True, reader: str = PILLOW) -> Look:
+    """Read a picture of labels and count its values, see `look`.
+
+    Without `decode` they are counted only where the values have more than 8 bits.
+    """
+    return _looked(path, decode, True, reader)
+
+
+def look_at_all(
+    paths: Sequence[str],
+    how: Callable[[str, bool], Look],
+    decode: Sequence[bool],
+    workers: int | None,
+    text: str,
+) -> list[Look]:
+    """Look at many files at the same time.
+
+    Args:
+        paths: The files.
+        how: `look` or `look_at_labels`, perhaps with its reader.
+        decode: For each file whether to decode it.
+        workers: Threads; None for a few more than there are cores, because reading
+            waits for the disk (Pillow decodes in threads side by side).
+        text: What the progress bar calls it.
+    """
+    workers = workers or min(MOST_WORKERS, 2 * (os.cpu_count() or 1) + 2)
+    looks = []
+    with (
+        _any_size(),
+        progress_bar(len(paths), text, shown=_is_shown(len(paths))) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        try:
+            for one in pool.map(how, paths, decode):
+                looks.append(one)
+                bar.update()
+        finally:  # after Ctrl-C what is not begun is dropped
+            pool.shutdown(wait=False, cancel_futures=True)
+    return looks
+
+
+def report_looks(
+    paths: Sequence[str],
+    looks: Sequence[Look],
+    limit: int,
+    add: Callable[[str, str], None],
+) -> None:
+    """Report pictures that can't be read, are too large or of odd colours.
+
+    Args:
+        paths: The files.
+        looks: What they are.
+        limit: Pixels that the library takes which reads them for training.
+        add: Takes what is wrong, and where, such as `Findings.error`.
+    """
+    for path, one in zip(paths, looks, strict=True):
+        if one.problem:
+            what, _, detail = one.problem.partition(': ')
+            add(what, f'{path}: {detail}' if detail else path)
+        elif one.width * one.height > limit:
+            add(
+                f'pictures of more than {limit:,} pixels, which can not be read',
+                f'{path}, {one.width}x{one.height}',
+            )
+        elif one.mode == 'F':
+            add('pictures of floating-point numbers', path)
+
+
+def _looked(path: str, decode: bool, counted: bool, reader: str) -> Look:
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return Look(problem='pictures that are not there')
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            turn = _turn(picture)
+            mode = picture.mode
+            if problem := _format_problem(path, picture, reader, decode):
+                return Look(problem=problem)
+            small = width * height <= PILLOW_LIMIT
+            deep = counted and mode[:1] == 'I'
+            whole = _has_end(path, picture.format)
+            counts = ()
+            if small and (decode or deep or not whole):
+                picture.load()
+                counts = _counts(picture) if counted and (decode or deep) else ()
+    except UnidentifiedImageError:
+        return _look_without_pillow(path, reader)
+    except PICTURE_ERRORS as error:
+        return Look(problem=f'unreadable pictures: {one_line(error)[:60]}')
+    return Look(width, height, mode, turn, counts=counts)
+
+
+def _format_problem(path: str, picture: Image.Image, reader: str, decode: bool) -> str:
+    """Say if the library that decodes a picture in the training can't."""
+    kind = picture.format
+    if reader not in READ_BY or kind in READ_BY[reader]:
+        return ''
+    known = reader == OPENCV and cv2.haveImageReader(path)
+    # Of TIFF it takes most, but no whole numbers of 32 bits.
+    if known and (decode or (kind, picture.mode) == ('TIFF', 'I')):
+        known = _opencv_size(path) is not None
+    return '' if known else f'pictures that {reader} can not read: {kind}'
+
+
+def _look_without_pillow(path: str, reader: str) -> Look:
+    """Look at a file that Pillow does not open, with what will read it if known."""
+    if not reader:
+        return Look()
+    size = _opencv_size(path) if reader == OPENCV else None
+    if size is None:
+        return Look(problem='unreadable pictures: of no known format')
+    return Look(*size, 'RGB')
+
+
+def _opencv_size(path: str) -> tuple[int, int] | None:
+    """Return width and height of a picture as OpenCV decodes it; None if it can't."""
+    with open(path, 'rb') as file:
+        content = np.frombuffer(file.read(), np.uint8)
+    try:
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    except cv2.error:
+        return None
+    return None if pixels is None else pixels.shape[1::-1]
+
+
+def _turn(picture: Image.Image) -> int:
+    """Return EXIF's orientation where the header has it."""
+    if picture.format not in TURNED_KINDS or 'exif' not in picture.info:
+        return 1
+    return orientation(picture)
+
+
+def _has_end(path: str, kind: str) -> bool:
+    """Tell whether a file ends like a whole one of its kind."""
+    if kind not in ENDS:
+        return True
+    mark, size = ENDS[kind]
+    with open(path, 'rb') as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - size))
+        return mark in file.read()
+
+
+def _counts(picture: Image.Image) -> tuple[tuple[int, int], ...]:
+    values = np.asarray(picture)
+    if values.ndim != 2 or values.dtype.kind not in 'biu':
+        return ()
+    if values.dtype.itemsize == 1:
+        counts = np.bincount(values.ravel(), minlength=BITS_8)
+        found = np.flatnonzero(counts)
+        return tuple(zip(found.tolist(), counts[found].tolist(), strict=True))
+    found, counts = np.unique(values, return_counts=True)
+    return tuple(zip(found.tolist(), counts.tolist(), strict=True))
+
+
+@contextmanager
+def _any_size() -> Iterator[None]:
+    """Let Pillow open pictures of any size; their headers say how large they are."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of odd EXIF and the like
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _is_shown(count: int) -> bool:
+    return sys.stderr.isatty() or count >= LONG_WORK

@@ -1,0 +1,174 @@
+"""Checking pictures of labels for segmentation.
+
+What a value in a file becomes for the model is measured, not worked out again: the
+data set's own transforms read a tiny picture of each value.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mmpoolformer.utils.errors import one_line
+from mmpoolformer.data.checks.report import Findings
+from mmpoolformer.data.checks.images import BITS_8, Look
+
+# Labels after reading, and what else a value can be.
+Mapped = int | str
+
+
+@dataclass(frozen=True)
+class LabelUse:
+    """What a config does with labels.
+
+    Attributes:
+        num_classes: Labels from 0 to this less one are learned.
+        ignored: The label that is not.
+        zero_is_ignored: Whether `reduce_zero_label` is set.
+        every: Whether all pictures of labels were read, not some.
+    """
+
+    num_classes: int
+    ignored: int = 255
+    zero_is_ignored: bool = False
+    every: bool = False
+
+
+def measure_mapping(
+    transforms: Sequence[Callable[[dict], dict]], info: Mapping
+) -> dict[int, Mapped]:
+    """Find out what label each value of a file becomes.
+
+    Args:
+        transforms: Those of the data set's pipeline that make labels, in their order.
+        info: The data set's entry of a picture, with its path and options.
+
+    Returns:
+        For each value from 0 to 255 the label, or the message with which a transform
+        refuses it.
+    """
+    mapping = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'labels.png'
+        for value in range(BITS_8):
+            Image.fromarray(np.full((2, 2), value, np.uint8)).save(path)
+            results = {**info, 'seg_map_path': str(path), 'seg_fields': []}
+            try:
+                for transform in transforms:
+                    results = transform(results)
+            except (AssertionError, ValueError) as error:
+                mapping[value] = one_line(error).replace(str(path), 'the file')
+            else:
+                mapping[value] = int(results['gt_seg_map'].flat[0])
+    return mapping
+
+
+def check_labels(
+    paths: Sequence[str],
+    looks: Sequence[Look],
+    mapping: Mapping[int, Mapped],
+    use: LabelUse,
+    findings: Findings,
+) -> list[str]:
+    """Check what labels pictures hold.
+
+    Args:
+        paths: The pictures of labels.
+        looks: What they are; those without counts were not read.
+        mapping: See `measure_mapping`.
+        use: What the config does with them.
+        findings: Where faults are reported.
+
+    Returns:
+        What they hold, in words.
+    """
+    labels, values = Counter(), Counter()
+    for path, one in zip(paths, looks, strict=True):
+        if one.problem:
+            continue
+        if one.mode in COLOURED:
+            findings.error(
+                'pictures of labels that are coloured (one value a pixel is wanted)',
+                f'{path}, {one.mode}',
+            )
+            continue
+        own = _labels_of(path, one, mapping, use, findings)
+        values.update(dict(one.counts))
+        labels.update(own)
+        if own and set(own) == {use.ignored}:
+            findings.warning('pictures of labels in which every pixel is ignored', path)
+    if not values:
+        return []
+    if mapping[use.num_classes] == use.num_classes:
+        _check_last(values, use, findings)
+    _check_first(values, labels, use, findings)
+    missing = [k for k in range(use.num_classes) if not labels[k]]
+    for label in missing if use.every else ():
+        findings.warning('labels without a pixel', str(label))
+    share = labels[use.ignored] / max(1, labels.total())
+    return [
+        f'labels of {use.num_classes - len(missing)} of {use.num_classes} classes',
+        f'{100 * share:.0f} % of the pixels ignored',
+    ]
+
+
+# Modes of Pillow with more than one number a pixel; `F` is reported elsewhere.
+COLOURED = ('RGB', 'RGBA', 'LA', 'PA', 'CMYK', 'YCbCr', 'LAB', 'HSV', 'RGBX')
+
+
+def _labels_of(
+    path: str,
+    one: Look,
+    mapping: Mapping[int, Mapped],
+    use: LabelUse,
+    findings: Findings,
+) -> dict[int, int]:
+    """Return how many pixels of a picture have each label."""
+    labels = Counter()
+    for value, count in one.counts:
+        if not 0 <= value < BITS_8:
+            findings.error(
+                'pictures of labels with values beyond 8 bits, of which mmseg would '
+                'keep the lowest 8',
+                f'{path}: {value} would become {value % BITS_8}',
+            )
+            return {}
+        label = mapping[value]
+        if isinstance(label, str):
+            findings.error('labels refused', f'{path}: {label}')
+        elif label != use.ignored and not 0 <= label < use.num_classes:
+            findings.error(
+                f'labels outside of 0 to {use.num_classes - 1}, other than the ignored '
+                f'{use.ignored} (num_classes={use.num_classes}, '
+                f'reduce_zero_label={use.zero_is_ignored})',
+                f'{path}: value {value}, label {label}',
+            )
+        else:
+            labels[label] += count
+    return labels
+
+
+def _check_last(values: Counter, use: LabelUse, findings: Findings) -> None:
+    """Say when values seem to be counted from 1 and are taken as they are."""
+    highest = max((value for value in values if value != use.ignored), default=0)
+    if use.every and highest == use.num_classes:
+        findings.error(
+            f'values go up to num_classes={use.num_classes}: if 0 is no class, set '
+            'reduce_zero_label=True'
+        )
+
+
+def _check_first(
+    values: Counter, labels: Counter, use: LabelUse, findings: Findings
+) -> None:
+    """Say when values seem to be counted from 0 and that one is ignored."""
+    unseen = not labels[use.num_classes - 1]
+    if use.zero_is_ignored and unseen and values[0] and use.every:
+        findings.warning(
+            'value 0 is ignored (reduce_zero_label=True) and the last class has no '
+            'pixel: if values are counted from 0, set reduce_zero_label=False'
+        )

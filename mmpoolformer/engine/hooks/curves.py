@@ -1,0 +1,90 @@
+"""Curves that a training draws of itself, and events for TensorBoard."""
+
+import logging
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from mmpoolformer.visual.curves import draw_training, read_run, save_figure
+
+PICTURE = 'curves.png'
+# Drawing may take this share of the time of a training, but for the last picture.
+SHARE = 0.02
+LOCAL, TENSORBOARD = 'LocalVisBackend', 'TensorboardVisBackend'
+
+
+class DrawCurves(Hook):
+    """Keep a picture of a training's losses, learning rate and metrics.
+
+    It is drawn anew after validations and epochs, more rarely where these are short,
+    and at the end, from what `TrainingLog` and `ValidationLog` have written. A picture
+    that can't be drawn is a warning in the log.
+
+    Args:
+        work_dir: The folder of these logs; the picture is `curves.png` in it.
+    """
+
+    # After the hooks that write the logs.
+    priority = 'LOWEST'
+
+    def __init__(self, work_dir: str | Path) -> None:
+        self.work_dir = Path(work_dir)
+        self.next_time = 0.0
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Draw if it is time."""
+        self._draw_if_due()
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Draw if it is time."""
+        self._draw_if_due()
+
+    def after_train(self, runner: Runner) -> None:
+        """Draw the whole training."""
+        self.next_time = 0.0
+        self._draw_if_due()
+
+    def _draw_if_due(self) -> None:
+        start = time.monotonic()
+        if start < self.next_time or not is_main_process():
+            return
+        try:
+            curves = read_run(self.work_dir)
+            if curves:
+                figure = draw_training(curves, self.work_dir.name)
+                save_figure(figure, self.work_dir / PICTURE)
+        except (OSError, ValueError) as error:
+            print_log(
+                f'{self.work_dir / PICTURE}: not drawn: {error}',
+                logger='current',
+                level=logging.WARNING,
+            )
+        end = time.monotonic()
+        self.next_time = end + (end - start) / SHARE
+
+
+def use_tensorboard(config: Config) -> None:
+    """Write events for TensorBoard too, where it is installed.
+
+    A config with another backend than mmengine's files is its user's own and left as it
+    is.
+
+    Args:
+        config: The config; `visualizer` changes.
+    """
+    if find_spec('tensorboard') is None:
+        return
+    if config.get('visualizer') is None:
+        config.visualizer = dict(type='Visualizer', vis_backends=[dict(type=LOCAL)])
+    backends = config.visualizer.get('vis_backends') or []
+    if [dict(backend) for backend in backends] != [{'type': LOCAL}]:
+        return
+    config.visualizer.vis_backends = [dict(type=LOCAL), dict(type=TENSORBOARD)]

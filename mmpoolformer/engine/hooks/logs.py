@@ -1,0 +1,237 @@
+"""What a run has found: metrics as JSON, predictions as a pickle, pictures."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import mmcv
+import mmengine.fileio
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.evaluator import BaseMetric, DumpResults
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.runner import Runner
+
+from mmpoolformer.utils.files import write_whole
+
+
+def plain(value: object) -> object:
+    """Turn a metric into what JSON holds; numbers that are not finite become None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.floating):
+        value = float(str(value))  # the shortest number that a float32 stands for
+    if hasattr(value, 'tolist'):  # tensors and NumPy's arrays and numbers
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write a JSON file, whole or not at all.
+
+    Args:
+        path: The file; its folder is made if need be.
+        content: Dicts, lists, numbers, strings; also tensors and arrays.
+    """
+    write_whole(path, json.dumps(plain(content), indent=2) + '\n')
+
+
+class ValidationLog(Hook):
+    """Keep the metrics of every validation of a training in a JSON file.
+
+    The file is a list of `{"epoch", "iter", "metrics"}`, written anew after each
+    validation; a resumed training goes on with the list up to where it resumes.
+
+    Args:
+        path: The JSON file.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).resolve()
+        self.entries: list[dict] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Take over the entries from before a resumed training stopped.
+
+        If it stopped between saving and the end of the validation that follows, this
+        is made up for.
+        """
+        if runner.iter > 0 and self.path.is_file():
+            entries = json.loads(self.path.read_text(encoding='utf-8'))
+            self.entries = [e for e in entries if e['iter'] <= runner.iter]
+        if self._was_broken_off(runner):
+            runner.logger.info('The validation that was broken off is done first')
+            runner.val_loop.run()
+
+    def _was_broken_off(self, runner: Runner) -> bool:
+        """Tell whether a validation is due that this work dir's run has not ended."""
+        done = [entry['iter'] for entry in self.entries]
+        if runner.iter in (0, *done) or runner.val_loop is None:
+            return False
+        is_own = Path(runner._load_from or '').resolve().parent == self.path.parent
+        is_due = getattr(runner.train_loop, 'is_validation_due', None)
+        return is_own and is_due is not None and is_due()
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        """Add the metrics of this validation, in place of an earlier one there.
+
+        A run that is over validates again when it is resumed.
+        """
+        entry = {'epoch': runner.epoch, 'iter': runner.iter, 'metrics': metrics or {}}
+        self.entries = [e for e in self.entries if e['iter'] != runner.iter]
+        self.entries.append(entry)
+        if is_main_process():
+            write_json(self.path, self.entries)
+
+
+class TrainingLog(Hook):
+    """Keep losses and learning rate of a training in one file, through all resuming.
+
+    One JSON object a line, written as often as mmengine logs, with `epoch` (from 1),
+    `iter` (steps done), `lr`, and the losses of that step alone, not averaged over the
+    steps before. A resumed training drops the lines after its checkpoint and goes on.
+
+    Args:
+        path: The file, ending on .jsonl.
+    """
+
+    # After the schedules (70), before checkpoints (90): who is killed between resumes
+    # from a checkpoint before the line, and drops it.
+    priority = 80
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.interval = 10
+
+    def before_train(self, runner: Runner) -> None:
+        """Keep the lines up to where the run starts, none for a new run."""
+        loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
+        self.interval = loggers[0].interval if loggers else self.interval
+        if is_main_process():
+            lines = read_lines(self.path) if runner.iter else []
+            write_lines(
+                self.path, [line for line in lines if line['iter'] <= runner.iter]
+            )
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Add a line if it is time."""
+        step = runner.iter + 1
+        if not is_main_process() or step % self.interval:
+            return
+        place = {'epoch': runner.epoch + 1, 'iter': step}
+        rate = {'lr': runner.optim_wrapper.param_groups[0]['lr']}
+        with self.path.open('a', encoding='utf-8') as file:
+            file.write(json.dumps(plain({**place, **rate, **(outputs or {})})) + '\n')
+
+
+def read_lines(path: str | Path) -> list[dict]:
+    """Read a file of one JSON object a line; a last line cut short is left out."""
+    path = Path(path)
+    text = path.read_text(encoding='utf-8') if path.is_file() else ''
+    return [json.loads(line) for line in text.splitlines(True) if line.endswith('\n')]
+
+
+def write_lines(path: str | Path, lines: Sequence[dict]) -> None:
+    """Write a file of one JSON object a line, whole or not at all."""
+    write_whole(path, ''.join(json.dumps(line) + '\n' for line in lines))
+
+
+class DumpSegResults(DumpResults):
+    """Write predicted label maps to a pickle file.
+
+    Scores per class, which mmengine's DumpResults would keep, are left out: for
+    ADE20K's validation images they are some hundred gigabytes.
+    """
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep path, shape and label map (1, H, W) of each image."""
+        for sample in data_samples:
+            labels = sample['pred_sem_seg']['data'].cpu()
+            kind = torch.uint8 if labels.max() < 256 else torch.int32
+            kept = {key: sample.get(key) for key in ('img_path', 'ori_shape')}
+            kept['pred_sem_seg'] = {'data': labels.to(kind)}
+            self.results.append(kept)
+
+
+def dump_metric(scope: str, path: str) -> BaseMetric:
+    """Return the metric that writes a task's predictions to a pickle file.
+
+    Args:
+        scope: The config's `default_scope`; mmdet's writes masks run-length encoded.
+        path: The file, ending on .pkl or .pickle.
+    """
+    if scope == 'mmdet':
+        from mmdet.evaluation import DumpDetResults  # only there for detection
+
+        return DumpDetResults(out_file_path=path)
+    return DumpSegResults(path) if scope == 'mmseg' else DumpResults(path)
+
+
+class DrawPictures(Hook):
+    """Draw truth beside prediction of each tested image.
+
+    Args:
+        folder: Where the pictures go, as PNG under the image's name; None for none.
+        show: Whether to show them in a window.
+        wait_time: How long, in seconds.
+        drawing: Further options of the visualizer's `add_datasample`.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None,
+        show: bool = False,
+        wait_time: float = 2.0,
+        drawing: dict | None = None,
+    ) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.show = show
+        self.wait_time = wait_time
+        self.drawing = drawing or {}
+        self.names: dict[str, int] = {}
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Draw the images of a batch."""
+        for sample in outputs or ():
+            content = mmengine.fileio.get(sample.img_path)
+            runner.visualizer.add_datasample(
+                Path(sample.img_path).name,
+                mmcv.imfrombytes(content, channel_order='rgb'),
+                data_sample=sample,
+                show=self.show,
+                wait_time=self.wait_time,
+                out_file=self._file(sample.img_path),
+                step=batch_idx,
+                **self.drawing,
+            )
+
+    def _file(self, image: str) -> str | None:
+        """Name the picture of an image; equal names get a number."""
+        if self.folder is None:
+            return None
+        stem = Path(image).stem
+        self.names[stem] = self.names.get(stem, 0) + 1
+        number = f'_{self.names[stem]}' if self.names[stem] > 1 else ''
+        return str(self.folder / f'{stem}{number}.png')

@@ -1,0 +1,144 @@
+"""Detectors and segmentors of configs, ready for pictures."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import DATASETS, DefaultScope
+from numpy import ndarray
+from torch import nn
+
+from mmpoolformer.models.from_config import build_whole
+from mmpoolformer.visual.drawing import class_colours
+from mmpoolformer.checkpoints import read_checkpoint, resolve_source
+from mmpoolformer.checkpoints.errors import shown
+from mmpoolformer.utils.images import PictureError
+from mmpoolformer.engine.runner import fill_model
+
+# Steps of test pipelines that pictures without annotations do without.
+ANNOTATION_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'MapLabels')
+
+
+@dataclass(frozen=True)
+class WholeModel:
+    """A detector or segmentor that is ready to use.
+
+    Attributes:
+        title: How pages call it.
+        model: The model of mmdet or mmseg, in evaluation mode.
+        pipeline: Turns `dict(img=...)`, BGR, into its inputs and data sample.
+        classes: Their names.
+        colours: Of the classes, uint8 (K, 3).
+    """
+
+    title: str
+    model: nn.Module
+    pipeline: Compose
+    classes: Sequence[str]
+    colours: ndarray
+
+    def prepare(self, pixels: ndarray) -> dict:
+        """Return what the pipeline makes of a picture, RGB, uint8 (H, W, 3).
+
+        Raises:
+            PictureError: If OpenCV can't resize it: one side comes to no pixel at all.
+        """
+        bgr = np.ascontiguousarray(pixels[..., ::-1])
+        try:
+            return self.pipeline(dict(img=bgr, img_id=0))
+        except cv2.error as error:
+            height, width = pixels.shape[:2]
+            raise PictureError(
+                f"{width} x {height} pixels can't be resized as the config says "
+                f'({error.err})'
+            ) from error
+
+    def batch(self, pictures: Sequence[ndarray]) -> dict[str, list]:
+        """Return pictures, RGB, uint8 (H, W, 3), as the model's `test_step` takes."""
+        packed = [self.prepare(pixels) for pixels in pictures]
+        return {key: [one[key] for one in packed] for key in packed[0]}
+
+
+def load_whole(
+    config: Config, checkpoint: str | None = None, trust: bool = False
+) -> WholeModel:
+    """Make the model of a config ready.
+
+    Args:
+        config: A config of mmdet's or mmseg's, with `test_dataloader`.
+        checkpoint: Weights of the whole model; `None` leaves them random, which the
+            title says.
+        trust: See `read_checkpoint`.
+
+    Raises:
+        ValueError: If the config is of another kind, or the checkpoint can't be read.
+        UserError: If the checkpoint does not fill the model.
+    """
+    scope = config.get('default_scope')
+    if scope not in ('mmdet', 'mmseg'):
+        raise ValueError(
+            f'default_scope={scope!r}: neither a detector nor a segmentor; '
+            'give classifiers by --model'
+        )
+    model = build_whole(config)
+    content = {}
+    if checkpoint is not None:
+        path = os.path.expanduser(checkpoint)
+        content = read_checkpoint(resolve_source(path), trust=trust)
+        fill_model(model, content, str(checkpoint))
+    dataset = _innermost(config.test_dataloader.dataset)
+    steps = [
+        dict(step)
+        for step in dataset.pipeline
+        if step['type'].split('.')[-1] not in ANNOTATION_STEPS
+    ]
+    steps[0] = dict(type=f'{scope}.LoadImageFromNDArray')
+    with DefaultScope.overwrite_default_scope(scope):
+        pipeline = Compose(steps)
+        classes, colours = _class_names(content, dataset, model)
+    name = Path(config.filename).stem
+    title = name if checkpoint else f'{name} (random)'
+    return WholeModel(title, model, pipeline, classes, colours)
+
+
+def _innermost(dataset: Mapping) -> Mapping:
+    """Return the data set inside wrappers, which has the pipeline."""
+    while 'pipeline' not in dataset:
+        dataset = dataset.get('dataset') or dataset['datasets'][0]
+    return dataset
+
+
+def _class_names(
+    content: Mapping, dataset: Mapping, model: nn.Module
+) -> tuple[tuple[str, ...], ndarray]:
+    """Find names and colours in the checkpoint, the config, or the data set's class."""
+    head = getattr(model, 'decode_head', None) or getattr(model, 'bbox_head', None)
+    head = head or model.roi_head.bbox_head
+    count = (head[-1] if isinstance(head, nn.ModuleList) else head).num_classes
+    meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
+    old = {'classes': meta.get('CLASSES'), 'palette': meta.get('PALETTE')}
+    given = (
+        meta.get('dataset_meta') or old,
+        dataset.get('metainfo') or {},
+        getattr(DATASETS.get(dataset['type']), 'METAINFO', {}),
+    )
+    names = _first_of_length(count, [about.get('classes') for about in given])
+    palette = _first_of_length(count, [about.get('palette') for about in given])
+    colours = class_colours(count) if palette is None else palette
+    return (
+        tuple(
+            shown(str(name)) for name in names or (f'class {i}' for i in range(count))
+        ),
+        np.array(colours, dtype=np.uint8).reshape(count, 3),
+    )
+
+
+def _first_of_length(count: int, lists: Sequence[object]) -> Sequence | None:
+    """Return the first list that long; among them may be None and words ('random')."""
+    fitting = (x for x in lists if isinstance(x, (list, tuple)) and len(x) == count)
+    return next(fitting, None)

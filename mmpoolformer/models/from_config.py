@@ -1,0 +1,118 @@
+"""Models for the tools of this folder: by name, or whole ones of configs."""
+
+import difflib
+from os import PathLike
+
+import timm
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from mmpoolformer.models.timm_models import load_timm
+from mmpoolformer.classification.preprocessing import TIMM
+from mmpoolformer.models import VARIANTS, create_model, list_models
+
+DEFAULT_SIZE = (224, 224)
+
+
+def resolve_name(name: str) -> str:
+    """Find out what a name stands for.
+
+    Args:
+        name: One of `mmpoolformer.list_models()`, or a name of timm's with or without
+            `timm/` before it. The first win where both have the name.
+
+    Returns:
+        The name, with `timm/` before it if it is timm's.
+
+    Raises:
+        ValueError: If neither has it; names the closest ones.
+    """
+    if name in list_models():
+        return name
+    bare = name.removeprefix(TIMM)
+    if timm.is_model(bare):
+        return TIMM + bare
+    known = {*list_models(), *timm.list_models()}
+    close = difflib.get_close_matches(bare, known, n=4) or list_models()[:4]
+    raise ValueError(
+        f'no model {name!r}: did you mean {", ".join(close)}? Names are those of '
+        'mmpoolformer.list_models() and of timm'
+    )
+
+
+def input_size(name: str) -> tuple[int, int]:
+    """Return height and width of the images that a model of that name was made for."""
+    name = resolve_name(name)
+    if name in VARIANTS:
+        return (VARIANTS[name].image_size,) * 2
+    if not name.startswith(TIMM):
+        return DEFAULT_SIZE
+    known = get_pretrained_cfg(name.removeprefix(TIMM))
+    return tuple(known.input_size[1:]) if known else DEFAULT_SIZE
+
+
+def list_architectures() -> list[str]:
+    """Return `mmpoolformer.list_models()` less the names that differ in weights alone.
+
+    `caformer_s18_in21k` is left out, because it is built as `caformer_s18`;
+    `caformer_s18_384` is not, because it was made for larger images.
+    """
+    first = {VARIANTS.get(name, name): name for name in reversed(list_models())}
+    return sorted(first.values(), key=list_models().index)
+
+
+def build_classifier(
+    name: str,
+    size: tuple[int, int] | None = None,
+    num_classes: int = 1000,
+    checkpoint: str | PathLike | None = None,
+) -> nn.Module:
+    """Build a classifier of this package or of timm.
+
+    Args:
+        name: See `resolve_name`.
+        size: Height and width of the images, for models that are built for one size
+            alone, such as timm's DeiT. `None` is the model's own.
+        num_classes: Classes.
+        checkpoint: Weights: a path, a URL, `zoo://NAME` or `timm://NAME`. `None` leaves
+            the random initialisation.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        ValueError: If the name is unknown or the checkpoint does not fit.
+    """
+    name = resolve_name(name)
+    if not name.startswith(TIMM):
+        return create_model(name, checkpoint, num_classes).eval()
+    bare = name.removeprefix(TIMM)
+    options = {'num_classes': num_classes}
+    known = get_pretrained_cfg(bare)
+    if size and known and known.fixed_input_size and size != tuple(input_size(name)):
+        options['img_size'] = size
+    model = timm.create_model(bare, **options)
+    if checkpoint is not None:
+        load_timm(model, str(checkpoint))
+    return model.eval()
+
+
+def build_whole(config: Config) -> nn.Module:
+    """Build the whole model of a config: a detector, segmentor or classifier.
+
+    Nothing is downloaded: the weights are random. Synchronised BatchNorm, which runs
+    on several GPUs only, becomes plain.
+
+    Args:
+        config: Has `model` and, for OpenMMLab's types, `default_scope`.
+
+    Returns:
+        The model, in evaluation mode.
+    """
+    scope = config.get('default_scope', 'mmengine')
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(config.model)
+    return revert_sync_batchnorm(model).eval()

@@ -1,0 +1,386 @@
+"""Curves of a training run, from the logs that it writes.
+
+tools/train.py writes `train_log.jsonl` and `val_results.json` into the work dir,
+through all resuming. mmengine writes one log for each start of a run,
+`WORK_DIR/TIME/vis_data/scalars.json`; a run that was resumed has several, which are
+read as one.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from mmpoolformer.utils.files import whole_file
+
+LOG = 'vis_data/scalars.json'
+TRAIN_LOG, VAL_LOG = 'train_log.jsonl', 'val_results.json'
+# What says where or how fast a step was, rather than how good.
+NO_CURVES = ('step', 'iter', 'epoch', 'time', 'data_time', 'memory')
+DPI = 120
+RATE = 'lr'
+# Metrics that say more of others: AP of small, medium and large objects and at one IoU.
+DETAILS = ('_s', '_m', '_l', '_75')
+MOST_LINES = 6
+PANEL = (5.5, 3.8)  # inches
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One logged value over the steps of a run.
+
+    Attributes:
+        name: As in the log, such as `'loss'` or `'coco/bbox_mAP'`.
+        steps: Training iterations, rising.
+        values: The value at each step.
+    """
+
+    name: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+def find_logs(work_dir: str | PathLike) -> list[Path]:
+    """Return the logs below a work dir, the oldest first.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    logs = sorted(Path(work_dir).glob(f'*/{LOG}')) or [Path(work_dir) / LOG]
+    logs = [log for log in logs if log.is_file()]
+    if not logs:
+        raise ValueError(f'{work_dir}: has no */{LOG}; is it the work dir of a run?')
+    return logs
+
+
+def read_run(run: str | PathLike) -> dict[str, Curve]:
+    """Read a run of tools/train.py, or of any other program on mmengine.
+
+    Args:
+        run: A work dir, or one log: a `train_log.jsonl` or a `scalars.json`.
+
+    Returns:
+        Curves by name, see `read_curves`.
+
+    Raises:
+        ValueError: If there is no log, or a file is not one.
+    """
+    run = Path(run)
+    if run.is_file():
+        return read_curves([run])
+    if not run.is_dir():
+        raise ValueError(f'{run}: no such work dir or log')
+    if (run / TRAIN_LOG).is_file():
+        return {**read_curves([run / TRAIN_LOG]), **_read_validations(run / VAL_LOG)}
+    return read_curves(find_logs(run))
+
+
+def find_curve(curves: Mapping[str, Curve], key: str) -> Curve | None:
+    """Return the curve of a name, or of one that ends in `/key` or `_key`, or None.
+
+    The first place goes to the name itself; `bbox_mAP` finds `coco/bbox_mAP`.
+    """
+    for name in (key, *(n for n in curves if n.endswith((f'/{key}', f'_{key}')))):
+        if name in curves:
+            return curves[name]
+    return None
+
+
+def loss_names(curves: Mapping[str, Curve]) -> list[str]:
+    """Return the names of losses, their sum first."""
+    names = [name for name in curves if 'loss' in name.split('.')[-1]]
+    return sorted(names, key=lambda name: (name != 'loss', name))
+
+
+def metric_names(curves: Mapping[str, Curve]) -> list[str]:
+    """Return the names of what validations measured, the main ones alone if many."""
+    apart = {RATE, 'base_lr', 'grad_norm', *NO_CURVES, *loss_names(curves)}
+    # Metrics such as coco/bbox_mAP; in training, decode.acc_seg and the like are noise.
+    names = [n for n in curves if n not in apart and '.' not in n and n != 'acc']
+    main = [n for n in names if not n.endswith(DETAILS)]
+    return main or names
+
+
+def read_curves(logs: Sequence[str | PathLike]) -> dict[str, Curve]:
+    """Read the logs of one run.
+
+    Args:
+        logs: Files of JSON lines, the oldest first. Where a resumed run repeats steps,
+            the later log counts.
+
+    Returns:
+        Curves by name. Metrics of an evaluation lie at the last training step before
+        it, whether the run counts epochs or iterations.
+
+    Raises:
+        ValueError: If a file is not such a log. (A last line cut short by the end of
+            the run is left out.)
+    """
+    points: dict[str, dict[int, float]] = {}
+    for log in logs:
+        for position, (step, scalars) in enumerate(_training_steps(Path(log))):
+            if position == 0:
+                _forget_from(points, step)
+            for name, value in scalars.items():
+                points.setdefault(name, {})[step] = value
+    return {
+        name: Curve(name, tuple(sorted(found)), tuple(found[s] for s in sorted(found)))
+        for name, found in points.items()
+        if found
+    }
+
+
+def draw_curves(
+    curves: Sequence[Curve],
+    title: str,
+    y_label: str,
+    labels: Sequence[str] | None = None,
+    y_limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw curves into one picture.
+
+    Args:
+        curves: What to draw.
+        title: Printed above.
+        y_label: What the values are.
+        labels: Names for the legend, by default those of the curves.
+        y_limits: Lower and upper end of the axis, by default what the values need.
+
+    Returns:
+        A figure that no global state of matplotlib knows; see `save_figure`.
+
+    Raises:
+        ValueError: If there is no curve, or not one label for each.
+    """
+    labels = [curve.name for curve in curves] if labels is None else labels
+    if not curves or len(labels) != len(curves):
+        raise ValueError(
+            f'{len(curves)} curves and {len(labels)} labels: give one label for '
+            'each curve, and a curve at least'
+        )
+    figure = Figure(figsize=(7, 4.2), layout='constrained')
+    axes = figure.add_subplot()
+    for curve, label in zip(curves, labels, strict=True):
+        _plot(axes, curve, label)
+    axes.set_title(title, fontsize=13)
+    axes.set_ylim(y_limits)
+    _dress(axes, y_label)
+    return figure
+
+
+def draw_comparison(
+    panels: Mapping[str, Sequence[tuple[str, Curve]]], title: str
+) -> Figure:
+    """Draw curves of several runs, one panel for each quantity.
+
+    Args:
+        panels: What the values of a panel are, and its curves with the runs' names.
+        title: Printed above.
+
+    Returns:
+        A figure that no global state of matplotlib knows; see `save_figure`.
+
+    Raises:
+        ValueError: If there is no panel or one without a curve.
+    """
+    if not panels or not all(panels.values()):
+        raise ValueError(f'panels {list(panels)}: give each a curve at least')
+    figure = Figure(figsize=(5.5 * len(panels), 4.2), layout='constrained')
+    figure.suptitle(title, fontsize=13)
+    every_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (y_label, curves) in zip(every_axes, panels.items(), strict=True):
+        for name, curve in curves:
+            # The last values of runs may lie too close to be written beside them.
+            _line(axes, curve, f'{name}: {curve.values[-1]:.3g}')
+        _dress(axes, y_label)
+        if 'loss' in y_label:
+            _fit_losses(axes, [curve for _, curve in curves])
+    return figure
+
+
+def draw_training(curves: Mapping[str, Curve], title: str) -> Figure:
+    """Draw a run: losses, learning rate, and what its validations measured.
+
+    Args:
+        curves: As from `read_run`.
+        title: Printed above.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    groups = {
+        'loss': loss_names(curves)[:MOST_LINES],
+        'learning rate': [name for name in (RATE,) if name in curves],
+        'validation': metric_names(curves)[:MOST_LINES],
+    }
+    groups = {label: names for label, names in groups.items() if names}
+    if not groups:
+        raise ValueError('no loss, learning rate or metric to draw')
+    width, height = PANEL
+    figure = Figure(figsize=(width * len(groups), height), layout='constrained')
+    figure.suptitle(title, fontsize=12)
+    every_axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axes, (label, names) in zip(every_axes, groups.items(), strict=True):
+        for name in names:
+            _smooth_line(axes, curves[name], name, smooth=label == 'loss')
+        _dress(axes, label)
+        if label == 'loss':
+            _fit_losses(axes, [curves[name] for name in names])
+        if label == 'learning rate':
+            axes.set_ylim(bottom=0)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | PathLike) -> Path:
+    """Write a figure as a PNG file, whole or not at all; its folder is made."""
+    with whole_file(path) as file:
+        FigureCanvasAgg(figure).print_figure(file, dpi=DPI, format='png')
+    return Path(path)
+
+
+def _smooth_line(axes: Axes, curve: Curve, name: str, smooth: bool) -> None:
+    """Draw a curve, and where single steps scatter, their running mean over it."""
+    last = f'{curve.values[-1]:.3g}'
+    if not smooth or len(curve.steps) < 20:
+        _line(axes, curve, f'{name}: {last}')
+        return
+    mean = running_mean(curve)
+    line = _line(axes, mean, f'{name}: {mean.values[-1]:.3g}')
+    line.set_linewidth(1.8)
+    axes.plot(
+        curve.steps, curve.values, color=line.get_color(), alpha=0.25, linewidth=0.7
+    )
+
+
+def _fit_losses(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Leave out rare peaks, such as those of the first steps, where they tower."""
+    values = np.concatenate([curve.values for curve in curves])
+    values = values[np.isfinite(values)]
+    if len(values) < 20 or values.min() < 0:
+        return
+    most = max(np.quantile(curve.values, 0.97) for curve in curves)
+    if values.max() > 1.5 * most > 0:
+        axes.set_ylim(0, 1.25 * most)
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def running_mean(curve: Curve, share: float = 0.05) -> Curve:
+    """Return the mean of each value and those before it.
+
+    Args:
+        curve: The curve.
+        share: How many, as a share of all values of the curve.
+    """
+    window = max(1, round(share * len(curve.values)))
+    sums = np.cumsum(np.insert(np.asarray(curve.values, float), 0, 0.0))
+    ends = np.arange(1, len(curve.values) + 1)
+    starts = np.maximum(ends - window, 0)
+    means = (sums[ends] - sums[starts]) / (ends - starts)
+    return Curve(curve.name, curve.steps, tuple(means.tolist()))
+
+
+def _dress(axes: Axes, y_label: str) -> None:
+    """Name the axes, draw a grid, and a legend where there is more than one curve."""
+    axes.set_xlabel('iteration', fontsize=11)
+    axes.set_ylabel(y_label, fontsize=11)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.spines[['top', 'right']].set_visible(False)
+    if len(axes.get_lines()) > 1:
+        axes.legend(fontsize=10, frameon=False)
+
+
+def _line(axes: Axes, curve: Curve, label: str) -> Line2D:
+    """Draw one curve; points are marked where there are few."""
+    marker = 'o' if len(curve.steps) <= 25 else None
+    (line,) = axes.plot(
+        curve.steps, curve.values, label=label, marker=marker, markersize=4
+    )
+    return line
+
+
+def _plot(axes: Axes, curve: Curve, label: str) -> None:
+    """Draw one curve with its last value."""
+    line = _line(axes, curve, label)
+    axes.annotate(
+        f'{curve.values[-1]:.3g}',
+        (curve.steps[-1], curve.values[-1]),
+        xytext=(6, 0),
+        textcoords='offset points',
+        va='center',
+        fontsize=10,
+        color=line.get_color(),
+    )
+
+
+def _training_steps(log: Path) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield the training step and the scalars of each line of a log."""
+    step = None
+    for entry in _entries(log):
+        step = _step_of(entry, step)
+        yield (
+            step,
+            {
+                name: float(value)
+                for name, value in entry.items()
+                if name not in NO_CURVES and isinstance(value, (int, float))
+            },
+        )
+
+
+def _step_of(entry: dict, step_before: int | None) -> int:
+    """Return the training step of a log's line.
+
+    Lines of training name their iteration, `iter`, and count all of them in `step`.
+    Those of an evaluation have `step` alone, which counts epochs in some runs.
+    """
+    if 'iter' in entry or step_before is None:
+        return int(entry['step'])
+    return step_before
+
+
+def _entries(log: Path) -> Iterator[dict]:
+    """Yield the lines of a log as dicts that have a step."""
+    lines = log.read_text(encoding='utf-8').splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            if number == len(lines):
+                return  # the run ended while it wrote
+            raise ValueError(f'{log}:{number}: not a line of JSON') from None
+        if isinstance(entry, dict) and 'step' not in entry and 'iter' in entry:
+            entry['step'] = entry['iter']  # a line of train_log.jsonl
+        if not isinstance(entry, dict) or 'step' not in entry:
+            raise ValueError(f'{log}:{number}: has no "step"; is it a log of mmengine?')
+        yield entry
+
+
+def _forget_from(points: dict[str, dict[int, float]], first: int) -> None:
+    """Take out what earlier logs say of steps from `first` on."""
+    for found in points.values():
+        for step in [s for s in found if s >= first]:
+            del found[step]
+
+
+def _read_validations(log: Path) -> dict[str, Curve]:
+    """Read the metrics of `val_results.json`; none where there is no such file."""
+    entries = json.loads(log.read_text(encoding='utf-8')) if log.is_file() else []
+    points: dict[str, dict[int, float]] = {}
+    for entry in entries:
+        for name, value in entry['metrics'].items():
+            if isinstance(value, (int, float)):
+                points.setdefault(name, {})[entry['iter']] = float(value)
+    return {
+        name: Curve(name, tuple(sorted(found)), tuple(found[s] for s in sorted(found)))
+        for name, found in points.items()
+    }
