@@ -15,11 +15,11 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 
 MODELS = _child(mmengine.MODELS, 'models', 'classification')
-DATASETS = _child(mmengine.DATASETS, 'datasets.folders', 'classification')
-TRANSFORMS = _child(mmengine.TRANSFORMS, 'datasets.folders')
+DATASETS = _child(mmengine.DATASETS, 'data.folders', 'classification')
+TRANSFORMS = _child(mmengine.TRANSFORMS, 'data.folders')
 DATA_SAMPLERS = _child(mmengine.DATA_SAMPLERS, 'classification', 'engine.loops')
 METRICS = _child(mmengine.METRICS, 'classification')
-HOOKS = _child(mmengine.HOOKS, 'engine.checkpointing', 'engine.finite')
+HOOKS = _child(mmengine.HOOKS, 'engine.hooks.checkpoint', 'engine.hooks.finite')
 PARAM_SCHEDULERS = _child(mmengine.PARAM_SCHEDULERS, 'classification')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     mmengine.OPTIM_WRAPPER_CONSTRUCTORS, 'classification'

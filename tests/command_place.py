@@ -29,10 +29,10 @@ from tiny_data import (
 )
 
 from mmpoolformer import create_model, list_models
-from mmpoolformer.models.from_config import build_whole
 from mmpoolformer.checkpoints import convert_file
 from mmpoolformer.checkpoints.download import _file_name
 from mmpoolformer.checkpoints.zoo import ZOO
+from mmpoolformer.models.from_config import build_whole
 
 COUNTS = {'train': 4, 'val': 2}
 ADE = 'data/ade/ADEChallengeData2016'

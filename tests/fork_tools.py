@@ -65,8 +65,8 @@ def _prepare(job: dict, opened: list[str]) -> None:
 
 def _work(job: dict, output: int, report: int) -> None:
     from mmpoolformer.cli.arguments import parse_train
-    from mmpoolformer.utils.errors import run_tool
     from mmpoolformer.engine.launch import train
+    from mmpoolformer.utils.errors import run_tool
 
     os.dup2(output, 1), os.dup2(output, 2)
     opened: list[str] = []

@@ -17,8 +17,8 @@ from tiny_data import (
     write_segmentation_config,
 )
 
-from mmpoolformer.models.from_config import build_whole
 from mmpoolformer.inference.predictor import Predictor
+from mmpoolformer.models.from_config import build_whole
 
 CLASSIFIER = """
 _base_ = '{root}/configs/classification/poolformer_s12_8xb128_in1k.py'

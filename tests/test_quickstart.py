@@ -13,8 +13,8 @@ from pycocotools.coco import COCO
 
 pytest.importorskip('mmdet')
 
-from mmpoolformer.visual.curves import find_logs, read_curves
 from mmpoolformer.apps.quickstart import Quickstart, _draw_curves, summary
+from mmpoolformer.visual.curves import find_logs, read_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 # Enough that the interruption comes before the end.

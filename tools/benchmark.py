@@ -144,7 +144,7 @@ def write(args: argparse.Namespace, timings: list) -> None:
     """Write all numbers as JSON."""
     from dataclasses import asdict
 
-    from mmpoolformer.engine.hooks.logs import write_json
+    from mmpoolformer.utils.files import write_json
 
     write_json(
         args.json,

@@ -6,7 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.cli.arguments import add_config_options, add_traceback_option, tool_parser
+from mmpoolformer.cli.arguments import (
+    add_config_options,
+    add_traceback_option,
+    tool_parser,
+)
 from mmpoolformer.utils.errors import UsageError, blame, run_tool
 from mmpoolformer.utils.progress import progress_bar
 
@@ -84,9 +88,9 @@ def main(argv: Sequence[str]) -> None:
     """Draw what the command line says."""
     args = parse(argv)
     from mmpoolformer.analysis import browsing  # torch: not for --help
-    from mmpoolformer.visual.drawing import save_picture
-    from mmpoolformer.utils.images import limit_formats
     from mmpoolformer.engine.config import load_config
+    from mmpoolformer.utils.images import limit_formats
+    from mmpoolformer.visual.drawing import save_picture
 
     asked = argparse.Namespace(
         config=args.config, cfg_options=args.cfg_options, launcher='none', work_dir=None

@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mmpoolformer.cli.arguments import add_config_options, add_traceback_option, tool_parser
+from mmpoolformer.cli.arguments import (
+    add_config_options,
+    add_traceback_option,
+    tool_parser,
+)
 from mmpoolformer.utils.errors import UsageError, blame, run_tool
 from mmpoolformer.utils.progress import progress_bar
 
@@ -80,9 +84,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Count what the command line says, print tables, write the file."""
     args = parse(argv)
-    from mmpoolformer.models import from_config as building  # torch: not for --help
     from mmpoolformer.analysis import complexity
-    from mmpoolformer.engine.hooks.logs import write_json
+    from mmpoolformer.models import from_config as building  # torch: not for --help
+    from mmpoolformer.utils.files import write_json
 
     every = building.list_architectures() if args.all else []
     names = list(dict.fromkeys([*args.models, *every]))

@@ -5,7 +5,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.cli.arguments import add_traceback_option, add_trust_option, tool_parser
+from mmpoolformer.cli.arguments import (
+    add_traceback_option,
+    add_trust_option,
+    tool_parser,
+)
 from mmpoolformer.utils.errors import blame, run_tool
 
 # Not imported from the package: --help should not wait for torch.

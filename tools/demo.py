@@ -5,7 +5,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.cli.arguments import add_traceback_option, add_trust_option, tool_parser
+from mmpoolformer.cli.arguments import (
+    add_traceback_option,
+    add_trust_option,
+    tool_parser,
+)
 from mmpoolformer.utils.errors import UsageError, run_tool
 
 DESCRIPTION = """Show what models see in a web page: boxes, masks and regions, or the

@@ -157,8 +157,8 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv)
     # torch: not for --help
     from mmpoolformer.analysis import gradcam_pages as pages
-    from mmpoolformer.visual.drawing import save_picture
     from mmpoolformer.analysis.gradcam import method_named
+    from mmpoolformer.visual.drawing import save_picture
 
     with blame('', (OSError, ValueError)):
         settings = pages.Settings(

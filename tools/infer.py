@@ -6,7 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.cli.arguments import add_traceback_option, add_trust_option, tool_parser
+from mmpoolformer.cli.arguments import (
+    add_traceback_option,
+    add_trust_option,
+    tool_parser,
+)
 from mmpoolformer.utils.errors import UsageError, run_tool
 
 DESCRIPTION = """Run a detector, segmentor or classifier on pictures and videos.

@@ -5,9 +5,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmpoolformer.data.demo import scenes as demo_data
-from mmpoolformer.cli.arguments import tool_parser
 from mmpoolformer.apps.demo_arguments import demo_settings
+from mmpoolformer.cli.arguments import tool_parser
+from mmpoolformer.data.demo import scenes as demo_data
 from mmpoolformer.utils.errors import blame, run_tool
 
 EXAMPLES = """examples:

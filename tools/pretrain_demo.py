@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.cli.arguments import add_config_options, tool_parser
 from mmpoolformer.apps.demo_arguments import add_demo_options, demo_settings
+from mmpoolformer.cli.arguments import add_config_options, tool_parser
 from mmpoolformer.utils.errors import run_tool
 
 DESCRIPTION = """\

@@ -26,10 +26,10 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmpoolformer.models.from_config import build_whole
 from mmpoolformer.checkpoints import ZOO
-from mmpoolformer.models.folding import DTYPES, optimize_for_inference
 from mmpoolformer.models import VARIANTS, MetaFormer, MetaFormerClassifier
+from mmpoolformer.models.folding import DTYPES, optimize_for_inference
+from mmpoolformer.models.from_config import build_whole
 
 OURS = ('fused', 'plain', 'folded', 'compiled')
 PEERS = ('timm', 'transformers')

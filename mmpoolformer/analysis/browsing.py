@@ -14,9 +14,19 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmpoolformer.visual.drawing import (IGNORED, Detections, arrange, caption, class_colours, detections_from_instances, draw_detections, draw_segmentation, labels_from_sample,)
 from mmpoolformer.classification.preprocessing import normalisation
 from mmpoolformer.data.checks.built import check_dataset
+from mmpoolformer.utils.results import Detections
+from mmpoolformer.visual.drawing import (
+    IGNORED,
+    arrange,
+    caption,
+    class_colours,
+    detections_from_instances,
+    draw_detections,
+    draw_segmentation,
+    labels_from_sample,
+)
 
 SPLITS = ('train', 'val', 'test')
 PIPELINES = {'mmdet': 'detection', 'mmseg': 'segmentation'}

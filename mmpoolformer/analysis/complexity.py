@@ -19,7 +19,12 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
-from mmpoolformer.models.from_config import DEFAULT_SIZE, build_classifier, build_whole, input_size
+from mmpoolformer.models.from_config import (
+    DEFAULT_SIZE,
+    build_classifier,
+    build_whole,
+    input_size,
+)
 
 # Rows of the table lie one level below these children.
 STAGE_LISTS = ('stages', 'layers', 'transformers')

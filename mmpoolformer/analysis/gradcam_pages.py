@@ -16,12 +16,22 @@ from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from mmpoolformer.models.from_config import build_classifier, input_size, resolve_name
-from mmpoolformer.visual.drawing import (Detections, arrange, caption, class_colours, detections_from_instances, draw_detections, draw_segmentation, heat_legend, overlay_heat,)
 from mmpoolformer.analysis.gradcam import box_map, classifier_map, region_map
 from mmpoolformer.checkpoints import ZOO
-from mmpoolformer.utils.images import open_picture
 from mmpoolformer.inference.openmmlab import WholeModel
+from mmpoolformer.models.from_config import build_classifier, input_size, resolve_name
+from mmpoolformer.utils.images import open_picture
+from mmpoolformer.utils.results import Detections
+from mmpoolformer.visual.drawing import (
+    arrange,
+    caption,
+    class_colours,
+    detections_from_instances,
+    draw_detections,
+    draw_segmentation,
+    heat_legend,
+    overlay_heat,
+)
 
 # Widths of the columns, in pixels.
 CLASSIFIED_WIDTH, WHOLE_WIDTH = 256, 360

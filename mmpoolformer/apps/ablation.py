@@ -18,18 +18,17 @@ from mmengine.config import Config
 from torch import nn
 
 from mmpoolformer.analysis.complexity import count
-from mmpoolformer.visual.curves import save_figure
+from mmpoolformer.apps.steps import claim, final_checkpoint, quiet, train_to_end
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.classification import folder_classes
 from mmpoolformer.cli.arguments import parse_train
 from mmpoolformer.engine.config import load_config
-from mmpoolformer.utils.errors import UsageError, blame
-from mmpoolformer.engine.hooks.logs import write_json
-from mmpoolformer.apps.steps import claim, final_checkpoint, quiet, train_to_end
-from mmpoolformer.utils.files import write_csv
 from mmpoolformer.models import MetaFormerClassifier
-from mmpoolformer.utils.text import nearest
+from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.files import write_csv, write_json
 from mmpoolformer.utils.paths import config_path
+from mmpoolformer.utils.text import nearest
+from mmpoolformer.visual.curves import save_figure
 
 CONFIG = 'classification/ablation_poolformer_s12'
 NEEDED = ('model', 'train_dataloader', 'val_dataloader')

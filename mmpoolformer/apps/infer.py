@@ -12,17 +12,17 @@ from numpy import ndarray
 from PIL import Image
 from tqdm import tqdm
 
-from mmpoolformer.apps.known_models import choose_device
-from mmpoolformer.classification.prediction import SUFFIXES, find_pictures
 from mmpoolformer.inference import videos
 from mmpoolformer.inference.drawings import draw_result, region_legend
 from mmpoolformer.inference.outputs import Sink, open_sink
 from mmpoolformer.inference.predictor import Predictor
-from mmpoolformer.utils.results import SEGMENTATION, Result
 from mmpoolformer.inference.videos import Video, VideoError, written_video
+from mmpoolformer.utils.devices import choose_device
 from mmpoolformer.utils.errors import UsageError, UserError, blame
 from mmpoolformer.utils.files import whole_path
+from mmpoolformer.utils.images import SUFFIXES, find_pictures
 from mmpoolformer.utils.progress import progress_bar
+from mmpoolformer.utils.results import SEGMENTATION, Result
 
 MISTAKES = (OSError, ValueError)
 

@@ -18,16 +18,18 @@ from mmpoolformer.classification.evaluation import (
     evaluate,
     evaluation_data,
 )
-from mmpoolformer.inference.classifiers import KnownClassifier, check_name, load_classifier
-from mmpoolformer.classification.prediction import (
-    Prediction,
-    find_pictures,
-    predict_pictures,
-)
+from mmpoolformer.classification.prediction import Prediction, predict_pictures
 from mmpoolformer.classification.preprocessing import changed_settings, picture_size
+from mmpoolformer.inference.classifiers import (
+    KnownClassifier,
+    check_name,
+    load_classifier,
+)
+from mmpoolformer.models import list_models
+from mmpoolformer.utils.devices import choose_device
 from mmpoolformer.utils.errors import UsageError, UserError, blame
 from mmpoolformer.utils.files import write_csv, write_whole
-from mmpoolformer.models import list_models
+from mmpoolformer.utils.images import find_pictures
 from mmpoolformer.utils.progress import progress_bar
 
 WILDCARDS = '*?['
@@ -95,21 +97,6 @@ def choose_placement(args: Namespace) -> Placement:
     if device.type == 'cpu' and dtype == torch.float16:
         raise UsageError('--dtype float16: needs a GPU; CPUs compute in bfloat16')
     return Placement(device, dtype, getattr(args, 'amp', False))
-
-
-def choose_device(name: str | None) -> torch.device:
-    """Return the device of a name; the default is a GPU where there is one.
-
-    Raises:
-        UsageError: If there is no such device.
-    """
-    name = name or ('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        # An empty tensor shows whether the device is there.
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f'--device {name}: not here ({reason})') from error
 
 
 def choose_models(

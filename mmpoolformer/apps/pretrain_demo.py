@@ -12,15 +12,27 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmpoolformer.visual.curves import Curve, draw_comparison, find_logs, read_curves, save_figure
+from mmpoolformer.apps.steps import (
+    claim,
+    final_checkpoint,
+    quiet,
+    read_settings,
+    train_to_end,
+)
 from mmpoolformer.checkpoints import register_safe_loaders
-from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
 from mmpoolformer.cli.arguments import parse_train
+from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
 from mmpoolformer.engine.config import load_config
 from mmpoolformer.utils.errors import blame
-from mmpoolformer.engine.hooks.logs import write_json
-from mmpoolformer.apps.steps import claim, final_checkpoint, quiet, read_settings, train_to_end
+from mmpoolformer.utils.files import write_json
 from mmpoolformer.utils.paths import config_path
+from mmpoolformer.visual.curves import (
+    Curve,
+    draw_comparison,
+    find_logs,
+    read_curves,
+    save_figure,
+)
 
 CLASSIFIER = 'classification/demo_poolformer_s12'
 DETECTOR = 'detection/demo_retinanet_poolformer_s12'

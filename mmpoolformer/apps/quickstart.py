@@ -15,19 +15,38 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmpoolformer.visual.curves import Curve, draw_curves, find_logs, read_curves, save_figure
-from mmpoolformer.visual.drawing import (arrange, class_colours, detections_from_instances, draw_detections, save_picture,)
+from mmpoolformer.apps.steps import (
+    ProgressHook,
+    claim,
+    final_checkpoint,
+    quiet,
+    read_settings,
+    train_to_end,
+)
 from mmpoolformer.checkpoints import register_safe_loaders
-from mmpoolformer.utils.images import open_picture
+from mmpoolformer.cli.arguments import parse_train
 from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
 from mmpoolformer.data.demo.shapes import CLASSES
-from mmpoolformer.cli.arguments import parse_train
 from mmpoolformer.engine.config import load_config
-from mmpoolformer.utils.errors import blame
-from mmpoolformer.engine.hooks.logs import write_json
 from mmpoolformer.engine.runner import ToolRunner
-from mmpoolformer.apps.steps import (ProgressHook, claim, final_checkpoint, quiet, read_settings, train_to_end,)
+from mmpoolformer.utils.errors import blame
+from mmpoolformer.utils.files import write_json
+from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.paths import config_path
+from mmpoolformer.visual.curves import (
+    Curve,
+    draw_curves,
+    find_logs,
+    read_curves,
+    save_figure,
+)
+from mmpoolformer.visual.drawing import (
+    arrange,
+    class_colours,
+    detections_from_instances,
+    draw_detections,
+    save_picture,
+)
 
 CONFIG = 'detection/demo_retinanet_poolformer_s12'
 NEEDED = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator')

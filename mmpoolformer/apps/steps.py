@@ -15,11 +15,12 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmpoolformer.engine.hooks.checkpoint import last_named
 from mmpoolformer.engine.config import use_resume
-from mmpoolformer.utils.errors import UserError
-from mmpoolformer.engine.hooks.logs import ValidationLog, write_json
+from mmpoolformer.engine.hooks.checkpoint import last_named
+from mmpoolformer.engine.hooks.logs import ValidationLog
 from mmpoolformer.engine.runner import ToolRunner
+from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.files import write_json
 from mmpoolformer.utils.progress import progress_bar
 
 

@@ -1,10 +1,13 @@
 """Loading weights into a model, with a report of what came from where."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from mmpoolformer.checkpoints.errors import CheckpointError
@@ -16,11 +19,16 @@ from mmpoolformer.checkpoints.keymaps import (
 )
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
+from mmpoolformer.utils.errors import UserError, one_line
 
 # The entries under which files keep weights; averaged ones (EMA) are preferred. Not
 # `ema_state_dict`: mmengine swaps, and keeps the plain weights there.
 WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 OUTPUT_NORMS = ('norm0', 'norm1', 'norm2', 'norm3')
+
+SHOWN = 4
+# What torch says of a tensor: its name, the shape in the file and in the model.
+SHAPES = re.compile(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)')
 
 
 @dataclass(frozen=True)
@@ -236,3 +244,60 @@ def _cure(missing: Sequence[str], reshaped: Sequence[str]) -> str:
 
 def _counted(what: str, names: Sequence[str]) -> str:
     return f'{len(names)} {what}' + (f' ({some(names)})' if names else '')
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside wrappers (distributed, test-time augmentation)."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> None:
+    """Load a checkpoint that must hold all tensors of a model.
+
+    Args:
+        model: The model, perhaps wrapped.
+        checkpoint: What the file holds: the state dict, or a dict with it inside.
+        filename: Its name, for messages. Unexpected tensors are logged.
+
+    Raises:
+        UserError: If a tensor is missing or differs in shape.
+    """
+    model = unwrapped(model)
+    weights = checkpoint.get('state_dict') or unwrap(checkpoint, filename)[1]
+    if all(key.startswith('module.') for key in weights):
+        weights = {key.removeprefix('module.'): weights[key] for key in weights}
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        shapes = [
+            f'{name} {ours}, not {own}'
+            for name, ours, own in SHAPES.findall(str(error))
+        ]
+        text = (
+            f'tensors of another shape: {shorten(shapes)}'
+            if shapes
+            else one_line(error)
+        )
+        raise UserError(f'{filename}: {text}') from error
+    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
+    if missing:
+        raise UserError(
+            f"{filename}: lacks {len(missing)} of the model's "
+            f'{len(model.state_dict())} tensors: {shorten(missing)}; is it a '
+            'checkpoint of this config?'
+        )
+    if unexpected:
+        print_log(
+            f'{filename}: {len(unexpected)} tensors that the model has no place for: '
+            f'{shorten(unexpected)}',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def shorten(names: list[str]) -> str:
+    """Join the first few names, and say how many there are more."""
+    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
+    return '; '.join(names[:SHOWN]) + more

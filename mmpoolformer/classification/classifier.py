@@ -7,10 +7,9 @@ from mmengine.model import BaseModel
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from mmpoolformer.classification.distillation import Distillation
-from mmpoolformer.classification.losses import build_loss
-from mmpoolformer.models.timm_models import build_timm
+from mmpoolformer.classification.losses import Distillation, build_loss
 from mmpoolformer.models import create_model
+from mmpoolformer.models.timm_models import build_timm
 from mmpoolformer.registry import MODELS
 
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from mmpoolformer.classification.class_labels import match_classes
-from mmpoolformer.data.classification import NO_CLASS, SPLITS, TimmDataset
 from mmpoolformer.classification.metric import class_ranks, topk_accuracy
+from mmpoolformer.data.classification import NO_CLASS, SPLITS, TimmDataset
 from mmpoolformer.utils.progress import progress_bar
 
 

@@ -1,9 +1,7 @@
 """The classes that a network sees in picture files."""
 
-import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -12,9 +10,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmpoolformer.classification.evaluation import Placement
 from mmpoolformer.utils.images import PictureError, open_picture
-
-# What is taken for a picture in a folder; files named one by one may have any name.
-SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
 
 @dataclass(frozen=True)
@@ -36,26 +31,6 @@ class Prediction:
     def pairs(self) -> list[tuple[int, float]]:
         """Return classes with their probabilities."""
         return list(zip(self.classes, self.probabilities, strict=True))
-
-
-def find_pictures(
-    places: Sequence[str], suffixes: Sequence[str] = SUFFIXES
-) -> list[str]:
-    """Find picture files.
-
-    Args:
-        places: Files; folders, of which all pictures at any depth are taken, sorted,
-            but no hidden ones; and patterns such as `'photos/*.jpg'` or `'**/*.png'`.
-        suffixes: What names of pictures in folders end on, in small letters.
-
-    Returns:
-        The files, each one once, in the order of the places.
-
-    Raises:
-        ValueError: If there is nothing at a place.
-    """
-    found = [path for place in places for path in _pictures_at(place, suffixes)]
-    return list(dict.fromkeys(found))
 
 
 def predict_pictures(
@@ -145,30 +120,4 @@ def _classify(
         for path, best, shares in zip(
             paths, classes[:, :topk].tolist(), scores[:, :topk].tolist(), strict=True
         )
-    ]
-
-
-def _pictures_at(place: str, suffixes: Sequence[str]) -> list[str]:
-    if Path(place).exists():  # first: names may have the letters of patterns
-        matches = [place]
-    else:
-        matches = sorted(glob.glob(place, recursive=True))
-    if not matches:
-        raise ValueError(f'{place}: no such picture or folder')
-    found = []
-    for match in matches:
-        is_folder = Path(match).is_dir()
-        found += _pictures_below(Path(match), suffixes) if is_folder else [match]
-    if not found:
-        raise ValueError(f'{place}: no picture there ({", ".join(suffixes)})')
-    return found
-
-
-def _pictures_below(folder: Path, suffixes: Sequence[str]) -> list[str]:
-    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in suffixes)
-    return [
-        str(file)
-        for file in files
-        if file.is_file()
-        and not any(part[0] == '.' for part in file.relative_to(folder).parts)
     ]

@@ -11,8 +11,8 @@ from timm.data import (
 from timm.models import get_pretrained_cfg
 
 from mmpoolformer.checkpoints import ZOO
+from mmpoolformer.models.timm_models import TIMM
 
-TIMM = 'timm/'  # what stands before timm's names
 FROM_ZOO = ('input_size', 'mean', 'std', 'crop_pct', 'interpolation')
 
 

@@ -16,7 +16,7 @@ from timm.data import create_dataset, create_transform
 from torch.utils.data import Dataset, IterableDataset
 
 from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
-from mmpoolformer.engine.seeding import seeded
+from mmpoolformer.utils.seeding import seeded
 from mmpoolformer.registry import DATASETS
 
 # Names that a split's folder may have.

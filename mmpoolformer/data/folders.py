@@ -9,4 +9,4 @@ from importlib.util import find_spec
 
 for package, module in (('mmdet', 'coco_folder'), ('mmseg', 'seg_folder')):
     if find_spec(package) is not None:
-        import_module(f'mmpoolformer.datasets.{module}')
+        import_module(f'mmpoolformer.data.{module}')

@@ -8,7 +8,7 @@ from timm.data import create_dataset, create_transform
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mmpoolformer.utils.images import convert_picture
-from mmpoolformer.engine.seeding import seeded
+from mmpoolformer.utils.seeding import seeded
 from mmpoolformer.registry import DATASETS
 
 

@@ -16,7 +16,13 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmpoolformer.engine.hooks.checkpoint import resumable, since_start
-from mmpoolformer.utils.errors import SETTING_ERRORS, UsageError, UserError, blame, one_line
+from mmpoolformer.utils.errors import (
+    SETTING_ERRORS,
+    UsageError,
+    UserError,
+    blame,
+    one_line,
+)
 
 KEY = re.compile(r'[A-Za-z_]\w*(\.\w+)*')
 

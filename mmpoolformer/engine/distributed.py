@@ -9,10 +9,9 @@ import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.dist import all_reduce
 
+from mmpoolformer.utils.distributed import RANK_VARIABLES, launched_rank
 from mmpoolformer.utils.errors import UsageError
-from mmpoolformer.engine.signals import launched_rank
 
-RANK_VARIABLES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 HOLD_BACK = 10.0  # seconds
 
 

@@ -19,8 +19,8 @@ from torch.distributed import fsdp
 from torch.optim import Optimizer
 
 from mmpoolformer.engine.distributed import on_cpu
-from mmpoolformer.utils.errors import UserError
 from mmpoolformer.models.block import MetaFormerBlock
+from mmpoolformer.utils.errors import UserError
 
 # What a config may say in `strategy`, by our names and mmengine's.
 STRATEGIES = {

@@ -17,25 +17,33 @@ from torch.utils.data import Dataset
 
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
-from mmpoolformer.utils.images import PictureError, limit_formats
+from mmpoolformer.data.checks.preflight import (
+    LOADERS,
+    Options,
+    check_and_tell,
+    check_before_training,
+    refuse_errors,
+)
 from mmpoolformer.engine import config as settings
-from mmpoolformer.engine.hooks.checkpoint import full_disk_told
 from mmpoolformer.engine.distributed import (
     connect_processes,
     disconnect_processes,
     let_first_process_speak,
 )
-from mmpoolformer.utils.errors import UsageError, UserError, blame
-from mmpoolformer.engine.lock import locked
-from mmpoolformer.engine.hooks.fold import OptimizeModel
-from mmpoolformer.engine.hooks.curves import DrawCurves, use_tensorboard
-from mmpoolformer.data.checks.preflight import (LOADERS, Options, check_and_tell, check_before_training, refuse_errors,)
-from mmpoolformer.engine.hooks.logs import (DrawPictures, TrainingLog, ValidationLog, dump_metric, write_json,)
-from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.fsdp import strategy_of
-from mmpoolformer.engine.signals import Answer, StopRequest
+from mmpoolformer.engine.hooks.checkpoint import full_disk_told
+from mmpoolformer.engine.hooks.curves import DrawCurves, use_tensorboard
+from mmpoolformer.engine.hooks.draw import DrawPictures
+from mmpoolformer.engine.hooks.fold import OptimizeModel
+from mmpoolformer.engine.hooks.logs import TrainingLog, ValidationLog, dump_metric
 from mmpoolformer.engine.hooks.stop import StopOnSignal
+from mmpoolformer.engine.lock import locked
+from mmpoolformer.engine.runner import ToolRunner
+from mmpoolformer.engine.signals import Answer, StopRequest
 from mmpoolformer.engine.tta import use_tta
+from mmpoolformer.utils.errors import UsageError, UserError, blame
+from mmpoolformer.utils.files import write_json
+from mmpoolformer.utils.images import PictureError, limit_formats
 
 TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 CHECK_NEEDS = ('model',)

@@ -15,8 +15,8 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, R
 from mmengine.runner.utils import calc_dynamic_intervals
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from mmpoolformer.engine.seeding import seeded
 from mmpoolformer.registry import DATA_SAMPLERS
+from mmpoolformer.utils.seeding import seeded
 
 # Batches of the current epoch that are done, in mmengine's message hub.
 DONE = 'batches_of_epoch'

@@ -1,7 +1,5 @@
 """mmengine's Runner with what the tools need more: safeguards, and training on CPUs."""
 
-import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,9 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.logging import print_log
 from mmengine.model import (
-    BaseTTAModel,
     convert_sync_batchnorm,
     is_model_wrapper,
     revert_sync_batchnorm,
@@ -26,16 +22,28 @@ from mmengine.utils import digit_version
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmpoolformer.checkpoints import unwrap
-from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, read_first
-from mmpoolformer.data.checks.built import check_classes, check_dataset, check_pairs, explain_empty
+from mmpoolformer.checkpoints.loading import fill_model, unwrapped
+from mmpoolformer.data.checks.built import (
+    check_classes,
+    check_dataset,
+    check_pairs,
+    explain_empty,
+)
 from mmpoolformer.engine.distributed import on_cpu
-from mmpoolformer.utils.errors import UserError, blame, one_line
+from mmpoolformer.engine.fsdp import (
+    ShardedState,
+    check_sharding,
+    shard_model,
+    shards,
+    share_out_loaded_steps,
+    strategy_of,
+)
+from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, read_first
 from mmpoolformer.engine.hooks.finite import FiniteGuard
 from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
 from mmpoolformer.engine.resumed_state import check_resumed
 from mmpoolformer.engine.seeding import SeedSteps
-from mmpoolformer.engine.fsdp import (ShardedState, check_sharding, shard_model, shards, share_out_loaded_steps, strategy_of,)
+from mmpoolformer.utils.errors import UserError, blame
 
 CHECKPOINT_ERRORS = (
     OSError,
@@ -51,10 +59,7 @@ CHECKPOINT_ERRORS = (
 # What configs call mmengine's hook.
 CHECKPOINT_HOOKS = ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook)
 RESUME_PARTS = ('meta', 'message_hub', 'optimizer')
-SHOWN = 4
 FUSED_ADAM_SINCE = '2.4'  # torch's first with fused steps on CPUs
-# What torch says of a tensor: its name, the shape in the file and in the model.
-SHAPES = re.compile(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)')
 
 
 class CpuAmpOptimWrapper(OptimWrapper):
@@ -337,60 +342,3 @@ def with_fused_adam(optim_wrapper: dict) -> dict:
     ):
         return optim_wrapper
     return {**optim_wrapper, 'optimizer': {**optimizer, 'fused': True}}
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside wrappers (distributed, test-time augmentation)."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
-
-
-def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> None:
-    """Load a checkpoint that must hold all tensors of a model.
-
-    Args:
-        model: The model, perhaps wrapped.
-        checkpoint: What the file holds: the state dict, or a dict with it inside.
-        filename: Its name, for messages. Unexpected tensors are logged.
-
-    Raises:
-        UserError: If a tensor is missing or differs in shape.
-    """
-    model = unwrapped(model)
-    weights = checkpoint.get('state_dict') or unwrap(checkpoint, filename)[1]
-    if all(key.startswith('module.') for key in weights):
-        weights = {key.removeprefix('module.'): weights[key] for key in weights}
-    try:
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        shapes = [
-            f'{name} {ours}, not {own}'
-            for name, ours, own in SHAPES.findall(str(error))
-        ]
-        text = (
-            f'tensors of another shape: {shorten(shapes)}'
-            if shapes
-            else one_line(error)
-        )
-        raise UserError(f'{filename}: {text}') from error
-    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
-    if missing:
-        raise UserError(
-            f"{filename}: lacks {len(missing)} of the model's "
-            f'{len(model.state_dict())} tensors: {shorten(missing)}; is it a '
-            'checkpoint of this config?'
-        )
-    if unexpected:
-        print_log(
-            f'{filename}: {len(unexpected)} tensors that the model has no place for: '
-            f'{shorten(unexpected)}',
-            logger='current',
-            level=logging.WARNING,
-        )
-
-
-def shorten(names: list[str]) -> str:
-    """Join the first few names, and say how many there are more."""
-    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
-    return '; '.join(names[:SHOWN]) + more

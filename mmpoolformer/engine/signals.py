@@ -18,6 +18,7 @@ from enum import Enum
 from pathlib import Path
 from types import FrameType
 
+from mmpoolformer.utils.distributed import launched_rank
 from mmpoolformer.utils.errors import run_tool
 
 if os.name == 'posix':
@@ -172,9 +173,3 @@ def _is_unlocked(path: Path) -> bool:
         except BlockingIOError:
             return False
     return True
-
-
-def launched_rank() -> int:
-    """Return this process's number in its job, before it is connected, too."""
-    variables = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
-    return next((int(os.environ[v]) for v in variables if os.environ.get(v)), 0)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mmpoolformer.utils.errors import UserError
 from mmpoolformer.engine.signals import (
     JOB_VARIABLE,
     LAUNCHER,
@@ -27,6 +26,7 @@ from mmpoolformer.engine.signals import (
     locked,
     run_stoppable,
 )
+from mmpoolformer.utils.errors import UserError
 
 BY_SIGNAL = (
     128  # a shell's exit code for a process that a signal ended, plus its number

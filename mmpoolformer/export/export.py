@@ -18,7 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmpoolformer.export.compare import (Check, compare_candidates, compare_detections, compare_tensors,)
+from mmpoolformer.export.compare import (
+    Check,
+    compare_candidates,
+    compare_detections,
+    compare_tensors,
+)
 from mmpoolformer.export.graphs import Graph, build_graph, fixed_parts, windowed_parts
 from mmpoolformer.models.windows import for_any_size
 from mmpoolformer.version import __version__

@@ -6,17 +6,17 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import nn
 
-from mmpoolformer.models.from_config import build_whole
 from mmpoolformer.checkpoints.loaders import load_from_source
+from mmpoolformer.checkpoints.loading import fill_model
 from mmpoolformer.classification.class_labels import describe_classes, recorded_classes
-from mmpoolformer.inference.classifiers import load_classifier
 from mmpoolformer.classification.preprocessing import (
     evaluation_settings,
     normalisation,
     picture_size,
 )
-from mmpoolformer.engine.runner import fill_model
+from mmpoolformer.inference.classifiers import load_classifier
 from mmpoolformer.models import create_model
+from mmpoolformer.models.from_config import build_whole
 
 BYTE = 255
 

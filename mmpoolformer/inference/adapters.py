@@ -19,17 +19,29 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch import Tensor, nn
 
-from mmpoolformer.models.from_config import build_whole
-from mmpoolformer.visual.drawing import (Detections, class_colours, detections_from_instances, labels_from_sample,)
 from mmpoolformer.checkpoints import read_checkpoint, resolve_source
+from mmpoolformer.checkpoints.loading import fill_model
 from mmpoolformer.classification.class_labels import describe_classes, recorded_classes
 from mmpoolformer.classification.classifier import ImageClassifier
-from mmpoolformer.inference.classifiers import load_classifier
-from mmpoolformer.utils.results import (CLASSIFICATION, DETECTION, INSTANCES, SEGMENTATION, Classes, Regions,)
-from mmpoolformer.inference.openmmlab import WholeModel, load_whole
 from mmpoolformer.engine.config import load_config
+from mmpoolformer.inference.classifiers import load_classifier
+from mmpoolformer.inference.openmmlab import WholeModel, load_whole
+from mmpoolformer.models.from_config import build_whole
 from mmpoolformer.utils.errors import UserError
-from mmpoolformer.engine.runner import fill_model
+from mmpoolformer.utils.results import (
+    CLASSIFICATION,
+    DETECTION,
+    INSTANCES,
+    SEGMENTATION,
+    Classes,
+    Detections,
+    Regions,
+)
+from mmpoolformer.visual.drawing import (
+    class_colours,
+    detections_from_instances,
+    labels_from_sample,
+)
 
 
 @dataclass(frozen=True)

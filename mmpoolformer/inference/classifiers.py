@@ -17,13 +17,17 @@ from mmpoolformer.checkpoints import (
     unwrap,
 )
 from mmpoolformer.classification.class_labels import recorded_classes
-from mmpoolformer.models.timm_models import build_timm, load_timm, without_wrappers
 from mmpoolformer.classification.preprocessing import (
-    TIMM,
     evaluation_settings,
     recorded_settings,
 )
 from mmpoolformer.models import create_model, list_models
+from mmpoolformer.models.timm_models import (
+    TIMM,
+    build_timm,
+    load_timm,
+    without_wrappers,
+)
 from mmpoolformer.utils.text import nearest
 
 # The last layer in the key formats of this package's models. Its bias, because weights

@@ -5,9 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy import ndarray
 
-from mmpoolformer.visual.drawing import (Detections, caption, draw_detections, draw_legend, draw_segmentation, enlarge,)
 from mmpoolformer.inference.predictor import Predictor
-from mmpoolformer.utils.results import Classes, Result
+from mmpoolformer.utils.results import Classes, Detections, Result
+from mmpoolformer.visual.drawing import (
+    caption,
+    draw_detections,
+    draw_legend,
+    draw_segmentation,
+    enlarge,
+)
 
 # Lines and letters grow with the picture: they are made for this many pixels.
 MADE_FOR = 900

@@ -13,12 +13,12 @@ from mmengine.registry import DATASETS, DefaultScope
 from numpy import ndarray
 from torch import nn
 
-from mmpoolformer.models.from_config import build_whole
-from mmpoolformer.visual.drawing import class_colours
 from mmpoolformer.checkpoints import read_checkpoint, resolve_source
 from mmpoolformer.checkpoints.errors import shown
+from mmpoolformer.checkpoints.loading import fill_model
+from mmpoolformer.models.from_config import build_whole
 from mmpoolformer.utils.images import PictureError
-from mmpoolformer.engine.runner import fill_model
+from mmpoolformer.visual.drawing import class_colours
 
 # Steps of test pipelines that pictures without annotations do without.
 ANNOTATION_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'MapLabels')

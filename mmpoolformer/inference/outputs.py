@@ -10,10 +10,9 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
-from mmpoolformer.visual.drawing import Detections
 from mmpoolformer.inference.predictor import Predictor
-from mmpoolformer.utils.results import CLASSIFICATION, SEGMENTATION, Result
 from mmpoolformer.utils.files import whole_path, write_csv, write_whole
+from mmpoolformer.utils.results import CLASSIFICATION, SEGMENTATION, Detections, Result
 
 COLUMNS = ('picture', 'rank', 'class', 'name', 'probability')
 

@@ -23,8 +23,8 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
 from mmpoolformer.inference.adapters import load_engine
+from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
 from mmpoolformer.utils.results import CLASSIFICATION, Result
 
 Source = str | os.PathLike | Image.Image | ndarray

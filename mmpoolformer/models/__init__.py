@@ -2,16 +2,17 @@
 
 from mmpoolformer.models.classifier import MetaFormerClassifier
 from mmpoolformer.models.factory import create_model, list_models
-from mmpoolformer.models.metaformer import MetaFormer
-from mmpoolformer.models.pit import PiT, PiTClassifier
-from mmpoolformer.models.poolformer import (
+from mmpoolformer.models.folding import optimize_for_inference
+from mmpoolformer.models.metaformer import (
     CAFormer,
     ConvFormer,
     IdentityFormer,
+    MetaFormer,
     PoolFormer,
     PoolFormerV2,
     RandFormer,
 )
+from mmpoolformer.models.pit import PiT, PiTClassifier
 from mmpoolformer.models.variants import (
     FAMILIES,
     PIT,
@@ -41,5 +42,6 @@ __all__ = [
     'Variant',
     'create_model',
     'list_models',
+    'optimize_for_inference',
     'resolve_variant',
 ]

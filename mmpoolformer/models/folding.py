@@ -7,7 +7,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmpoolformer.models import fusing
+from mmpoolformer.models import block as fusing
 from mmpoolformer.models.block import MetaFormerBlock
 from mmpoolformer.models.layers import ChannelNorm, GroupNorm1
 from mmpoolformer.models.metaformer import MetaFormerTrunk

@@ -10,9 +10,8 @@ from mmengine.registry import MODELS, DefaultScope
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from mmpoolformer.models.timm_models import load_timm
-from mmpoolformer.classification.preprocessing import TIMM
 from mmpoolformer.models import VARIANTS, create_model, list_models
+from mmpoolformer.models.timm_models import TIMM, load_timm
 
 DEFAULT_SIZE = (224, 224)
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mmpoolformer.ops import star_relu
 from mmpoolformer.ops.pooling import HALF
-from mmpoolformer.ops.tracing import is_traced
+from mmpoolformer.ops.products import is_traced
 
 
 class GroupNorm1(nn.GroupNorm):

@@ -12,6 +12,8 @@ from mmpoolformer.checkpoints import (
     unwrap,
 )
 
+TIMM = 'timm/'  # what stands before timm's names
+
 
 def build_timm(
     name: str,

@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmpoolformer.ops.activations import ACTIVATIONS
-from mmpoolformer.ops.tracing import is_traced
 
 # oneDNN's product, which torch.compile takes by itself, too: without AVX-512 it is
 # up to twice as fast as MKL's where the matrices are narrow, and it can apply an
@@ -51,3 +50,14 @@ def _uses_onednn(x: Tensor, weight: Tensor) -> bool:
         # For a few rows, copying a transposed weight costs more than it gains.
         and (weight.is_contiguous() or rows > 2 * min(weight.shape))
     )
+
+
+def is_traced() -> bool:
+    """Tell whether the model is being traced, exported or compiled.
+
+    Then its plain operations are what is wanted: others optimise them.
+    """
+    if torch.jit.is_tracing():
+        return True
+    compiler = torch.compiler if hasattr(torch.compiler, 'is_compiling') else None
+    return (compiler or torch._dynamo).is_compiling()

@@ -2,11 +2,15 @@
 
 import csv
 import io
+import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
 
 # What the name of a file ends on while it is written.
 PART = '.part'
@@ -99,3 +103,40 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping]) -> None:
     table.writeheader()
     table.writerows(rows)
     write_whole(path, text.getvalue())
+
+
+def plain(value: object) -> object:
+    """Turn a metric into what JSON holds; numbers that are not finite become None."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.floating):
+        value = float(str(value))  # the shortest number that a float32 stands for
+    if hasattr(value, 'tolist'):  # tensors and NumPy's arrays and numbers
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write a JSON file, whole or not at all.
+
+    Args:
+        path: The file; its folder is made if need be.
+        content: Dicts, lists, numbers, strings; also tensors and arrays.
+    """
+    write_whole(path, json.dumps(plain(content), indent=2) + '\n')
+
+
+def read_lines(path: str | Path) -> list[dict]:
+    """Read a file of one JSON object a line; a last line cut short is left out."""
+    path = Path(path)
+    text = path.read_text(encoding='utf-8') if path.is_file() else ''
+    return [json.loads(line) for line in text.splitlines(True) if line.endswith('\n')]
+
+
+def write_lines(path: str | Path, lines: Sequence[dict]) -> None:
+    """Write a file of one JSON object a line, whole or not at all."""
+    write_whole(path, ''.join(json.dumps(line) + '\n' for line in lines))

@@ -1,10 +1,12 @@
 """Reading pictures as models want them, or saying what is wrong with the file."""
 
+import glob
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -13,6 +15,9 @@ from PIL import Image, UnidentifiedImageError
 # The formats that are opened, by Pillow's names; JPEG's reader also opens MPO. Of the
 # others EPS is drawn by another program (Ghostscript), and most are seldom tested.
 LISTED = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP', 'AVIF')
+
+# What is taken for a picture in a folder; files named one by one may have any name.
+SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 Image.init()
 FORMATS = tuple(name for name in LISTED if name in Image.OPEN)  # AVIF since Pillow 11.3
 
@@ -203,3 +208,49 @@ def _to_8_bits(picture: Image.Image, name: str) -> Image.Image:
             'without a sign can be scaled to 8'
         )
     return Image.fromarray(np.round(values / (DEEPEST / 255)).astype(np.uint8))
+
+
+def find_pictures(
+    places: Sequence[str], suffixes: Sequence[str] = SUFFIXES
+) -> list[str]:
+    """Find picture files.
+
+    Args:
+        places: Files; folders, of which all pictures at any depth are taken, sorted,
+            but no hidden ones; and patterns such as `'photos/*.jpg'` or `'**/*.png'`.
+        suffixes: What names of pictures in folders end on, in small letters.
+
+    Returns:
+        The files, each one once, in the order of the places.
+
+    Raises:
+        ValueError: If there is nothing at a place.
+    """
+    found = [path for place in places for path in _pictures_at(place, suffixes)]
+    return list(dict.fromkeys(found))
+
+
+def _pictures_at(place: str, suffixes: Sequence[str]) -> list[str]:
+    if Path(place).exists():  # first: names may have the letters of patterns
+        matches = [place]
+    else:
+        matches = sorted(glob.glob(place, recursive=True))
+    if not matches:
+        raise ValueError(f'{place}: no such picture or folder')
+    found = []
+    for match in matches:
+        is_folder = Path(match).is_dir()
+        found += _pictures_below(Path(match), suffixes) if is_folder else [match]
+    if not found:
+        raise ValueError(f'{place}: no picture there ({", ".join(suffixes)})')
+    return found
+
+
+def _pictures_below(folder: Path, suffixes: Sequence[str]) -> list[str]:
+    files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in suffixes)
+    return [
+        str(file)
+        for file in files
+        if file.is_file()
+        and not any(part[0] == '.' for part in file.relative_to(folder).parts)
+    ]

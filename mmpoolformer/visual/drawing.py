@@ -6,7 +6,6 @@ the image they belong to; the right and bottom edges lie outside, as in COCO.
 
 import colorsys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
@@ -15,6 +14,8 @@ import matplotlib
 import numpy as np
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
+
+from mmpoolformer.utils.results import Detections
 
 # Colours that people with any colour vision can tell (Okabe and Ito, 2008), the
 # pale and dark ones last.
@@ -31,44 +32,6 @@ IGNORED = 255
 INK, PAPER = (25, 25, 25), (255, 255, 255)
 GAP = 10
 HEAT = matplotlib.colormaps['turbo']
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Objects of one image, found or true.
-
-    Attributes:
-        boxes: (N, 4).
-        labels: Class numbers, (N,).
-        scores: Confidence, (N,), or None for the truth.
-        masks: bool (N, H, W), or None.
-    """
-
-    boxes: ndarray
-    labels: ndarray
-    scores: ndarray | None = None
-    masks: ndarray | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse arrays that do not belong together."""
-        boxes = np.asarray(self.boxes, dtype=float).reshape(-1, 4)
-        object.__setattr__(self, 'boxes', boxes)
-        for name in ('labels', 'scores', 'masks'):
-            value = getattr(self, name)
-            if value is not None and len(value) != len(boxes):
-                raise ValueError(f'{len(boxes)} boxes but {len(value)} {name}')
-
-    def above(self, threshold: float) -> 'Detections':
-        """Return those that score at least `threshold`; all where none has a score."""
-        if self.scores is None:
-            return self
-        return self.ordered(np.flatnonzero(np.asarray(self.scores) >= threshold))
-
-    def ordered(self, places: ndarray) -> 'Detections':
-        """Return those at some places, in that order."""
-        parts = {name: getattr(self, name) for name in ('labels', 'scores', 'masks')}
-        parts = {n: None if p is None else p[places] for n, p in parts.items()}
-        return replace(self, boxes=self.boxes[places], **parts)
 
 
 def class_colours(count: int) -> ndarray:

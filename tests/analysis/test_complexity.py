@@ -13,7 +13,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmpoolformer import create_model, list_models
-from mmpoolformer.models.from_config import build_whole, input_size, list_architectures, resolve_name
 from mmpoolformer.analysis.complexity import (
     Part,
     count,
@@ -23,6 +22,12 @@ from mmpoolformer.analysis.complexity import (
     summary_table,
 )
 from mmpoolformer.checkpoints import ZOO
+from mmpoolformer.models.from_config import (
+    build_whole,
+    input_size,
+    list_architectures,
+    resolve_name,
+)
 
 # What fvcore counts for each element of a norm.
 NORM = 5

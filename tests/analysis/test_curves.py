@@ -7,7 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmpoolformer.visual.curves import (Curve, draw_comparison, draw_curves, draw_training, find_curve, find_logs, loss_names, metric_names, read_curves, read_run, running_mean, save_figure,)
+from mmpoolformer.visual.curves import (
+    Curve,
+    draw_comparison,
+    draw_curves,
+    draw_training,
+    find_curve,
+    find_logs,
+    loss_names,
+    metric_names,
+    read_curves,
+    read_run,
+    running_mean,
+    save_figure,
+)
 
 
 def train_line(step, loss, epoch=None):

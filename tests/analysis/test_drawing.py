@@ -3,7 +3,21 @@ import pytest
 import torch
 from PIL import Image
 
-from mmpoolformer.visual.drawing import (GAP, Detections, arrange, caption, class_colours, detections_from_instances, draw_detections, draw_segmentation, enlarge, heat_legend, labels_from_sample, overlay_heat, save_picture,)
+from mmpoolformer.utils.results import Detections
+from mmpoolformer.visual.drawing import (
+    GAP,
+    arrange,
+    caption,
+    class_colours,
+    detections_from_instances,
+    draw_detections,
+    draw_segmentation,
+    enlarge,
+    heat_legend,
+    labels_from_sample,
+    overlay_heat,
+    save_picture,
+)
 
 CLASSES = ('circle', 'square', 'star')
 

@@ -11,7 +11,6 @@ from mmengine.structures import InstanceData
 from tiny_data import write_detection_config, write_segmentation_config
 from torch import Tensor, nn
 
-from mmpoolformer.models.from_config import build_classifier, build_whole
 from mmpoolformer.analysis.gradcam import (
     METHODS,
     SOURCES,
@@ -24,6 +23,7 @@ from mmpoolformer.analysis.gradcam import (
     method_named,
     region_map,
 )
+from mmpoolformer.models.from_config import build_classifier, build_whole
 
 # Not square, so that rows and columns can't be mixed up unseen.
 HEIGHT, WIDTH = 96, 160

@@ -10,8 +10,6 @@ from tiny_data import write_detection_config, write_segmentation_config
 from tool_process import ROOT, run_many
 from torch import Tensor, nn
 
-from mmpoolformer.models.from_config import build_whole
-from mmpoolformer.visual.drawing import GAP
 from mmpoolformer.analysis.gradcam import METHODS
 from mmpoolformer.analysis.gradcam_pages import (
     CLASSIFIED_WIDTH,
@@ -25,6 +23,8 @@ from mmpoolformer.analysis.gradcam_pages import (
     whole_page,
 )
 from mmpoolformer.inference.openmmlab import load_whole
+from mmpoolformer.models.from_config import build_whole
+from mmpoolformer.visual.drawing import GAP
 
 TOOL = 'tools/gradcam.py'
 # Title, legend and headings above the first row.

@@ -14,13 +14,13 @@ from timm.data import create_transform, resolve_model_data_config
 from mmpoolformer import create_model, list_models
 from mmpoolformer.checkpoints import ZOO, CheckpointError, convert_state_dict
 from mmpoolformer.classification import ImageClassifier
-from mmpoolformer.inference.classifiers import check_name, load_classifier
 from mmpoolformer.classification.preprocessing import (
     changed_settings,
     evaluation_settings,
     picture_size,
     recorded_settings,
 )
+from mmpoolformer.inference.classifiers import check_name, load_classifier
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 IN_TIMM = [name for name in list_models() if ZOO[name].timm_name]

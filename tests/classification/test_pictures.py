@@ -18,9 +18,15 @@ from tool_process import environment
 
 from mmpoolformer.analysis.gradcam_pages import read_picture
 from mmpoolformer.classification import TimmDataset, TimmStream, predict_pictures
-from mmpoolformer.utils.images import (FORMATS, PICTURE_ERRORS, PictureError, convert_picture, open_picture,)
-from mmpoolformer.inference.predictor import read_source
 from mmpoolformer.data.checks.images import look
+from mmpoolformer.inference.predictor import read_source
+from mmpoolformer.utils.images import (
+    FORMATS,
+    PICTURE_ERRORS,
+    PictureError,
+    convert_picture,
+    open_picture,
+)
 
 NOISE = np.random.default_rng(0).integers(0, 255, (20, 24, 3), np.uint8)
 OPENED = ('AVIF', 'BMP', 'GIF', 'JPEG', 'MPO', 'PNG', 'PPM', 'TIFF', 'WEBP')

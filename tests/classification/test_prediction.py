@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
-from mmpoolformer.utils.images import PictureError
-from mmpoolformer.classification.prediction import find_pictures, predict_pictures
+from mmpoolformer.classification.prediction import predict_pictures
+from mmpoolformer.utils.images import PictureError, find_pictures
 
 
 @pytest.fixture

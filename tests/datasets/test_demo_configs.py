@@ -11,7 +11,11 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 
-from mmpoolformer.data.demo.scenes import SEGMENTATION_CLASSES, DemoSettings, make_demo_data
+from mmpoolformer.data.demo.scenes import (
+    SEGMENTATION_CLASSES,
+    DemoSettings,
+    make_demo_data,
+)
 from mmpoolformer.data.demo.shapes import CLASSES
 from mmpoolformer.utils.paths import config_path
 

@@ -13,7 +13,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmpoolformer.data.demo import scenes as demo_data
-from mmpoolformer.data.demo.scenes import SEGMENTATION_CLASSES, SPLITS, DemoSettings, make_demo_data
+from mmpoolformer.data.demo.scenes import (
+    SEGMENTATION_CLASSES,
+    SPLITS,
+    DemoSettings,
+    make_demo_data,
+)
 from mmpoolformer.data.demo.shapes import CLASSES, draw_scene
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,11 +16,11 @@ from tool_process import ROOT, run_many
 from torch import nn
 from torchvision.ops import batched_nms
 
-from mmpoolformer.models.from_config import build_whole
 from mmpoolformer.export.compare import compare_candidates, compare_detections
 from mmpoolformer.export.export import INFO, OPSET, ExportError, export_model, table
 from mmpoolformer.export.graphs import build_graph
 from mmpoolformer.models import MetaFormer, MetaFormerClassifier, PiT, PiTClassifier
+from mmpoolformer.models.from_config import build_whole
 from mmpoolformer.models.windows import any_size, for_any_size
 
 TINY = dict(depths=(1, 1, 1, 1), dims=(16, 32, 64, 64))

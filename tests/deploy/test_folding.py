@@ -11,11 +11,15 @@ from random_weights import randomised
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from mmpoolformer.deploy import optimize_for_inference
+from mmpoolformer.models import (
+    MetaFormer,
+    MetaFormerClassifier,
+    create_model,
+    optimize_for_inference,
+)
 from mmpoolformer.models.folding import FoldedBlock
-from mmpoolformer.models import MetaFormer, MetaFormerClassifier, create_model
-from mmpoolformer.utils.paths import config_path
 from mmpoolformer.registry import MODELS
+from mmpoolformer.utils.paths import config_path
 
 
 @pytest.mark.parametrize('name', ARCHITECTURES)

@@ -13,10 +13,10 @@ from PIL import Image
 from random_models import NAMES, Models
 from timm.data import create_transform, resolve_model_data_config
 
-from mmpoolformer.utils.images import PictureError
 from mmpoolformer.inference.predictor import Predictor
-from mmpoolformer.utils.results import Classes, Regions, Result
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.images import PictureError
+from mmpoolformer.utils.results import Classes, Regions, Result
 
 
 def arrays(result: Result) -> list[np.ndarray]:

@@ -12,11 +12,11 @@ from tiny_training import settings, train
 from two_processes import in_two_processes
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.utils.errors import UserError
 from mmpoolformer.engine.hooks.finite import FiniteGuard, pictures
+from mmpoolformer.engine.hooks.stop import StopOnSignal
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.signals import StopRequest
-from mmpoolformer.engine.hooks.stop import StopOnSignal
+from mmpoolformer.utils.errors import UserError
 
 
 class Keep(Hook):

@@ -11,8 +11,8 @@ import filelock
 import pytest
 
 from mmpoolformer.engine import lock as module
-from mmpoolformer.utils.errors import UserError
 from mmpoolformer.engine.lock import locked
+from mmpoolformer.utils.errors import UserError
 
 # A process that trains, with a reader that outlives it a second.
 HOLD = """

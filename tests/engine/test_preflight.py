@@ -25,8 +25,14 @@ from pycocotools import mask as coco_mask
 
 from mmpoolformer.data.checks import preflight
 from mmpoolformer.data.checks.coco import decode_counts, rle_problem
+from mmpoolformer.data.checks.preflight import (
+    Options,
+    check_and_tell,
+    check_data,
+    leaf_datasets,
+    refuse_errors,
+)
 from mmpoolformer.utils.errors import UserError
-from mmpoolformer.data.checks.preflight import (Options, check_and_tell, check_data, leaf_datasets, refuse_errors,)
 
 GONE = object()
 WIDTH, HEIGHT = 24, 16

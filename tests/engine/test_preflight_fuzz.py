@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmpoolformer.data.class_names import coco_classes, read_json
 from mmpoolformer.data.checks.coco import CocoUse, check_coco, decode_counts
-from mmpoolformer.data.checks.report import DataReport, Findings
 from mmpoolformer.data.checks.images import Look, look, look_at_labels
+from mmpoolformer.data.checks.report import DataReport, Findings
+from mmpoolformer.data.class_names import coco_classes, read_json
 
 EXAMPLES = int(os.environ.get('FUZZ_EXAMPLES', '250'))
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from mmpoolformer.engine.hooks.draw import DrawPictures
+from mmpoolformer.engine.hooks.logs import ValidationLog
 from mmpoolformer.utils import files
-from mmpoolformer.engine.hooks.logs import DrawPictures, ValidationLog, plain, write_json
+from mmpoolformer.utils.files import plain, write_json
 
 
 def test_metrics_become_plain_json() -> None:

@@ -6,12 +6,13 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModule
 from torch import nn
 
-from mmpoolformer.engine import runner
+from mmpoolformer.checkpoints.loading import fill_model
 from mmpoolformer.data.checks.built import SAMPLES, check_dataset, explain_empty
-from mmpoolformer.utils.errors import UserError
+from mmpoolformer.engine import runner
 from mmpoolformer.engine.hooks.logs import DumpSegResults
-from mmpoolformer.engine.runner import CpuAmpOptimWrapper, fill_model
+from mmpoolformer.engine.runner import CpuAmpOptimWrapper
 from mmpoolformer.engine.tta import use_tta
+from mmpoolformer.utils.errors import UserError
 
 
 class Net(BaseModule):

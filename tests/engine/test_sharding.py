@@ -16,10 +16,10 @@ from torch.testing import assert_close
 from two_processes import HAS_FSDP, in_two_processes, with_fsdp
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.utils.errors import UserError
-from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.fsdp import is_shared_out, shards
+from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.models import MetaFormer
+from mmpoolformer.utils.errors import UserError
 
 STEPS = 6
 

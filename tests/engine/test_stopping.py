@@ -18,10 +18,10 @@ from torch.testing import assert_close
 from two_processes import in_two_processes
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.engine import launch
-from mmpoolformer.data.checks import images as picture_files
 from mmpoolformer.cli.arguments import parse_train
-from mmpoolformer.utils.errors import UserError
+from mmpoolformer.data.checks import images as picture_files
+from mmpoolformer.engine import launch
+from mmpoolformer.engine.hooks.stop import PatientWorker, StopOnSignal
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.signals import (
     JOB_VARIABLE,
@@ -35,7 +35,7 @@ from mmpoolformer.engine.signals import (
     locked,
     run_stoppable,
 )
-from mmpoolformer.engine.hooks.stop import PatientWorker, StopOnSignal
+from mmpoolformer.utils.errors import UserError
 
 
 class SignalIn(Hook):

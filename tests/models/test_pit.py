@@ -22,7 +22,7 @@ from mmpoolformer.checkpoints import (
     convert_state_dict,
     load_weights,
 )
-from mmpoolformer.classification.optimizer import TimmOptimizer
+from mmpoolformer.classification.optim import TimmOptimizer
 from mmpoolformer.models import PIT, PiT, PiTClassifier
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'detection'

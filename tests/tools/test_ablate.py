@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from tool_process import run_many
 
-from mmpoolformer.checkpoints import ZOO
 from mmpoolformer.apps.ablation import ROWS
+from mmpoolformer.checkpoints import ZOO
 from mmpoolformer.models import MetaFormerClassifier
 
 CLASSES = 2

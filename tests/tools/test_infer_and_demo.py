@@ -20,8 +20,8 @@ from random_models import Models, make_models
 from tiny_data import ROOT
 from tool_process import environment, free_port, run_many
 
-from mmpoolformer.visual.drawing import INK
 from mmpoolformer.inference.videos import Video
+from mmpoolformer.visual.drawing import INK
 
 INFER, DEMO = 'tools/infer.py', 'tools/demo.py'
 FRAMES, FPS = 7, 10

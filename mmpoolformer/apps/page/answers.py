@@ -11,12 +11,12 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
-from mmpoolformer.visual.drawing import Detections, class_colours, overlay_heat
 from mmpoolformer.analysis.gradcam import classifier_map
-from mmpoolformer.utils.images import PictureError, open_picture
 from mmpoolformer.inference.drawings import draw_result
 from mmpoolformer.inference.predictor import Predictor
-from mmpoolformer.utils.results import Classes, Regions, Result
+from mmpoolformer.utils.images import PictureError, open_picture
+from mmpoolformer.utils.results import Classes, Detections, Regions, Result
+from mmpoolformer.visual.drawing import class_colours, overlay_heat
 
 TOPK = 5
 # Drawings are shown with a longer side between these, in pixels.

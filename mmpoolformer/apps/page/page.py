@@ -16,10 +16,10 @@ import gradio as gr
 from PIL import Image
 from starlette.middleware import Middleware
 
-from mmpoolformer.data.demo.scenes import crop_shape, is_clear
-from mmpoolformer.data.demo.shapes import draw_scene
 from mmpoolformer.apps.page.answers import Answer, Place, answer
 from mmpoolformer.apps.page.door import Guard, Rules, is_given
+from mmpoolformer.data.demo.scenes import crop_shape, is_clear
+from mmpoolformer.data.demo.shapes import draw_scene
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.utils.results import CLASSIFICATION, SEGMENTATION
 

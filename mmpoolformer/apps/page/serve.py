@@ -8,13 +8,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
-from mmpoolformer.apps.known_models import choose_device
-from mmpoolformer.inference.adapters import is_config
-from mmpoolformer.inference.predictor import Predictor
-from mmpoolformer.engine.hooks.checkpoint import last_named
-from mmpoolformer.utils.errors import UsageError, UserError, blame
 from mmpoolformer.apps.pretrain_demo import CLASSIFIER, PretrainDemo
 from mmpoolformer.apps.quickstart import CONFIG, Quickstart
+from mmpoolformer.engine.hooks.checkpoint import last_named
+from mmpoolformer.inference.adapters import is_config
+from mmpoolformer.inference.predictor import Predictor
+from mmpoolformer.utils.devices import choose_device
+from mmpoolformer.utils.errors import UsageError, UserError, blame
 
 ENDINGS = ('SIGINT', 'SIGTERM', 'SIGHUP')
 LOOPBACK = ('127.0.0.1', 'localhost', '::1')

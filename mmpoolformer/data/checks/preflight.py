@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 
 from mmpoolformer.data.classification import TimmDataset
 from mmpoolformer.data.class_names import read_json
-from mmpoolformer.data.checks.notes import read_notes, sound_before, write_notes
+from mmpoolformer.data.checks.report import read_notes, sound_before, write_notes
 from mmpoolformer.data.checks.coco import CocoUse, check_coco
 from mmpoolformer.data.checks.built import is_elsewhere, wrong_class_count
 from mmpoolformer.engine.distributed import launched_rank
@@ -33,7 +33,7 @@ from mmpoolformer.utils.errors import SETTING_ERRORS, UserError, blame, one_line
 from mmpoolformer.data.checks.report import DataReport, Findings
 from mmpoolformer.data.checks.labels import LabelUse, Mapped, check_labels, measure_mapping
 from mmpoolformer.data.checks.images import (OPENCV, OPENCV_LIMIT, PILLOW, PILLOW_LIMIT, Look, look, look_at_all, look_at_labels, report_looks,)
-from mmpoolformer.engine.resizing import smallest_scales, vanishes
+from mmpoolformer.data.checks.resizing import smallest_scales, vanishes
 from mmpoolformer.version import __version__
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')

@@ -24,7 +24,7 @@ from torch.nn import Parameter
 
 from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
 from mmpoolformer.engine.distributed import all_true
-from mmpoolformer.utils.errors import UserError, one_line
+from mmpoolformer.engine.fsdp import shared_like, whole
 from mmpoolformer.engine.resuming import (
     BEST,
     INTERRUPTED,
@@ -35,9 +35,9 @@ from mmpoolformer.engine.resuming import (
     named_place,
     take_files,
 )
-from mmpoolformer.engine.fsdp import shared_like, whole
-from mmpoolformer.utils.files import PART, whole_file, write_whole
 from mmpoolformer.registry import HOOKS
+from mmpoolformer.utils.errors import UserError, one_line
+from mmpoolformer.utils.files import PART, whole_file, write_whole
 
 BACKEND = 'mmpoolformer.whole'
 POINTER = 'last_checkpoint'

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmpoolformer.engine.distributed import all_true
-from mmpoolformer.utils.errors import UserError
-from mmpoolformer.engine.hooks.logs import write_json
 from mmpoolformer.engine.fsdp import is_shared_out, own_part
 from mmpoolformer.registry import HOOKS
+from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.files import write_json
 
 POLICIES = ('stop', 'skip')
 # What is told of a picture, where the pipeline knows it.

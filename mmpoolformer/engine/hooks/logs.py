@@ -1,45 +1,21 @@
 """What a run has found: metrics as JSON, predictions as a pickle, pictures."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import mmcv
-import mmengine.fileio
-import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.runner import Runner
 
-from mmpoolformer.utils.files import write_whole
-
-
-def plain(value: object) -> object:
-    """Turn a metric into what JSON holds; numbers that are not finite become None."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, np.floating):
-        value = float(str(value))  # the shortest number that a float32 stands for
-    if hasattr(value, 'tolist'):  # tensors and NumPy's arrays and numbers
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def write_json(path: str | Path, content: object) -> None:
-    """Write a JSON file, whole or not at all.
-
-    Args:
-        path: The file; its folder is made if need be.
-        content: Dicts, lists, numbers, strings; also tensors and arrays.
-    """
-    write_whole(path, json.dumps(plain(content), indent=2) + '\n')
+from mmpoolformer.utils.files import (
+    plain,
+    read_lines,
+    write_json,
+    write_lines,
+)
 
 
 class ValidationLog(Hook):
@@ -140,18 +116,6 @@ class TrainingLog(Hook):
             file.write(json.dumps(plain({**place, **rate, **(outputs or {})})) + '\n')
 
 
-def read_lines(path: str | Path) -> list[dict]:
-    """Read a file of one JSON object a line; a last line cut short is left out."""
-    path = Path(path)
-    text = path.read_text(encoding='utf-8') if path.is_file() else ''
-    return [json.loads(line) for line in text.splitlines(True) if line.endswith('\n')]
-
-
-def write_lines(path: str | Path, lines: Sequence[dict]) -> None:
-    """Write a file of one JSON object a line, whole or not at all."""
-    write_whole(path, ''.join(json.dumps(line) + '\n' for line in lines))
-
-
 class DumpSegResults(DumpResults):
     """Write predicted label maps to a pickle file.
 
@@ -181,57 +145,3 @@ def dump_metric(scope: str, path: str) -> BaseMetric:
 
         return DumpDetResults(out_file_path=path)
     return DumpSegResults(path) if scope == 'mmseg' else DumpResults(path)
-
-
-class DrawPictures(Hook):
-    """Draw truth beside prediction of each tested image.
-
-    Args:
-        folder: Where the pictures go, as PNG under the image's name; None for none.
-        show: Whether to show them in a window.
-        wait_time: How long, in seconds.
-        drawing: Further options of the visualizer's `add_datasample`.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path | None,
-        show: bool = False,
-        wait_time: float = 2.0,
-        drawing: dict | None = None,
-    ) -> None:
-        self.folder = None if folder is None else Path(folder)
-        self.show = show
-        self.wait_time = wait_time
-        self.drawing = drawing or {}
-        self.names: dict[str, int] = {}
-
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: Sequence | None = None,
-    ) -> None:
-        """Draw the images of a batch."""
-        for sample in outputs or ():
-            content = mmengine.fileio.get(sample.img_path)
-            runner.visualizer.add_datasample(
-                Path(sample.img_path).name,
-                mmcv.imfrombytes(content, channel_order='rgb'),
-                data_sample=sample,
-                show=self.show,
-                wait_time=self.wait_time,
-                out_file=self._file(sample.img_path),
-                step=batch_idx,
-                **self.drawing,
-            )
-
-    def _file(self, image: str) -> str | None:
-        """Name the picture of an image; equal names get a number."""
-        if self.folder is None:
-            return None
-        stem = Path(image).stem
-        self.names[stem] = self.names.get(stem, 0) + 1
-        number = f'_{self.names[stem]}' if self.names[stem] > 1 else ''
-        return str(self.folder / f'{stem}{number}.png')

@@ -16,8 +16,8 @@ from mmengine.dist import get_rank, is_distributed
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 
-from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook
 from mmpoolformer.engine.distributed import all_true, least
+from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook
 from mmpoolformer.engine.signals import (
     SIGNALS,
     STOPPED_CODE,

@@ -10,8 +10,8 @@ from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
 from mmpoolformer.engine import launch
+from mmpoolformer.data.checks.resizing import smallest_scales, vanishes
 from mmpoolformer.utils.errors import UserError
-from mmpoolformer.engine.resizing import smallest_scales, vanishes
 
 KEPT = {'keep_ratio': True}
 STEPS = {

@@ -1,0 +1,1 @@
+"""Whole programs over the library: each is behind one command."""

@@ -1,0 +1,1 @@
+"""The command lines, one module a command; torch is not imported here."""

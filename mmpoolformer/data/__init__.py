@@ -1,0 +1,1 @@
+"""Data sets, samplers and checks that mmdet, mmseg and timm lack."""

@@ -1,1 +1,0 @@
-"""Data: the generated demonstration set, and folders of one's own."""

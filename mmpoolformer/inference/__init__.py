@@ -1,0 +1,1 @@
+"""From a trained model and a picture to what is in it."""

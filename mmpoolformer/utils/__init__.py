@@ -1,0 +1,1 @@
+"""Small general things; imports nothing of the package but what lies here."""

@@ -1,0 +1,1 @@
+"""Drawings of results and curves of trainings."""
