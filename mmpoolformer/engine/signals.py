@@ -95,8 +95,9 @@ class StopRequest:
         """Tell the launcher, if it is ours, that this was a stop; return the code."""
         if not self.job:
             return STOPPED_CODE
-        Path(self.job, STOP).touch()  # for the other processes
-        Path(self.job, STOPPED).touch()
+        if Path(self.job).is_dir():  # else the launcher has ended meanwhile
+            Path(self.job, STOP).touch()  # for the other processes
+            Path(self.job, STOPPED).touch()
         return 0
 
     def _take(self, number: int, frame: FrameType | None) -> None:
@@ -167,9 +168,11 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _is_unlocked(path: Path) -> bool:
-    with path.open() as file:
-        try:
+    try:
+        with path.open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:  # the launcher has ended in order and removed it
+        return True
     return True

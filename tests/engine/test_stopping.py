@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from two_processes import in_two_processes
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.cli.arguments import parse_train
+from mmpoolformer.cli.train import parse as parse_train
 from mmpoolformer.data.checks import images as picture_files
 from mmpoolformer.engine import launch
 from mmpoolformer.engine.hooks.stop import PatientWorker, StopOnSignal
@@ -86,13 +86,16 @@ def test_a_launcher_asks_and_is_told_by_files(
     assert (tmp_path / STOPPED).exists()
 
 
+@pytest.mark.parametrize('was_killed', [True, False])
 def test_a_process_does_not_begin_without_its_launcher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_killed: bool
 ) -> None:
     monkeypatch.setenv(JOB_VARIABLE, str(tmp_path))
     monkeypatch.setenv(LAUNCHED_VARIABLE, 'x')
     with locked(tmp_path / LAUNCHER):
         pass
+    if not was_killed:
+        (tmp_path / LAUNCHER).unlink()
     number = _fork_tool(_waits)
     status = os.waitpid(number, 0)[1]
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
