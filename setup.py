@@ -46,11 +46,13 @@ DEMO = ['gradio>=5', 'starlette']
 EXPORT = ['onnx>=1.16', 'onnxruntime>=1.17', 'onnxscript']
 DEV = [
     'hypothesis',
+    'import-linter',
     'ipykernel',
     'nbclient',
     'playwright',
     'psutil',
     'pytest>=7.0',
+    'pytest-timeout',
     'pytest-xdist',
     'pyyaml',
     'ruff',
@@ -177,6 +179,7 @@ setup(
     python_requires='>=3.10',
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
+    entry_points={'console_scripts': ['mmpoolformer = mmpoolformer.cli:main']},
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,
 )

@@ -64,7 +64,7 @@ def _prepare(job: dict, opened: list[str]) -> None:
 
 
 def _work(job: dict, output: int, report: int) -> None:
-    from mmpoolformer.cli.arguments import parse_train
+    from mmpoolformer.cli.train import parse as parse_train
     from mmpoolformer.engine.launch import train
     from mmpoolformer.utils.errors import run_tool
 

@@ -1,61 +1,9 @@
 #!/usr/bin/env python
-"""Draw the demonstration data; see `python tools/make_demo_data.py --help`."""
+"""The command `mmpoolformer demo-data`."""
 
-import argparse
 import sys
-from collections.abc import Sequence
 
-from mmpoolformer.apps.demo_arguments import demo_settings
-from mmpoolformer.cli.arguments import tool_parser
-from mmpoolformer.data.demo import scenes as demo_data
-from mmpoolformer.utils.errors import blame, run_tool
-
-EXAMPLES = """examples:
-  what the demo configs train on: 400 scenes and 100 held out, in data/demo:
-    python tools/make_demo_data.py
-  more and larger scenes, beside the others:
-    python tools/make_demo_data.py --out data/demo512 --train 2000 --size 512
-  other scenes in place of those that are there:
-    python tools/make_demo_data.py --seed 1 --force
-
-layout of the folder:"""
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    layout = demo_data.__doc__.split('::\n\n')[1].split('\n\n')[0]
-    defaults = demo_data.DemoSettings()
-    parser = tool_parser(
-        'make_demo_data.py',
-        'Draw scenes of textured shapes, and write them for detection\n'
-        '(COCO), segmentation (ADE20K) and classification (ImageNet).',
-        f'{EXAMPLES}\n{layout}',
-    )
-
-    def add(flag: str, value: object, text: str, **options: object) -> None:
-        text = f'{text} (default: %(default)s)'
-        parser.add_argument(flag, default=value, help=text, **options)
-
-    add('--out', 'data/demo', 'folder to make', metavar='DIR')
-    add('--train', defaults.train, 'scenes to train on', type=int, metavar='N')
-    add('--val', defaults.val, 'scenes held out', type=int, metavar='N')
-    add('--size', defaults.size, 'side in pixels', type=int, metavar='N')
-    add('--seed', defaults.seed, 'same seed, same bytes', type=int, metavar='N')
-    add('--workers', None, 'processes; None is one a core', type=int, metavar='N')
-    parser.add_argument(
-        '--force', action='store_true', help='replace demonstration data that differ'
-    )
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str]) -> None:
-    """Draw what the command line says."""
-    args = parse(argv)
-    settings = demo_settings(args)
-    with blame('', (OSError, ValueError)):
-        drawn = demo_data.make_demo_data(args.out, settings, args.workers, args.force)
-    print(f'{args.out}: {"made" if drawn else "is there already, nothing to do"}')
-
+from mmpoolformer.cli import run
 
 if __name__ == '__main__':
-    sys.exit(run_tool(main, sys.argv[1:]))
+    sys.exit(run('demo-data', sys.argv[1:]))

@@ -1,63 +1,9 @@
 #!/usr/bin/env python
-"""Classify pictures; see `python tools/predict.py --help`."""
+"""The command `mmpoolformer predict`."""
 
-import argparse
 import sys
-from collections.abc import Sequence
 
-from mmpoolformer.cli.arguments import add_inference_options, tool_parser
-from mmpoolformer.utils.errors import run_tool
-
-DESCRIPTION = """Print the likeliest classes of pictures, with their probabilities.
-
-Classes have the names in the checkpoint, if it was made by tools/train.py, or else
-those of ImageNet. No config is needed: pictures are prepared as in the training."""
-
-EXAMPLES = """examples:
-  with published weights, downloaded:
-    python tools/predict.py cat.jpg --model poolformer_s12
-  with a checkpoint of one's own, for a folder and all below it, to a table:
-    python tools/predict.py photos --model poolformer_s12 \\
-        --checkpoint work_dirs/NAME/epoch_300.pth --csv photos.csv
-  files and patterns (quoted, where the shell would find too many), the best class only:
-    python tools/predict.py cat.jpg 'photos/**/*.png' --model caformer_s18 --topk 1
-  with a model of timm:
-    python tools/predict.py cat.jpg --model timm/resnet50 --checkpoint resnet50.pth
-"""
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = tool_parser('predict.py', DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        'pictures', nargs='+', metavar='IMAGE', help='files, folders and patterns'
-    )
-    parser.add_argument(
-        '--model',
-        required=True,
-        metavar='NAME',
-        help='a name of mmpoolformer.list_models(), or timm/NAME',
-    )
-    parser.add_argument(
-        '--topk',
-        type=int,
-        default=5,
-        metavar='K',
-        help='classes for each picture (default: %(default)s)',
-    )
-    parser.add_argument('--csv', metavar='FILE', help='write a table too')
-    parser.add_argument('--json', metavar='FILE', help='write JSON too')
-    add_inference_options(parser, batch_size=16)
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str]) -> None:
-    """Classify what the command line says."""
-    args = parse(argv)
-    from mmpoolformer.apps.known_models import predict  # torch: not for --help
-
-    predict(args)
-
+from mmpoolformer.cli import run
 
 if __name__ == '__main__':
-    sys.exit(run_tool(main, sys.argv[1:]))
+    sys.exit(run('predict', sys.argv[1:]))

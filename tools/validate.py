@@ -1,87 +1,9 @@
 #!/usr/bin/env python
-"""Evaluate known classifiers; see `python tools/validate.py --help`."""
+"""The command `mmpoolformer validate`."""
 
-import argparse
 import sys
-from collections.abc import Sequence
 
-from mmpoolformer.cli.arguments import add_inference_options, tool_parser
-from mmpoolformer.utils.errors import run_tool
-
-DESCRIPTION = """Measure top-1, top-5 and loss of a known model on an image folder.
-
-No config is needed: size, crop and normalisation are those published for the model;
-for checkpoints of tools/train.py those of the training. The folder has one subfolder
-for each class, or a folder val (or test, ...) that has them. Folders called like
-ImageNet's synsets (n01440764) are matched by name, so some of the 1000 will do."""
-
-EXAMPLES = """examples:
-  published weights, downloaded:
-    python tools/validate.py --model poolformer_s12 data/imagenet
-  a checkpoint of one's own, in the names of any codebase or of tools/train.py:
-    python tools/validate.py --model poolformer_s12 \\
-        --checkpoint work_dirs/NAME/epoch_300.pth data/mine
-  all models that have a file (NAME.pth, NAME.pth.tar, ...) in a folder, to a table:
-    python tools/validate.py --model all --checkpoints weights \\
-        --results results.csv data/imagenet
-  some models; one of timm's, with a file in timm's names:
-    python tools/validate.py --model 'poolformer_*,caformer_s18' data/imagenet
-    python tools/validate.py --model timm/resnet50 --checkpoint r50.pth data/imagenet
-"""
-
-
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = tool_parser('validate.py', DESCRIPTION, EXAMPLES)
-    parser.add_argument('data', help='folder of pictures, or a tar file')
-    parser.add_argument(
-        '--model',
-        required=True,
-        metavar='NAMES',
-        help="names of mmpoolformer.list_models(), joined by commas; 'all', patterns "
-        "such as 'caformer_*', or timm/NAME",
-    )
-    parser.add_argument(
-        '--checkpoints', metavar='DIR', help='folder with a file for each model'
-    )
-    parser.add_argument(
-        '--results', metavar='FILE.csv', help='table, written anew after each model'
-    )
-    numbers = parser.add_mutually_exclusive_group()
-    numbers.add_argument(
-        '--dtype',
-        choices=['float32', 'bfloat16', 'float16'],
-        default='float32',
-        help='numbers of weights and pictures (default: %(default)s)',
-    )
-    numbers.add_argument(
-        '--amp',
-        action='store_true',
-        help='mixed precision: float16 on a GPU, bfloat16 on a CPU',
-    )
-    parser.add_argument(
-        '--img-size',
-        type=int,
-        metavar='N',
-        help="side of the network's input, in place of the model's own",
-    )
-    parser.add_argument(
-        '--crop-pct',
-        type=float,
-        metavar='SHARE',
-        help="share of the resized picture that is seen, in place of the model's own",
-    )
-    add_inference_options(parser, batch_size=64)
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str]) -> None:
-    """Evaluate what the command line says."""
-    args = parse(argv)
-    from mmpoolformer.apps.known_models import validate  # torch: not for --help
-
-    validate(args)
-
+from mmpoolformer.cli import run
 
 if __name__ == '__main__':
-    sys.exit(run_tool(main, sys.argv[1:]))
+    sys.exit(run('validate', sys.argv[1:]))

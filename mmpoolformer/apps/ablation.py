@@ -21,7 +21,6 @@ from mmpoolformer.analysis.complexity import count
 from mmpoolformer.apps.steps import claim, final_checkpoint, quiet, train_to_end
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.classification import folder_classes
-from mmpoolformer.cli.arguments import parse_train
 from mmpoolformer.engine.config import load_config
 from mmpoolformer.models import MetaFormerClassifier
 from mmpoolformer.utils.errors import UsageError, blame
@@ -197,9 +196,12 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _config(job: Ablation, row: str, num_classes: int) -> Config:
-    argv = [str(config_path(CONFIG)), '--work-dir', str(job.work_dir / row)]
-    options = ['--cfg-options', *job.cfg_options] if job.cfg_options else []
-    config = load_config(parse_train([*argv, *options]), NEEDED)
+    config = load_config(
+        config_path(CONFIG),
+        NEEDED,
+        overrides=job.cfg_options,
+        work_dir=job.work_dir / row,
+    )
     arch = {**config.model.backbone.arch, **ROWS[row].changes}
     changes = {
         'model.backbone.arch': {**arch, 'image_size': job.image_size},

@@ -20,7 +20,6 @@ from mmpoolformer.apps.steps import (
     train_to_end,
 )
 from mmpoolformer.checkpoints import register_safe_loaders
-from mmpoolformer.cli.arguments import parse_train
 from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
 from mmpoolformer.engine.config import load_config
 from mmpoolformer.utils.errors import blame
@@ -147,9 +146,7 @@ def _detector(job: PretrainDemo, name: str, checkpoint: Path | None) -> Config:
 
 
 def _read(name: str, work_dir: Path, options: Sequence[str]) -> Config:
-    argv = [str(config_path(name)), '--work-dir', str(work_dir)]
-    changes = ['--cfg-options', *options] if options else []
-    return load_config(parse_train([*argv, *changes]), NEEDED)
+    return load_config(config_path(name), NEEDED, overrides=options, work_dir=work_dir)
 
 
 def _last_checkpoint(config: Config) -> Path:

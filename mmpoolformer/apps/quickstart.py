@@ -24,7 +24,6 @@ from mmpoolformer.apps.steps import (
     train_to_end,
 )
 from mmpoolformer.checkpoints import register_safe_loaders
-from mmpoolformer.cli.arguments import parse_train
 from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
 from mmpoolformer.data.demo.shapes import CLASSES
 from mmpoolformer.engine.config import load_config
@@ -150,9 +149,9 @@ class KeepSamples(Hook):
 
 def _read_config(job: Quickstart) -> Config:
     """Return the config of the training, with the job's folders in it."""
-    argv = [str(config_path(CONFIG)), '--work-dir', str(job.work_dir)]
-    options = ['--cfg-options', *job.cfg_options] if job.cfg_options else []
-    config = load_config(parse_train([*argv, *options]), NEEDED)
+    config = load_config(
+        config_path(CONFIG), NEEDED, overrides=job.cfg_options, work_dir=job.work_dir
+    )
     data = f'{job.data / "detection"}/'
     changes = {f'{part}_dataloader.dataset.data_root': data for part in PARTS}
     for part in PARTS[1:]:

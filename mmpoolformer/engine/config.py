@@ -6,7 +6,6 @@ import inspect
 import logging
 import os
 import re
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,12 +48,23 @@ ALIGNED_SAMPLERS = ('mmpoolformer.SeededSampler', 'mmpoolformer.RepeatedSampler'
 EXTRAS = {'mmdet': 'det', 'mmseg': 'seg'}
 
 
-def load_config(args: Namespace, needed: Sequence[str]) -> Config:
-    """Read the config that a command line names and apply its common options.
+def load_config(
+    path: str | os.PathLike,
+    needed: Sequence[str] = (),
+    *,
+    overrides: Sequence[str] = (),
+    work_dir: str | os.PathLike | None = None,
+    launcher: str = 'none',
+) -> Config:
+    """Read a config file and change it.
 
     Args:
-        args: What `mmpoolformer.cli.arguments` has parsed.
+        path: The file.
         needed: Settings that the config must have.
+        overrides: Changes, see `merge_options`.
+        work_dir: Where logs, checkpoints and results go; None is `work_dir` of the
+            config, else `work_dirs/NAME_OF_THE_CONFIG`.
+        launcher: What started the processes of a distributed job.
 
     Returns:
         The config, with `work_dir` and `launcher` set.
@@ -63,17 +73,17 @@ def load_config(args: Namespace, needed: Sequence[str]) -> Config:
         UserError: If the config can't be read, lacks a setting or needs a package
             that is not installed, or if an option does not fit it.
     """
-    path = Path(args.config)
+    path = Path(path)
     with blame(str(path), CONFIG_ERRORS):
         config = Config.fromfile(str(path))
-    merge_options(config, args.cfg_options)
+    merge_options(config, overrides)
     missing = [key for key in needed if config.get(key) is None]
     if missing:
         raise UserError(f'{path}: has no {", ".join(missing)}')
     _check_packages(config)
-    config.launcher = args.launcher
+    config.launcher = launcher
     stem = Path('work_dirs') / path.stem
-    config.work_dir = str(args.work_dir or config.get('work_dir') or stem)
+    config.work_dir = str(work_dir or config.get('work_dir') or stem)
     return config
 
 

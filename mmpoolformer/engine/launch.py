@@ -64,7 +64,7 @@ NOISE = (
 
 
 def train(args: Namespace, stop: StopRequest | None = None) -> None:
-    """Train as `mmpoolformer.cli.arguments.parse_train` has read it.
+    """Train as `mmpoolformer.cli.train.parse` has read it.
 
     Args:
         args: The command line.
@@ -84,7 +84,7 @@ def train(args: Namespace, stop: StopRequest | None = None) -> None:
 
 
 def test(args: Namespace, stop: StopRequest | None = None) -> None:
-    """Test as `mmpoolformer.cli.arguments.parse_test` has read it.
+    """Test as `mmpoolformer.cli.test.parse` has read it.
 
     Args:
         args: The command line.
@@ -100,18 +100,28 @@ def test(args: Namespace, stop: StopRequest | None = None) -> None:
 
 
 def check(args: Namespace) -> None:
-    """Check data as `mmpoolformer.cli.arguments.parse_check` has read it.
+    """Check data as `mmpoolformer.cli.check_data.parse` has read it.
 
     Raises:
         UserError: If the config is wrong, or the data has errors.
     """
     for message in NOISE:
         warnings.filterwarnings('ignore', message)
-    config = settings.load_config(args, CHECK_NEEDS)
+    config = _load_config(args, CHECK_NEEDS)
     if not any(config.get(loader) for loader in LOADERS):
         raise UserError(f'{args.config}: has none of {", ".join(LOADERS)}')
     options = Options(args.decode, args.workers)
     refuse_errors(check_and_tell(config, LOADERS, options, cached=not args.anew))
+
+
+def _load_config(args: Namespace, needed: Sequence[str]) -> Config:
+    return settings.load_config(
+        args.config,
+        needed,
+        overrides=args.cfg_options,
+        work_dir=args.work_dir,
+        launcher=args.launcher,
+    )
 
 
 def _run(
@@ -120,7 +130,7 @@ def _run(
     for message in NOISE:
         warnings.filterwarnings('ignore', message)
     try:
-        config = settings.load_config(args, needs)
+        config = _load_config(args, needs)
         register_safe_loaders()
         limit_formats()
         if args.trust_checkpoint:

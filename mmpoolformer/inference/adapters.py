@@ -4,7 +4,6 @@ An engine has `task`, `title`, `classes`, `colours` and `network`; `prepare` mak
 item of a picture; items of equal `size_of` may be given to `run` together.
 """
 
-import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -184,10 +183,7 @@ def is_config(model: str | os.PathLike) -> bool:
 def _read_config(path: str | os.PathLike) -> Config:
     if not Path(path).is_file():
         raise UserError(f'{path}: no such config file')
-    asked = argparse.Namespace(
-        config=str(path), cfg_options=(), launcher='none', work_dir=None
-    )
-    return load_config(asked, needed=('model', 'test_dataloader'))
+    return load_config(path, ('model', 'test_dataloader'))
 
 
 def _known_classifier(

@@ -1,4 +1,3 @@
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ from mmpoolformer.engine.config import (
 from mmpoolformer.utils.errors import UsageError, UserError
 
 RETINANET = ROOT / 'configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py'
-
-
-def arguments(config: Path, *options: str, work_dir: str | None = None) -> Namespace:
-    return Namespace(
-        config=str(config), cfg_options=options, work_dir=work_dir, launcher='none'
-    )
 
 
 @pytest.mark.parametrize(
@@ -48,22 +41,22 @@ def test_values_of_options(text: str, value: object) -> None:
 
 
 def test_init_cfg_none_trains_from_scratch() -> None:
-    given = load_config(arguments(RETINANET), ['model'])
+    given = load_config(RETINANET, ['model'])
     assert given.model.backbone.init_cfg.checkpoint == 'zoo://poolformer_s12'
     scratch = load_config(
-        arguments(RETINANET, 'model.backbone.init_cfg=None'), ['model']
+        RETINANET, ['model'], overrides=['model.backbone.init_cfg=None']
     )
     assert scratch.model.backbone.init_cfg is None
 
 
 def test_work_dir_is_the_option_or_the_config_or_its_name(tmp_path: Path) -> None:
-    assert load_config(arguments(RETINANET), []).work_dir == (
+    assert load_config(RETINANET, []).work_dir == (
         'work_dirs/retinanet_poolformer_s12_fpn_1x_coco'
     )
     own = tmp_path / 'own.py'
     own.write_text("work_dir = 'mine'")
-    assert load_config(arguments(own), []).work_dir == 'mine'
-    assert load_config(arguments(own, work_dir='given'), []).work_dir == 'given'
+    assert load_config(own, []).work_dir == 'mine'
+    assert load_config(own, [], work_dir='given').work_dir == 'given'
 
 
 def test_options_reach_lists_and_new_settings_of_the_runner() -> None:

@@ -1,0 +1,150 @@
+"""Time models beside their peers."""
+
+import argparse
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+from mmpoolformer.cli.options import add_traceback_option, tool_parser
+from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.progress import progress_bar
+
+DESCRIPTION = """Time models beside their peers and the machine's limits.
+
+The implementations of a model run in turns; a row gives the median, half the distance
+of the quartiles in percent (+-%), and how many times as fast as the first
+implementation it is (x). `products` is the part of the time that the matrix products
+and convolutions alone take: at 100 % nothing is left to gain. MB is the peak above
+what the process had before, again with its ratio. Weights are random, nothing is
+downloaded. Leave the machine alone meanwhile."""
+
+EXAMPLES = """examples:
+  inference beside timm, all four maps:
+    python tools/benchmark.py poolformer_s12 --size 512 512
+  a training step:
+    python tools/benchmark.py poolformer_s12 --task training --batch 2 --size 384
+  a whole detector, module by module, fused and folded:
+    python tools/benchmark.py \\
+        configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
+        --how plain fused folded --size 800 1344
+  how time grows with the image:
+    python tools/benchmark.py poolformer_s12 --sizes 224 448 896 1344 --plot out.png
+"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        UsageError: If an option is out of its range.
+    """
+    parser = tool_parser('benchmark', DESCRIPTION, EXAMPLES)
+    parser.add_argument(
+        'models',
+        nargs='+',
+        metavar='MODEL_OR_CONFIG',
+        help='a name of mmpoolformer.list_models() (not PiT), or a config file',
+    )
+    parser.add_argument(
+        '--how',
+        nargs='+',
+        default=['timm', 'plain', 'fused', 'folded'],
+        choices=('fused', 'plain', 'folded', 'compiled', 'timm', 'transformers'),
+        help="fused: this package's default; plain: module by module; folded, "
+        'compiled: for inference only; timm, transformers: the peers, if installed '
+        '(default: timm plain fused folded)',
+    )
+    parser.add_argument(
+        '--task', default='inference', choices=('inference', 'training')
+    )
+    parser.add_argument('--classifier', action='store_true', help='logits, not maps')
+    parser.add_argument('--batch', nargs='+', type=int, default=[1], metavar='N')
+    parser.add_argument(
+        '--size', nargs='+', type=int, default=[512], help='height and width in pixels'
+    )
+    parser.add_argument('--sizes', nargs='+', type=int, help='several square sizes')
+    parser.add_argument('--dtype', default='fp32', choices=('fp32', 'bf16'))
+    parser.add_argument('--threads', type=int, help="default: torch's own choice")
+    parser.add_argument('--rounds', type=int, default=9, metavar='N')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    parser.add_argument('--no-memory', action='store_true', help='leave out the peak')
+    parser.add_argument('--json', metavar='FILE', help='write the exact numbers there')
+    parser.add_argument('--plot', metavar='FILE.png', help='draw them there')
+    add_traceback_option(parser)
+    args = parser.parse_args(argv)
+    numbers = [*args.batch, *args.size, *(args.sizes or []), args.rounds]
+    if min(numbers) < 1 or len(args.size) > 2:
+        raise UsageError('--batch, --size, --sizes, --rounds: give numbers from 1')
+    for model in args.models:
+        if model.endswith('.py') and not Path(model).is_file():
+            raise UsageError(f'{model}: no such config file')
+    return args
+
+
+def main(argv: Sequence[str]) -> None:
+    """Time what the command line says, print the table, write the files."""
+    args = parse(argv)
+    from mmpoolformer.analysis import benchmark  # torch: not for --help
+
+    with blame('', (ValueError, ImportError)), benchmark.threads(args.threads):
+        timings = time_all(args)
+    print(f'{machine(args)}\n\n{benchmark.table(timings)}')
+    if args.json:
+        with blame('', (OSError,)):
+            write(args, timings)
+    if args.plot:
+        with blame('', (OSError, ValueError)):
+            benchmark.plot(timings, args.plot)
+
+
+def time_all(args: argparse.Namespace) -> list:
+    """Return the timings, those of one model, batch and size measured in turns."""
+    from mmpoolformer.analysis.benchmark import Case, measure
+    from mmpoolformer.models import VARIANTS
+
+    for model in args.models:
+        if not model.endswith('.py') and model not in VARIANTS:
+            raise UsageError(f'{model}: no such model of mmpoolformer to time')
+    sizes = [(n, n) for n in args.sizes or ()] or [tuple((args.size * 2)[:2])]
+    groups = list(product(args.models, args.batch, sizes))
+    hows = [h for h in args.how if args.task == 'inference' or h not in FOR_INFERENCE]
+    timings = []
+    runs = len(groups) * len(hows) * (args.rounds + 1)
+    with progress_bar(runs, 'timing') as bar:
+        for model, batch, size in groups:
+            own = [h for h in hows if not (model.endswith('.py') and h in PEERS)]
+            cases = [
+                Case(model, how, args.task, batch, size, args.dtype, args.classifier)
+                for how in own
+            ]
+            timings += measure(
+                cases, args.rounds, args.device, not args.no_memory, bar.update
+            )
+    return timings
+
+
+FOR_INFERENCE = ('folded', 'compiled')
+PEERS = ('timm', 'transformers')
+
+
+def machine(args: argparse.Namespace) -> str:
+    """Describe where the figures come from."""
+    import torch
+
+    what = torch.backends.cpu.get_cpu_capability()
+    if args.device != 'cpu':
+        what = torch.cuda.get_device_name(args.device)
+    count = args.threads or torch.get_num_threads()
+    return f'torch {torch.__version__}, {what}, {count} threads, {args.rounds} rounds'
+
+
+def write(args: argparse.Namespace, timings: list) -> None:
+    """Write all numbers as JSON."""
+    from dataclasses import asdict
+
+    from mmpoolformer.utils.files import write_json
+
+    write_json(
+        args.json,
+        {'machine': machine(args), 'timings': [asdict(t) for t in timings]},
+    )

@@ -1,0 +1,118 @@
+"""Look at what a config feeds its model."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpoolformer.cli.options import (
+    add_config_options,
+    add_traceback_option,
+    tool_parser,
+)
+from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.progress import progress_bar
+
+DESCRIPTION = """Draw the pictures that a config's data pipeline gives the model.
+
+They are shown after all augmentation, resizing and padding, with the normalisation
+undone, and with the annotation that goes with them: boxes and masks, the class of each
+pixel, or the class of the picture. So a wrong path, a shifted box, a lost class or an
+augmentation too strong is seen before the training."""
+
+EXAMPLES = """examples:
+  16 pictures of the training data on one page:
+    python tools/browse_data.py configs/detection/demo_mask_rcnn_poolformer_s12.py \\
+        --out look
+  one file for each of 50 pictures of the validation data:
+    python tools/browse_data.py CONFIG --split val --number 50 --single --out look
+  of one's own data:
+    DATA_ROOT=data/mine python tools/browse_data.py \\
+        configs/segmentation/fpn_poolformer_s12_folder_40k.py --out look
+
+Mixup and CutMix of classification configs mix pictures later, in the model, and are not
+shown."""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        UsageError: If the config is not there or a number is not one.
+    """
+    parser = tool_parser('browse-data', DESCRIPTION, EXAMPLES)
+    add = parser.add_argument
+    add('config', help='config file')
+    add(
+        '--split',
+        choices=('train', 'val', 'test'),
+        default='train',
+        help='which data (default: %(default)s)',
+    )
+    add(
+        '--number',
+        type=int,
+        default=16,
+        metavar='N',
+        help='pictures, drawn at random (default: %(default)s)',
+    )
+    add('--out', required=True, metavar='DIR', help='folder of the PNG files')
+    add('--single', action='store_true', help='a file for each picture, in full size')
+    add(
+        '--columns',
+        type=int,
+        default=4,
+        metavar='N',
+        help='pictures in a row of the page (default: %(default)s)',
+    )
+    add(
+        '--side',
+        type=int,
+        default=320,
+        metavar='N',
+        help='pixels of the longer side on the page (default: %(default)s)',
+    )
+    add('--seed', type=int, default=0, help='of choice and augmentation (default: 0)')
+    add_config_options(parser, 'change settings of the config')
+    add_traceback_option(parser)
+    args = parser.parse_args(argv)
+    if not Path(args.config).is_file():
+        raise UsageError(f'{args.config}: no such config file')
+    if min(args.number, args.columns) < 1 or args.side < 32:
+        raise UsageError('--number and --columns from 1, --side from 32')
+    return args
+
+
+def main(argv: Sequence[str]) -> None:
+    """Draw what the command line says."""
+    args = parse(argv)
+    from mmpoolformer.analysis import browsing  # torch: not for --help
+    from mmpoolformer.engine.config import load_config
+    from mmpoolformer.utils.images import limit_formats
+    from mmpoolformer.visual.drawing import save_picture
+
+    config = load_config(
+        args.config, (f'{args.split}_dataloader',), overrides=args.cfg_options
+    )
+    limit_formats()
+    folder = Path(args.out)
+    with blame(args.config):
+        data = browsing.open_data(config, args.split)
+        number = min(args.number, len(data.dataset))
+        pictures = []
+        with progress_bar(number, 'pictures') as bar:
+            for picture in data.pictures(number, args.seed):
+                pictures.append(picture)
+                if args.single:
+                    name = f'{len(pictures):04d}_{Path(picture.name).stem}.png'
+                    save_picture(browsing.draw_fed(picture, data), folder / name)
+                    pictures[-1] = None  # of thousands, none is kept in memory
+                bar.update()
+    if args.single:
+        print(f'{folder}: {number} pictures of {len(data.dataset)}')
+        return
+    title = f'{Path(args.config).stem}, {args.split}: {number} of {len(data.dataset)}'
+    path = folder / f'{args.split}.png'
+    with blame('', (OSError,)):
+        page = browsing.draw_page(pictures, data, title, args.columns, args.side)
+        save_picture(page, path)
+    print(f'{path}: {number} pictures of {len(data.dataset)}')

@@ -1,0 +1,144 @@
+"""Count parameters and MACs."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mmpoolformer.cli.options import (
+    add_config_options,
+    add_traceback_option,
+    tool_parser,
+)
+from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.progress import progress_bar
+
+DESCRIPTION = """Count parameters and multiply-accumulates (MACs), stage by stage.
+
+Counted are convolutions, matrix products, attention, norms and interpolation, for
+one image; a multiplication with its addition is one MAC. What is not counted is
+listed. A detector with an RPN is counted with as many proposals as its config lets
+pass, mostly 1000. Nothing is downloaded."""
+
+EXAMPLES = """examples:
+  a model by name:
+    python tools/complexity.py poolformer_s12
+  beside one of timm's, for images 384 pixels high and wide:
+    python tools/complexity.py poolformer_s12 timm/resnet50 --size 384
+  a whole detector, images 800 pixels high and 1333 wide:
+    python tools/complexity.py \\
+        configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py --size 800 1333
+  all models of the package in one table, and exact numbers in a file:
+    python tools/complexity.py all --json complexity.json
+"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        UsageError: If no model is given or a size is not one.
+    """
+    parser = tool_parser('complexity', DESCRIPTION, EXAMPLES)
+    parser.add_argument(
+        'models',
+        nargs='*',
+        metavar='MODEL_OR_CONFIG',
+        help="a name of mmpoolformer.list_models(), a name of timm's (timm/resnet50), "
+        'a config file, or all',
+    )
+    parser.add_argument(
+        '--all',
+        action='store_true',
+        help='all of mmpoolformer.list_models(), once where names stand for other '
+        'weights of one architecture',
+    )
+    parser.add_argument(
+        '--size',
+        nargs='+',
+        type=int,
+        metavar='N',
+        help='height and width of the image, or one number for both (default: what '
+        "the model was made for; 800 1333 for detectors' configs, 512 for segmentors')",
+    )
+    parser.add_argument('--json', metavar='FILE', help='write the exact numbers there')
+    add_config_options(
+        parser, 'change settings of the configs, such as model.backbone.arch=s24'
+    )
+    add_traceback_option(parser)
+    args = parser.parse_args(argv)
+    args.all = args.all or 'all' in args.models
+    args.models = [name for name in args.models if name != 'all']
+    if not args.models and not args.all:
+        raise UsageError('no model given: name one, a config file, or all')
+    if args.size and (len(args.size) > 2 or min(args.size) < 1):
+        raise UsageError(
+            f'--size {" ".join(map(str, args.size))}: give height and width in '
+            'pixels, or one number for both'
+        )
+    return args
+
+
+def main(argv: Sequence[str]) -> None:
+    """Count what the command line says, print tables, write the file."""
+    args = parse(argv)
+    from mmpoolformer.analysis import complexity
+    from mmpoolformer.models import from_config as building  # torch: not for --help
+    from mmpoolformer.utils.files import write_json
+
+    every = building.list_architectures() if args.all else []
+    names = list(dict.fromkeys([*args.models, *every]))
+    results = count_all(names, args)
+    if len(names) > 1:
+        print(complexity.summary_table(results))
+    for name, result in results.items() if len(names) <= 3 else ():
+        print(f'\n{name}, input {" x ".join(map(str, result.shape))}\n')
+        print(complexity.stage_table(result))
+    print(f'\nnot counted: {not_counted(results)}')
+    if args.json:
+        with blame('', (OSError,)):
+            write_json(args.json, {k: asdict(v) for k, v in results.items()})
+
+
+def count_all(names: Sequence[str], args: argparse.Namespace) -> dict:
+    """Return a `Complexity` for each name."""
+    size = args.size and (args.size * 2)[:2]
+    results = {}
+    with progress_bar(len(names), 'counting', shown=len(names) > 1) as bar:
+        for name in names:
+            results[name] = count_one(name, size, args.cfg_options)
+            bar.update()
+    return results
+
+
+def count_one(
+    name: str, size: Sequence[int] | None, options: Sequence[str]
+) -> 'Complexity':  # noqa: F821 (imported late)
+    """Count a model by name or config file.
+
+    Raises:
+        UserError: If there is no such model or file, or its config is wrong.
+    """
+    from mmpoolformer.analysis import complexity
+    from mmpoolformer.engine.config import load_config
+
+    if not name.endswith('.py'):
+        with blame('', (ValueError,)):
+            return complexity.count_named(name, size)
+    if not Path(name).is_file():
+        raise UsageError(f'{name}: no such config file')
+    config = load_config(name, ('model',), overrides=options)
+    with blame(name):
+        return complexity.count_config(config, size)
+
+
+def not_counted(results: Mapping) -> str:
+    """List the operators that are not counted, most frequent first."""
+    times = {}
+    for result in results.values():
+        for operator, number in result.uncounted.items():
+            times[operator] = times.get(operator, 0) + number
+    most = sorted(times, key=times.get, reverse=True)
+    if len(results) > 1:
+        return ', '.join(most)
+    return ', '.join(f'{operator} x{times[operator]}' for operator in most)

@@ -1,0 +1,77 @@
+"""Convert a checkpoint."""
+
+import argparse
+from collections.abc import Sequence
+
+from mmpoolformer.cli.options import add_traceback_option, add_trust_option, tool_parser
+from mmpoolformer.utils.errors import blame
+
+# Not imported from the package: --help should not wait for torch.
+FORMATS = ('native', 'timm', 'sail', 'mmpretrain', 'huggingface', 'pit', 'paddle')
+
+DESCRIPTION = """Give the weights in a checkpoint the names of another codebase.
+
+No value changes, and converting back gives the same weights. Whole detectors and
+segmentors keep their other parts as they are."""
+
+EXAMPLES = """names:
+  native       this package: timm's, and norm0..norm3 of a dense backbone
+  timm         timm's metaformer and pit models
+  sail         the authors' repositories (PoolFormer and the MetaFormer baselines)
+  mmpretrain   mmpretrain's classifiers
+  huggingface  transformers' PoolFormerForImageClassification
+  pit          the authors' repository of PiT
+  paddle       PiT in PaddlePaddle, with its transposed linear weights
+
+examples:
+  an ImageNet file of the authors for timm:
+    python tools/convert_checkpoint.py poolformer_s12.pth.tar s12_timm.pth --to timm
+  the same, downloaded from the zoo, as safetensors:
+    python tools/convert_checkpoint.py zoo://poolformer_s12 s12.safetensors --to timm
+  a detector trained with this package for the authors' code:
+    python tools/convert_checkpoint.py work_dirs/x/epoch_12.pth sail.pth --to sail
+  a PiT trained in PaddlePaddle for timm, and one of timm's for PaddlePaddle:
+    python tools/convert_checkpoint.py Best_PiT.pdparams pit_ti.pth --to timm
+    python tools/convert_checkpoint.py timm://pit_ti_224 pit_ti.pdparams --to paddle
+"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = tool_parser('convert', DESCRIPTION, EXAMPLES)
+    parser.add_argument('source', help='path, URL, zoo://NAME or timm://NAME')
+    parser.add_argument(
+        'destination', help='file to make; .safetensors, .pdparams or any other'
+    )
+    parser.add_argument('--to', required=True, choices=FORMATS, help='names to give')
+    parser.add_argument(
+        '--from', dest='source_format', choices=FORMATS, help='found out if not given'
+    )
+    parser.add_argument(
+        '--prefix',
+        help='what stands before the names, such as backbone.; found out if not given',
+    )
+    parser.add_argument(
+        '--force', action='store_true', help='replace an existing destination'
+    )
+    add_trust_option(parser)
+    add_traceback_option(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Convert what the command line says."""
+    args = parse(argv)
+    from mmpoolformer.checkpoints import convert_file  # torch: not for --help
+
+    with blame('', (OSError, ValueError)):
+        report = convert_file(
+            args.source,
+            args.destination,
+            args.to,
+            source_format=args.source_format,
+            prefix=args.prefix,
+            trust=args.trust_checkpoint,
+            force=args.force,
+        )
+    print(f'{args.destination}: {report}')

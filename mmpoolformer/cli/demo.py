@@ -1,0 +1,96 @@
+"""Show models in a web page."""
+
+import argparse
+from collections.abc import Sequence
+
+from mmpoolformer.cli.options import add_traceback_option, add_trust_option, tool_parser
+from mmpoolformer.utils.errors import UsageError
+
+DESCRIPTION = """Show what models see in a web page: boxes, masks and regions, or the
+likeliest classes with Grad-CAM. Examples are drawn, nothing is downloaded for them.
+
+Without a model it shows what `make quickstart` and `make pretrain-demo` trained."""
+
+EXAMPLES = """examples:
+  what the quickstart has trained, at http://127.0.0.1:7860:
+    python tools/demo.py
+  a detector and a segmentor of your own, and a classifier:
+    python tools/demo.py CONFIG:work_dirs/NAME/epoch_12.pth \\
+        configs/segmentation/NAME.py:segmentor.pth poolformer_s12:poolformer_s12.pth.tar
+  a classifier with its published weights, which are downloaded:
+    python tools/demo.py poolformer_s12
+  for others in the network, who then can use the models too:
+    python tools/demo.py --host 0.0.0.0 --port 8000 --allow-host NAME.example.org
+
+The page listens on this machine alone unless --host says otherwise. It answers only if
+asked for by localhost, by --host, by a name of --allow-host or, where others can reach
+it, by an address in numbers. What users give is kept for about an hour, and deleted
+when the page is ended by Ctrl-C or SIGTERM."""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        UsageError: If a number is out of its range.
+    """
+    parser = tool_parser('demo', DESCRIPTION, EXAMPLES)
+    add = parser.add_argument
+    add(
+        'models',
+        nargs='*',
+        metavar='MODEL_OR_CONFIG[:CKPT]',
+        help='config file, or name of a classifier (mmpoolformer.list_models(), or '
+        'timm/NAME), with its weights: path, URL or zoo://NAME',
+    )
+    add(
+        '--host',
+        default='127.0.0.1',
+        metavar='ADDRESS',
+        help='address to listen on (default: %(default)s, this machine alone)',
+    )
+    add(
+        '--allow-host',
+        action='append',
+        default=[],
+        metavar='NAME',
+        help='name of this machine that users may write in place of its address; '
+        'may be given several times',
+    )
+    add(
+        '--port',
+        type=int,
+        metavar='N',
+        help='port to listen on (default: the first free one from 7860)',
+    )
+    add('--device', metavar='NAME', help='such as cuda:1 (default: cuda or else cpu)')
+    add(
+        '--max-megabytes',
+        type=float,
+        default=20,
+        metavar='N',
+        help='largest file that is taken (default: %(default)s)',
+    )
+    add(
+        '--max-megapixels',
+        type=float,
+        default=25,
+        metavar='N',
+        help='largest picture that is taken (default: %(default)s)',
+    )
+    add_trust_option(parser)
+    add_traceback_option(parser)
+    args = parser.parse_args(argv)
+    if args.max_megabytes <= 0 or args.max_megapixels <= 0:
+        raise UsageError('--max-megabytes and --max-megapixels: must be above 0')
+    if args.port is not None and not 0 < args.port < 65536:
+        raise UsageError(f'--port {args.port}: must be from 1 to 65535')
+    return args
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serve the page until it is interrupted."""
+    args = parse(argv)
+    from mmpoolformer.apps.page.serve import serve  # torch: not for --help
+
+    serve(args)

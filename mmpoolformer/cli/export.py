@@ -1,0 +1,154 @@
+"""Export a model as a file."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpoolformer.cli.options import (
+    add_config_options,
+    add_traceback_option,
+    tool_parser,
+)
+from mmpoolformer.utils.errors import UsageError, blame
+
+DESCRIPTION = """Export a model as a file that runs without this package.
+
+The file is run and compared with the model for several image sizes and batches; if
+they differ, no file is written. The ending of --out says the format: .onnx (opset 17,
+for ONNX Runtime and others), .ts (TorchScript) or .pt2 (torch.export, torch 2.6 or
+newer). Without --checkpoint weights are random."""
+
+EXAMPLES = """examples:
+  a classifier, for images of any size:
+    python tools/export.py poolformer_s12 --checkpoint poolformer_s12.pth.tar \\
+        --out poolformer_s12.onnx
+  its four maps in place of the logits:
+    python tools/export.py poolformer_s12 --features --out backbone.onnx
+  a detector, from images to boxes:
+    python tools/export.py configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
+        --checkpoint work_dirs/NAME/epoch_12.pth --out retinanet.onnx
+  a segmentor for TorchScript, images of 512 x 512 only:
+    python tools/export.py configs/segmentation/fpn_poolformer_s12_ade20k_40k.py \\
+        --checkpoint CHECKPOINT --fixed 512 512 --out fpn.ts
+  run an ONNX file on a picture without torch:
+    python docs/examples/onnx_inference.py retinanet.onnx street.jpg
+
+what a file takes and gives:
+  images, float32 (batch, channels, height, width), normalised. Their mean and std
+  (for pixels 0 to 255), channel order and class names are in the file's metadata.
+    classifier  logits (batch, classes)
+    backbone    stage0 to stage3, the maps
+    segmentor   logits (batch, classes, height, width), of the input's size
+    RetinaNet   boxes (batch, N, 4): left, top, right, bottom in pixels of the
+                input, scores (batch, N), labels (batch, N). In .onnx these are
+                detections, the rest filled up with score 0 and label -1; in .ts
+                and .pt2 they are candidates, which still need the threshold and
+                the suppression of overlapping boxes (torchvision.ops.batched_nms)
+    Mask R-CNN  up to the proposals of its RPN, as RetinaNet's, labels being levels
+                of the pyramid. Boxes and masks of its second half are not exported:
+                RoIAlign on a number of boxes that differs is beyond this tool
+"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        UsageError: If options contradict each other or files are missing.
+    """
+    parser = tool_parser('export', DESCRIPTION, EXAMPLES)
+    add = parser.add_argument
+    add(
+        'model',
+        metavar='MODEL_OR_CONFIG',
+        help='a name of mmpoolformer.list_models(), or a config file',
+    )
+    add('--out', required=True, metavar='FILE', help='ends in .onnx, .ts or .pt2')
+    add(
+        '--checkpoint',
+        metavar='WEIGHTS',
+        help='path, URL, zoo://NAME or timm://NAME; for a config, of the whole model',
+    )
+    add('--features', action='store_true', help='the backbone alone: images to maps')
+    add(
+        '--fixed',
+        nargs=2,
+        type=int,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='for images of this size only (default: any size)',
+    )
+    add(
+        '--num-classes',
+        type=int,
+        metavar='N',
+        help='classes of a named model without --checkpoint',
+    )
+    add(
+        '--tolerance',
+        type=float,
+        default=1e-3,
+        metavar='X',
+        help='largest difference from the model, relative to the largest value of '
+        'an output (default: %(default)s)',
+    )
+    add_config_options(
+        parser, 'change settings of the config, such as model.test_cfg.score_thr=0.3'
+    )
+    add_traceback_option(parser)
+    return checked(parser.parse_args(argv))
+
+
+def checked(args: argparse.Namespace) -> argparse.Namespace:
+    """Refuse what can't be exported, before anything is built."""
+    if Path(args.out).suffix not in ('.onnx', '.ts', '.pt2'):
+        raise UsageError(f'--out {args.out}: must end in .onnx, .ts or .pt2')
+    if args.fixed and min(args.fixed) < 1:
+        raise UsageError('--fixed: give height and width in pixels')
+    if not args.tolerance > 0:
+        raise UsageError(f'--tolerance {args.tolerance}: must be above 0')
+    is_config = args.model.endswith('.py')
+    if is_config and not Path(args.model).is_file():
+        raise UsageError(f'{args.model}: no such config file')
+    if is_config and args.num_classes is not None:
+        raise UsageError('--num-classes: for named models; use --cfg-options')
+    if not is_config and args.cfg_options:
+        raise UsageError('--cfg-options: for config files only')
+    return args
+
+
+def main(argv: Sequence[str]) -> None:
+    """Export what the command line says."""
+    args = parse(argv)
+    from mmpoolformer.export import export  # torch: not for --help
+
+    size = args.fixed and tuple(args.fixed)
+    with blame('', (OSError, ValueError, RuntimeError, ImportError)):
+        model, info = build(args)
+        if args.checkpoint is None:
+            print(f'note: {args.model} has random weights; give --checkpoint')
+        print(f'exporting {args.model}, then comparing it with the model ...')
+        try:
+            done = export.export_model(model, args.out, size, args.tolerance, info)
+        except export.ExportError as error:
+            print(export.table(error.checks))
+            raise
+    print(export.table(done.checks))
+    takes = f'images of {size[0]} x {size[1]}' if size else 'images of any size'
+    kind = 'RPN, to proposals' if done.kind == 'proposals' else done.kind
+    print(f'{done.path}: {export.FORMATS[done.path.suffix]}, {kind}, {takes}')
+
+
+def build(args: argparse.Namespace) -> tuple:
+    """Build the model of the command line.
+
+    Returns:
+        The model and the entries for its file's description.
+    """
+    from mmpoolformer.export.sources import config_model, named_model
+
+    if not args.model.endswith('.py'):
+        return named_model(args.model, args.checkpoint, args.features, args.num_classes)
+    from mmpoolformer.engine.config import load_config
+
+    config = load_config(args.model, ('model',), overrides=args.cfg_options)
+    return config_model(config, args.checkpoint, args.features)

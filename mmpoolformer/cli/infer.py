@@ -1,0 +1,102 @@
+"""Run a model on pictures and videos."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpoolformer.cli.options import add_traceback_option, add_trust_option, tool_parser
+from mmpoolformer.utils.errors import UsageError
+
+DESCRIPTION = """Run a detector, segmentor or classifier on pictures and videos.
+
+What it sees is drawn, and written as other programs read it. Class names are those in
+the checkpoint, or else those of the config."""
+
+EXAMPLES = """examples:
+  a detector on a folder and all below it:
+    python tools/infer.py configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
+        work_dirs/NAME/epoch_12.pth photos --out found
+  on some files, a pattern (quoted) and a video, surer boxes only:
+    python tools/infer.py CONFIG CHECKPOINT a.jpg 'b/**/*.png' street.mp4 \\
+        --out found --score-thr 0.5
+  a classifier by name:
+    python tools/infer.py poolformer_s12 poolformer_s12.pth.tar photos --out classes
+
+results in the folder of --out:
+  pictures/NAME.jpg   the pictures with what was found; videos/NAME.mp4 likewise
+  predictions.json    detectors: COCO's list of results (masks run-length encoded),
+  images.json         and what its ids mean; pycocotools reads them by
+                      COCO('images.json').loadRes('predictions.json')
+  masks/NAME.png      segmentors: the number of the class, from 0, in each pixel, with
+  classes.csv         the classes' colours as palette, and what the numbers mean
+  predictions.csv     classifiers: the likeliest classes with their probabilities
+Frames of videos are called NAME.mp4#000000, their masks masks/NAME/000000.png. Of
+inputs with the same name the later ones get a number: NAME_2.
+
+What can not be read is named and skipped; the exit code is then 1, with the results of
+all others in place. Of a video that is cut short the frames until there are kept. If
+nothing at all can be read, nothing is written."""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line.
+
+    Raises:
+        UsageError: If config or checkpoint are not there.
+    """
+    parser = tool_parser('infer', DESCRIPTION, EXAMPLES)
+    add = parser.add_argument
+    add(
+        'model',
+        metavar='CONFIG',
+        help='config file, or the name of a classifier (mmpoolformer.list_models(), or '
+        'timm/NAME)',
+    )
+    add('checkpoint', metavar='CKPT', help='its weights: path, URL or zoo://NAME')
+    add(
+        'inputs',
+        nargs='+',
+        metavar='INPUT',
+        help='pictures, videos, folders and patterns',
+    )
+    add('--out', required=True, metavar='DIR', help='folder of the results, new')
+    add(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        metavar='P',
+        help='least confidence of boxes, drawn and written; 0 keeps all that the model '
+        'gives, as for computing AP (default: %(default)s)',
+    )
+    add(
+        '--topk',
+        type=int,
+        default=5,
+        metavar='K',
+        help='classes for each picture (default: %(default)s)',
+    )
+    add(
+        '--batch-size',
+        type=int,
+        default=1,
+        metavar='N',
+        help='pictures at a time (default: %(default)s)',
+    )
+    add('--device', metavar='NAME', help='such as cuda:1 (default: cuda or else cpu)')
+    add('--force', action='store_true', help='write into a folder that is not empty')
+    add_trust_option(parser)
+    add_traceback_option(parser)
+    args = parser.parse_args(argv)
+    if args.model.endswith('.py') and not Path(args.model).is_file():
+        raise UsageError(f'{args.model}: no such config file')
+    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
+        raise UsageError(f'{args.checkpoint}: no such checkpoint')
+    return args
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the model of the command line."""
+    args = parse(argv)
+    from mmpoolformer.apps.infer import infer  # torch: not for --help
+
+    infer(args)

@@ -1,0 +1,56 @@
+"""Classify pictures."""
+
+import argparse
+from collections.abc import Sequence
+
+from mmpoolformer.cli.options import add_inference_options, tool_parser
+
+DESCRIPTION = """Print the likeliest classes of pictures, with their probabilities.
+
+Classes have the names in the checkpoint, if it was made by tools/train.py, or else
+those of ImageNet. No config is needed: pictures are prepared as in the training."""
+
+EXAMPLES = """examples:
+  with published weights, downloaded:
+    python tools/predict.py cat.jpg --model poolformer_s12
+  with a checkpoint of one's own, for a folder and all below it, to a table:
+    python tools/predict.py photos --model poolformer_s12 \\
+        --checkpoint work_dirs/NAME/epoch_300.pth --csv photos.csv
+  files and patterns (quoted, where the shell would find too many), the best class only:
+    python tools/predict.py cat.jpg 'photos/**/*.png' --model caformer_s18 --topk 1
+  with a model of timm:
+    python tools/predict.py cat.jpg --model timm/resnet50 --checkpoint resnet50.pth
+"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = tool_parser('predict', DESCRIPTION, EXAMPLES)
+    parser.add_argument(
+        'pictures', nargs='+', metavar='IMAGE', help='files, folders and patterns'
+    )
+    parser.add_argument(
+        '--model',
+        required=True,
+        metavar='NAME',
+        help='a name of mmpoolformer.list_models(), or timm/NAME',
+    )
+    parser.add_argument(
+        '--topk',
+        type=int,
+        default=5,
+        metavar='K',
+        help='classes for each picture (default: %(default)s)',
+    )
+    parser.add_argument('--csv', metavar='FILE', help='write a table too')
+    parser.add_argument('--json', metavar='FILE', help='write JSON too')
+    add_inference_options(parser, batch_size=16)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Classify what the command line says."""
+    args = parse(argv)
+    from mmpoolformer.apps.known_models import predict  # torch: not for --help
+
+    predict(args)

@@ -1,0 +1,57 @@
+"""Pretrain a classifier, then a detector from it; see `--help`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpoolformer.apps.demo_arguments import add_demo_options, demo_settings
+from mmpoolformer.cli.options import add_config_options, tool_parser
+
+DESCRIPTION = """\
+Train a PoolFormer-S12 classifier on generated pictures, then RetinaNet twice with
+equal seed and steps, from scratch and from the classifier: minutes on two CPU cores.
+
+What is done already is skipped, and an interrupted run goes on where it stopped."""
+EXAMPLES = """examples:
+  the whole way, in data/demo and work_dirs/pretrain_demo:
+    python tools/pretrain_demo.py
+  something to compare: half the pretraining
+    python tools/pretrain_demo.py --work-dir work_dirs/half \\
+        --cfg-options train_cfg.max_epochs=4 param_scheduler.t_initial=4
+"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = tool_parser('pretrain-demo', DESCRIPTION, EXAMPLES)
+    add_demo_options(parser, 'work_dirs/pretrain_demo')
+    add_config_options(
+        parser, 'change settings of configs/classification/demo_poolformer_s12.py'
+    )
+    add_config_options(
+        parser,
+        'change settings of both detectors, '
+        'configs/detection/demo_retinanet_poolformer_s12.py',
+        '--detector-options',
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Do what the command line says."""
+    args = parse(argv)
+    settings = demo_settings(args)
+    # torch: not for --help
+    from mmpoolformer.apps.pretrain_demo import PretrainDemo, run_pretrain_demo, summary
+
+    options = (*PretrainDemo.detector_options, *args.detector_options)
+    job = PretrainDemo(
+        Path(args.data), Path(args.work_dir), settings, args.cfg_options, options
+    )
+    try:
+        metrics = run_pretrain_demo(job)
+    except KeyboardInterrupt:
+        print('\nThe same command goes on from here.', file=sys.stderr)
+        raise
+    print(summary(job, metrics))

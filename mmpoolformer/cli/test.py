@@ -1,0 +1,86 @@
+"""Evaluate a checkpoint on a config's test data."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpoolformer.cli.options import config_parser, parse_config_command
+from mmpoolformer.engine.signals import StopRequest
+from mmpoolformer.utils.errors import UsageError
+
+TEST_EXAMPLES = """examples:
+  measure a checkpoint on the config's test data:
+    python tools/test.py CONFIG work_dirs/NAME/epoch_12.pth
+  keep the predictions, and pictures of them beside the truth:
+    python tools/test.py CONFIG CHECKPOINT --out predictions.pkl --show-dir pictures
+  with test-time augmentation:
+    python tools/test.py CONFIG CHECKPOINT --tta
+  faster, where the CPU or GPU computes bfloat16:
+    python tools/test.py CONFIG CHECKPOINT --optimize --dtype bf16
+  on 8 GPUs (or 2 processes on the CPU):
+    tools/dist_test.sh CONFIG CHECKPOINT 8
+"""
+
+
+def main(argv: Sequence[str], stop: StopRequest) -> None:
+    """Test as the command line says, until the end or a request to stop."""
+    args = parse(argv)
+    from mmpoolformer.engine.launch import test  # torch: not for --help
+
+    test(args, stop)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line of tools/test.py.
+
+    Raises:
+        UsageError: If the config or the checkpoint is not there.
+    """
+    parser = config_parser(
+        'test', 'Evaluate a checkpoint on the test data of a config.', TEST_EXAMPLES
+    )
+    parser.add_argument(
+        'checkpoint', help='path, URL or zoo://NAME of the weights of the whole model'
+    )
+    parser.add_argument(
+        '--out', metavar='FILE.pkl', help='write the predictions to a pickle file'
+    )
+    parser.add_argument(
+        '--show-dir',
+        metavar='DIR',
+        help='draw truth beside prediction of every image into this folder',
+    )
+    parser.add_argument(
+        '--show', action='store_true', help='show the drawings in a window'
+    )
+    parser.add_argument(
+        '--wait-time',
+        type=float,
+        default=2,
+        metavar='SECONDS',
+        help='how long --show shows each (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="test-time augmentation, the config's tta_model and tta_pipeline or "
+        'else horizontal flips',
+    )
+    parser.add_argument(
+        '--optimize',
+        action='store_true',
+        help='fold constants into weights first: the same results up to rounding, '
+        'sooner',
+    )
+    parser.add_argument(
+        '--dtype',
+        choices=('fp32', 'bf16'),
+        default='fp32',
+        help='type that the backbone computes in with --optimize (default: fp32)',
+    )
+    args = parse_config_command(parser, argv)
+    if args.dtype != 'fp32' and not args.optimize:
+        raise UsageError(f'--dtype {args.dtype}: goes with --optimize')
+    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
+        raise UsageError(f'{args.checkpoint}: no such checkpoint')
+    return args

@@ -1,0 +1,77 @@
+"""Train the model of a config."""
+
+import argparse
+from collections.abc import Sequence
+
+from mmpoolformer.cli.options import config_parser, parse_config_command
+from mmpoolformer.engine.signals import StopRequest
+
+TRAIN_EXAMPLES = """examples:
+  train on one GPU, or on the CPU where there is none:
+    python tools/train.py configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py
+  go on where the last run in the work dir stopped, if there is one:
+    python tools/train.py CONFIG --resume auto
+  from scratch, with two images a step and the learning rate fitted to that:
+    python tools/train.py CONFIG --auto-scale-lr \\
+        --cfg-options model.backbone.init_cfg=None train_dataloader.batch_size=2
+  on 8 GPUs (or 2 processes on the CPU):
+    tools/dist_train.sh CONFIG 8
+  the same, each with a slice of the model, for want of memory:
+    tools/dist_train.sh CONFIG 8 --strategy fsdp
+SIGTERM and SIGUSR1 end a run after its iteration, saved, with exit code 75.
+"""
+
+
+def main(argv: Sequence[str], stop: StopRequest) -> None:
+    """Train as the command line says, until the end or a request to stop."""
+    args = parse(argv)
+    from mmpoolformer.engine.launch import train  # torch: not for --help
+
+    train(args, stop)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line of tools/train.py.
+
+    Raises:
+        UsageError: If the config is not there.
+    """
+    parser = config_parser(
+        'train',
+        'Train the model of a config: detection, segmentation or classification.',
+        TRAIN_EXAMPLES,
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='FILE',
+        help='go on from a checkpoint with everything it holds; without FILE, or with '
+        '"auto", from the latest one in the work dir, or from the start if there is '
+        'none',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU',
+    )
+    parser.add_argument(
+        '--strategy',
+        choices=('ddp', 'fsdp'),
+        help='what several processes do: ddp keeps a whole model in each (default), '
+        'fsdp shards parameters, gradients and optimizer state over the processes',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='multiply the learning rate by (images a step) / '
+        '(auto_scale_lr.base_batch_size of the config)',
+    )
+    parser.add_argument(
+        '--no-check',
+        dest='check',
+        action='store_false',
+        help='do not look at the data first (see tools/check_data.py); once it was '
+        'found sound, only names, sizes and times of its files are compared',
+    )
+    return parse_config_command(parser, argv)
