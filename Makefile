@@ -46,6 +46,7 @@ pretrain-demo: setup
 lint: setup
 	@$(ENV_PYTHON) -m ruff check .
 	@$(ENV_PYTHON) -m ruff format --check .
+	@"$(VENV)/bin/lint-imports" --no-logo
 
 # Keeps the versions that stand there and still fit; remove a line to renew it.
 lock: setup

@@ -3,6 +3,7 @@ import signal
 
 import pytest
 import torch
+from random_models import Models, make_models
 
 if not torch.cuda.is_available():
     # Before anything imports Triton: its kernels then run on the CPU, line by line.
@@ -27,3 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope='session')
 def long_mode(request: pytest.FixtureRequest) -> bool:
     return request.config.getoption('--long')
+
+
+@pytest.fixture(scope='session')
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return make_models(tmp_path_factory.mktemp('models'))

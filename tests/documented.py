@@ -26,10 +26,10 @@ BLOCKS = [
 ]
 # Their texts have commands as lines of their own, further in than the rest.
 SOURCES = [
-    *sorted((ROOT / 'tools').glob('*.*')),
+    *sorted((ROOT / 'tools').glob('*.sh')),
+    *sorted((ROOT / 'mmpoolformer' / 'cli').glob('*.py')),
     *sorted((ROOT / 'docs' / 'examples').glob('*.py')),
     ROOT / 'mmpoolformer' / 'doctor.py',
-    ROOT / 'mmpoolformer' / 'engine' / 'arguments.py',
 ]
 SHELL = ('bash', 'sh', 'shell', 'console')
 COMMENT = re.compile(r'\s+#.*$', re.M)

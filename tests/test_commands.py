@@ -119,7 +119,7 @@ def trained(name: str, last: str = 'epoch_1.pth') -> tuple[str, ...]:
 
 RULES = [
     # Training and testing. What starts several processes has its tests in
-    # tests/tools/test_dist.py, which are shorter.
+    # tests/cli/test_dist.py, which are shorter.
     Rule(
         rf'tools/dist_train.sh {RETINANET} 8',
         options(*COCO),

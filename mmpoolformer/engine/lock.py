@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, SoftFileLock, Timeout
 from mmengine.logging import print_log
 
-from mmpoolformer.engine.distributed import launched_rank
+from mmpoolformer.utils.distributed import launched_rank
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.files import write_whole
 

@@ -28,7 +28,7 @@ from mmpoolformer.data.class_names import read_json
 from mmpoolformer.data.checks.report import read_notes, sound_before, write_notes
 from mmpoolformer.data.checks.coco import CocoUse, check_coco
 from mmpoolformer.data.checks.built import is_elsewhere, wrong_class_count
-from mmpoolformer.engine.distributed import launched_rank
+from mmpoolformer.utils.distributed import launched_rank
 from mmpoolformer.utils.errors import SETTING_ERRORS, UserError, blame, one_line
 from mmpoolformer.data.checks.report import DataReport, Findings
 from mmpoolformer.data.checks.labels import LabelUse, Mapped, check_labels, measure_mapping

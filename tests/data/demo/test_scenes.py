@@ -21,7 +21,7 @@ from mmpoolformer.data.demo.scenes import (
 )
 from mmpoolformer.data.demo.shapes import CLASSES, draw_scene
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TOOL = ROOT / 'tools' / 'make_demo_data.py'
 SETTINGS = DemoSettings(train=18, val=8, size=192, seed=3)
 FLAGS = ['--train', '18', '--val', '8', '--size', '192', '--seed', '3']

@@ -16,7 +16,7 @@ pytest.importorskip('mmdet')
 from mmpoolformer.apps.quickstart import Quickstart, _draw_curves, summary
 from mmpoolformer.visual.curves import find_logs, read_curves
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 # Enough that the interruption comes before the end.
 EPOCHS = 15
 SCENES = ['--train', '12', '--val', '6', '--size', '64']
