@@ -432,16 +432,16 @@ def _view_length(count: int, view: Node) -> int:
 
 def _ordered_dict(pairs: Node | None = None) -> Node:
     """Accept none, or, as Python 2 writes it, a list of pairs."""
+    items = []
     for pair in _of(pairs, 'list').parts if pairs else ():
-        key, _ = _of(pair, 'list', 'tuple').parts
+        key, value = _of(pair, 'list', 'tuple').parts
         _check_keys([key])
-    return Node('OrderedDict')
+        items += (key, value)
+    return Node('OrderedDict', None, items)
 
 
 def _counter(counts: Node | None = None) -> Node:
-    if counts:
-        _of(counts, *DICTS)
-    return Node('Counter')
+    return Node('Counter', None, _of(counts, *DICTS).parts if counts else ())
 
 
 def _set(values: Node | None = None) -> Node:
@@ -500,7 +500,7 @@ def _dtype(name: Node, align: Node, copy: Node) -> Node:
 
 
 def _reconstruct(kind: Node, shape: Node, code: Node) -> Node:
-    if kind.value != 'numpy.ndarray' or plain(shape) != (0,):
+    if _of(kind, 'name').value != 'numpy.ndarray' or plain(shape) != (0,):
         raise UntrustedCheckpointError(f'an array that is {_described(kind)}')
     if plain(code) not in ('b', b'b'):
         raise UntrustedCheckpointError('a numpy array of an unusual type')
@@ -548,6 +548,7 @@ def _tensor_with_state(
     function: Node, kind: Node, arguments: Node, state: Node
 ) -> Node:
     """Accept tensors with the notes that torch.compile adds to them."""
+    _of(function, 'name'), _of(kind, 'name')
     if function.value not in TENSORS or kind.value != 'torch.Tensor':
         raise UntrustedCheckpointError(f'a tensor by {_described(function)}')
     made = TENSORS[function.value](*_of(arguments, 'tuple').parts)

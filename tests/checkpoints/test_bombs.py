@@ -205,6 +205,14 @@ BODIES = {
         "'torch.FloatTensor'",
     ),
     'bytes as a key': (lambda: b'}' + latin(3) + b'Ns', 'a bytes as a key'),
+    'hooks given to the constructor': (
+        lambda: floats(10_000, [1], [1]).replace(
+            b'}tR',
+            call(named('collections', 'OrderedDict'), listed(listed(b'K\x01', b'N')))
+            + b'tR',
+        ),
+        'a tensor with hooks',
+    ),
     'hooks': (
         lambda: floats(10_000, [1], [1]).replace(b'}tR', b'}K\x01NstR'),
         'a tensor with hooks',
