@@ -29,6 +29,7 @@ BACKBONE = [
     'torch>=2.1',
     'timm>=1.0',
     'filelock',
+    'fvcore',
     'huggingface-hub',
     'matplotlib',
     'numpy',
@@ -39,8 +40,8 @@ BACKBONE = [
     'tqdm',
     'urllib3>=2',  # older ones take a truncated download for a whole one
 ]
-# For tools/complexity.py and tools/gradcam.py.
-ANALYSIS = ['fvcore', 'grad-cam>=1.5', 'torchvision']
+# For tools/gradcam.py.
+ANALYSIS = ['grad-cam>=1.5', 'torchvision']
 # For tools/demo.py and tools/export.py.
 DEMO = ['gradio>=5', 'starlette']
 EXPORT = ['onnx>=1.16', 'onnxruntime>=1.17', 'onnxscript']
