@@ -43,7 +43,7 @@ BACKBONE = [
 # For tools/gradcam.py.
 ANALYSIS = ['grad-cam>=1.5', 'torchvision']
 # For tools/demo.py and tools/export.py.
-DEMO = ['gradio>=5', 'starlette']
+DEMO = ['gradio>=5', 'pydantic', 'python-multipart', 'starlette']
 EXPORT = ['onnx>=1.16', 'onnxruntime>=1.17', 'onnxscript']
 DEV = [
     'hypothesis',
