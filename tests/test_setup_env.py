@@ -192,8 +192,10 @@ def test_lock_is_exact_and_names_no_place(stack: str, tmp_path: Path) -> None:
     pins = [line for line in lines if not line.startswith('#')]
     assert all(re.match(r'[a-z0-9-]+==[\w.!+]+( ; .*)?$', pin) for pin in pins)
     assert not re.search(r'://|--index|--find-links', place.lock.read_text())
-    for name in [*place.stack.packages.values(), 'torch', 'uv', 'numpy', 'setuptools']:
-        assert place.pin(name).startswith(f'{name}==')
+    tools = ['torch', 'torchvision', 'uv', 'numpy', 'setuptools', 'wheel', 'ninja']
+    tools += ['psutil', 'packaging', 'pip', 'opencv-python', 'opencv-python-headless']
+    for name in [*place.stack.packages.values(), *tools]:
+        assert [pin for pin in pins if pin.startswith(f'{name}==')] == [place.pin(name)]
 
 
 def test_sources_are_joined_once_each_and_in_order(tmp_path: Path) -> None:
