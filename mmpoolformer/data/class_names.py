@@ -2,8 +2,11 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from mmpoolformer.checkpoints.errors import shown
 
 
 def read_json(file: str | Path) -> object:
@@ -19,6 +22,47 @@ def read_json(file: str | Path) -> object:
         return json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:  # also of numbers of 4,300 digits
         raise ValueError(f'{path}: not a JSON file ({error})') from error
+
+
+def read_class_names(file: str | Path) -> tuple[str, ...]:
+    """Read class names from a text file, one per line, in the order of the labels.
+
+    The file is UTF-8, with or without a byte order mark; spaces around a name and
+    empty lines at the end don't count.
+
+    Raises:
+        ValueError: If the file is missing or is not text, has no name, an empty line
+            between names or a duplicate name; names the file and the lines.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise ValueError(f'{path}: no such file of class names')
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except ValueError as error:
+        raise ValueError(
+            f'{path}: not UTF-8 text; save the class names as UTF-8, one per line'
+        ) from error
+    names = tuple(line.strip() for line in text.rstrip().split('\n'))
+    if not any(names):
+        raise ValueError(f'{path}: no class names; write one per line')
+    if '' in names:
+        raise ValueError(
+            f'{path}: line {names.index("") + 1} is empty; remove it, because labels '
+            'are counted by lines'
+        )
+    _refuse_duplicates(names, str(path))
+    return names
+
+
+def _refuse_duplicates(names: Sequence[str], place: str) -> None:
+    """Name duplicate class names with the lines (from 1) where they stand."""
+    counts = Counter(names)
+    for name in (name for name in counts if counts[name] > 1):
+        lines = [str(i) for i, other in enumerate(names, start=1) if other == name]
+        raise ValueError(
+            f'{place}: duplicate class {shown(name)!r} (lines {", ".join(lines)})'
+        )
 
 
 def coco_classes(*ann_files: str | Path) -> tuple[str, ...]:
