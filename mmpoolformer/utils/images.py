@@ -16,10 +16,19 @@ from PIL import Image, UnidentifiedImageError
 # others EPS is drawn by another program (Ghostscript), and most are seldom tested.
 LISTED = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'TIFF', 'WEBP', 'AVIF')
 
-# What is taken for a picture in a folder; files named one by one may have any name.
-SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 Image.init()
 FORMATS = tuple(name for name in LISTED if name in Image.OPEN)  # AVIF since Pillow 11.3
+FRACTIONS = '.pfm'  # PPM's relative for numbers that are no colours
+
+# What is taken for a picture in a folder: every ending that Pillow knows of the
+# formats. Files named one by one may have any name.
+SUFFIXES = tuple(
+    sorted(
+        suffix
+        for suffix, kind in Image.registered_extensions().items()
+        if kind in (*FORMATS, 'MPO') and suffix != FRACTIONS
+    )
+)
 
 # What Pillow's readers raise for files that are no picture, truncated, damaged or too
 # large. Most readers trust what headers say, and fail somewhere later.
