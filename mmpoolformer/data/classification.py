@@ -1,9 +1,9 @@
 """Pictures with class labels: timm's data sets and augmentation for mmengine.
 
-`timm.data.create_dataset` reads image folders, tar files, and Hugging Face and
-torchvision data sets by name; `timm.data.create_transform` augments. What is added
-here: mistakes in the data are errors, and augmentation depends on the place in the
-run only (see `mmpoolformer.engine.seeding`).
+`timm.data.create_dataset` reads tar files, and Hugging Face and torchvision data sets
+by name; `timm.data.create_transform` augments. What is added here: image folders are
+read by `ClassFolders`, mistakes in the data are errors, and augmentation depends on the
+place in the run only (see `mmpoolformer.engine.seeding`).
 """
 
 import logging
@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 from mmengine.logging import print_log
-from timm.data import create_dataset, create_transform
+from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import Dataset, IterableDataset
 
+from mmpoolformer.data.class_folders import ClassFolders
 from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
 from mmpoolformer.utils.seeding import seeded
 from mmpoolformer.registry import DATASETS
@@ -48,7 +49,8 @@ class TimmDataset(Dataset):
         on_error: What to do with an unreadable picture: `'raise'` stops and names it;
             `'skip'` takes the next one in training, leaves it out of an evaluation, and
             keeps it in `unreadable`.
-        options: More options of `timm.data.create_dataset`.
+        options: More options of `ClassFolders` for a folder, of
+            `timm.data.create_dataset` for the others.
 
     Attributes:
         metainfo: `classes`, the class names in the order of the labels, where known.
@@ -75,9 +77,14 @@ class TimmDataset(Dataset):
         self.transform = create_transform(**self.transform_options)
         self.on_error = on_error
         self.root = find_split(root, split) if not name else root
-        self.data = create_dataset(
-            name, root=str(self.root), split=split, search_split=False, **options or {}
-        )
+        options = dict(options or {})
+        if not name and Path(self.root).is_dir():
+            reader = ClassFolders(self.root, **options)
+            self.data = ImageDataset(str(self.root), reader=reader)
+        else:
+            self.data = create_dataset(
+                name, root=str(self.root), split=split, search_split=False, **options
+            )
         if isinstance(self.data, IterableDataset):
             raise ValueError(
                 f'name={name!r}: read one after another, not by index; use '
@@ -85,8 +92,6 @@ class TimmDataset(Dataset):
             )
         classes = _class_names(self.data)
         self.metainfo = {'classes': classes} if classes else {}
-        if not name and Path(self.root).is_dir():
-            _check_folders(Path(self.root), self.data.reader)
         # In shared memory, because the processes of a data loader find them.
         self._marked = Array('b', len(self.data))
 
@@ -219,21 +224,3 @@ def _class_names(data: Dataset) -> tuple[str, ...]:
         if to_label:
             return tuple(sorted(to_label, key=to_label.get))
     return ()
-
-
-def _check_folders(root: Path, reader: object) -> None:
-    """Refuse class folders without a picture: the labels of the others would shift."""
-    folders = {p.name for p in root.iterdir() if p.is_dir() and p.name[0] != '.'}
-    used = {Path(path).relative_to(root).parts[0] for path, _ in reader.samples}
-    empty = sorted(folders - used)
-    if empty:
-        raise ValueError(
-            f'{root}: no picture in {", ".join(empty[:8])}; fill or remove the folder, '
-            'because class labels are counted from those with pictures'
-        )
-    loose = sorted(name for name in used - folders if (root / name).is_file())
-    if loose:
-        raise ValueError(
-            f'{root}: {loose[0]} lies outside of the class folders; expected '
-            f'{root}/CLASS/{loose[0]}'
-        )

@@ -255,7 +255,7 @@ def test_predictions_of_a_training_have_its_names(outcomes: dict) -> None:
         ('no pattern', 2, ['--model pool*x: no model']),
         ('no timm', 2, ["'timm/nothing'"]),
         ('no data', 1, ['nowhere: no such folder']),
-        ('empty data', 1, ['empty: Found 0 images']),
+        ('empty data', 1, ['empty: no picture in class folders']),
         ('no file', 1, ["no checkpoint file 'no.pth'"]),
         ('no folder', 2, ['--checkpoints no: no such folder']),
         ('no weights', 1, ['empty: no checkpoint poolformer_s12.pth', 'more']),

@@ -1,0 +1,170 @@
+"""Folders of pictures by class: which files are read, and which class each is.
+
+timm's reader takes the innermost folder for the class, counts hidden folders, reads
+three endings and orders names that differ only in case by chance. Here the class is the
+folder directly below the root.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from timm.data.readers.class_map import load_class_map
+from timm.data.readers.reader import Reader
+
+from mmpoolformer.utils.images import SUFFIXES
+
+# Folders that systems and programs make beside data; those of a dot are hidden.
+STRANGE = (
+    '$RECYCLE.BIN',
+    '@eaDir',
+    'System Volume Information',
+    '__MACOSX',
+    '__pycache__',
+    'lost+found',
+)
+SHOWN = 8  # names in a message
+
+
+class ClassFolders(Reader):
+    """Pictures in one folder per class, as a reader for `timm.data.ImageDataset`.
+
+    A picture at any depth below a class folder is of that class. Hidden files and
+    folders, and those of `STRANGE`, are left out; links are followed.
+
+    Args:
+        root: The folder that has the class folders.
+        class_map: The label of each class, or a file of them as timm reads it; then
+            folders may be missing. By default the classes are numbered `in_order`.
+
+    Attributes:
+        samples: Path and label of each picture, sorted by path as timm does.
+        class_to_idx: The label of each class.
+
+    Raises:
+        ValueError: If there is no picture, one outside of the class folders, a class
+            without a picture, or a folder that is not in `class_map`.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike, class_map: Mapping[str, int] | str | None = None
+    ) -> None:
+        super().__init__()
+        self.root = Path(root)
+        entries = [name for name in os.listdir(root) if not is_strange(name)]
+        folders = [name for name in entries if (self.root / name).is_dir()]
+        pictures = {name: _pictures(self.root / name) for name in folders}
+        self._check(pictures, [name for name in entries if name not in pictures])
+        self.class_to_idx = self._labels(pictures, class_map)
+        self.samples = [
+            (path, self.class_to_idx[name])
+            for name, paths in pictures.items()
+            for path in paths
+        ]
+        self.samples.sort(key=lambda sample: _sort_key(sample[0]))
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[IO[bytes], int]:
+        """Open a picture; return the file and the label."""
+        path, label = self.samples[index]
+        return open(path, 'rb'), label
+
+    def _filename(
+        self, index: int, basename: bool = False, absolute: bool = False
+    ) -> str:
+        path = self.samples[index][0]
+        if basename:
+            return os.path.basename(path)
+        return path if absolute else os.path.relpath(path, self.root)
+
+    def _check(self, pictures: dict[str, list[str]], files: Sequence[str]) -> None:
+        loose = sorted(name for name in files if is_picture(name))
+        if loose and not any(pictures.values()):
+            raise ValueError(
+                f'{self.root}: {len(loose)} pictures (such as {loose[0]}), but no '
+                f'class folders: sort them into {self.root}/CLASS/, or set root and '
+                'split of the data set to a folder that has class folders'
+            )
+        if not any(pictures.values()):
+            raise ValueError(
+                f'{self.root}: no picture in class folders (CLASS/*.jpg); it has '
+                f'{some(in_order(pictures)) or "no folders"}; set root and split of '
+                'the data set to the folder that has the class folders'
+            )
+        if loose:
+            raise ValueError(
+                f'{self.root}: {loose[0]} lies outside of the class folders; expected '
+                f'{self.root}/CLASS/{loose[0]}'
+            )
+
+    def _labels(
+        self,
+        pictures: dict[str, list[str]],
+        class_map: Mapping[str, int] | str | None,
+    ) -> dict[str, int]:
+        empty = in_order(name for name in pictures if not pictures[name])
+        if class_map:
+            labels = dict(load_class_map(class_map, str(self.root)))
+            unknown = in_order(pictures.keys() - labels.keys() - {*empty})
+            if unknown:
+                raise ValueError(
+                    f'{self.root}: folders of unknown classes: {some(unknown)}; '
+                    f'the classes are {some(tuple(labels))}'
+                )
+            return labels
+        if empty:
+            raise ValueError(
+                f'{self.root}: no picture in {some(empty)}; fill or remove the '
+                'folder, because class labels are counted from those with pictures'
+            )
+        return {name: i for i, name in enumerate(in_order(pictures))}
+
+
+def is_strange(name: str) -> bool:
+    """Tell whether a file or folder is hidden, or a system's own."""
+    return name.startswith('.') or name in STRANGE
+
+
+def is_picture(name: str) -> bool:
+    """Tell by its ending whether a file is a picture that can be read."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort class names as timm does: numbers by value, capitals as small letters.
+
+    Names that are equal so, such as `A` and `a` or `1` and `01`, are sorted plainly.
+    """
+    return tuple(sorted(names, key=_sort_key))
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first few names of many, joined by commas."""
+    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
+    return ', '.join(names[:SHOWN]) + more
+
+
+def _sort_key(text: str) -> tuple[list[str | int], str]:
+    parts = re.split(r'(\d+)', text.lower())
+    natural = [int(part) if i % 2 else part for i, part in enumerate(parts)]
+    return natural, text
+
+
+def _pictures(folder: Path) -> list[str]:
+    return [path for path in _files(folder) if is_picture(path)]
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Find all files below a folder, but for hidden ones."""
+    for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
+        folders[:] = [name for name in folders if not is_strange(name)]
+        yield from (os.path.join(place, name) for name in files if not is_strange(name))
+
+
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would leave out a folder that it can't list

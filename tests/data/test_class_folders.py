@@ -1,0 +1,173 @@
+"""Class folders as people have them: right labels, or one line that names the layout."""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from timm.utils.misc import natural_key
+
+from mmpoolformer.data.class_folders import ClassFolders, in_order
+from mmpoolformer.data.classification import TimmDataset, folder_classes
+
+CLOTHING = Path(__file__).parents[3] / 'shared' / 'data' / 'classification-clothing'
+
+
+def write(root: Path, *names: str) -> None:
+    """Write pictures; their folders are made."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (8, 8)).save(root / name, 'PNG')
+
+
+def labels(root: Path, **options: object) -> dict[str, str]:
+    """Return the class of each picture."""
+    data = TimmDataset(str(root), options=options)
+    names = {label: name for name, label in data.data.reader.class_to_idx.items()}
+    return {
+        os.path.relpath(path, root): names[label]
+        for path, label in data.data.reader.samples
+    }
+
+
+@pytest.mark.parametrize(
+    'hidden',
+    [
+        '.ipynb_checkpoints/0.png',
+        'ant/.ipynb_checkpoints/0.png',
+        '__MACOSX/ant/0.png',
+        'ant/__MACOSX/0.png',
+        '.thumbnails/deep/0.png',
+        '@eaDir/0.png',
+        'ant/._0.png',
+        '._0.png',
+    ],
+)
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path, hidden: str) -> None:
+    write(tmp_path, 'ant/0.png', 'bee/0.png', hidden)
+    assert labels(tmp_path) == {'ant/0.png': 'ant', 'bee/0.png': 'bee'}
+
+
+def test_the_root_itself_may_be_hidden(tmp_path: Path) -> None:
+    root = tmp_path / '.cache' / 'data'
+    write(root, 'ant/0.png', 'bee/0.png')
+    assert folder_classes(root, '') == ('ant', 'bee')
+
+
+@pytest.mark.parametrize(
+    'deep',
+    [
+        ('n01/images/0.png', 'n02/images/0.png'),
+        ('n01/2020/0.png', 'n01/2021/0.png', 'n02/2020/0.png'),
+        ('n01/0.png', 'n01/n02/0.png', 'n02/0.png'),
+        ('n01/a/b/c/0.png', 'n02/a.png/0.png'),
+    ],
+)
+def test_deep_pictures_belong_to_the_first_folder(
+    tmp_path: Path, deep: tuple[str, ...]
+) -> None:
+    write(tmp_path, *deep)
+    assert labels(tmp_path) == {name: name.split('/')[0] for name in deep}
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    write(tmp_path / 'elsewhere', '0.png', 'deep/1.png')
+    write(tmp_path / 'data', 'bee/0.png')
+    (tmp_path / 'data' / 'ant').symlink_to(tmp_path / 'elsewhere')
+    found = labels(tmp_path / 'data')
+    assert found == {'ant/0.png': 'ant', 'ant/deep/1.png': 'ant', 'bee/0.png': 'bee'}
+
+
+@pytest.mark.parametrize(
+    ('names', 'message'),
+    [
+        ((), r'no picture in class folders .*no folders; set root and split'),
+        (('ant/notes.txt',), r'no picture in class folders .*it has ant; set root'),
+        (('0.png', '1.png'), r'2 pictures \(such as 0\.png\), but no class folders'),
+        (('0.png', '.git/1.png'), r'1 pictures .*no class folders.*set root and split'),
+        (('ant/0.png', '1.JPG'), r'1\.JPG lies outside of the class folders'),
+        (('ant/0.png', 'bee/x.txt'), r'no picture in bee; fill or remove'),
+    ],
+)
+def test_layouts_without_classes_are_named(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    write(tmp_path, *names)
+    with pytest.raises(ValueError, match=rf'^{tmp_path}: {message}'):
+        TimmDataset(str(tmp_path))
+
+
+def test_ties_are_broken_by_the_plain_name_in_every_process(tmp_path: Path) -> None:
+    names = ('A', 'a', 'B', 'b', '1', '01', '001')
+    write(tmp_path, *(f'{name}/0.png' for name in names))
+    script = (
+        'import sys; from mmpoolformer.data.class_folders import ClassFolders; '
+        'print(*ClassFolders(sys.argv[1]).class_to_idx)'
+    )
+    for seed in ('1', '2'):
+        done = subprocess.run(
+            [sys.executable, '-c', script, str(tmp_path)],
+            env={**os.environ, 'PYTHONHASHSEED': seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == sorted(sorted(names), key=natural_key)
+
+
+@pytest.mark.parametrize(
+    'names', [('ab1', 'AB1', 'aB01', 'Ab1'), ('x-2', 'X-2', 'x-02', 'x-10')]
+)
+def test_ties_do_not_depend_on_the_order_found(names: tuple[str, ...]) -> None:
+    expected = tuple(sorted(sorted(names), key=natural_key))
+    for order in itertools.permutations(names):
+        assert in_order(order) == expected
+
+
+def test_order_is_timms() -> None:
+    names = ['class_10', 'Class_9', 'class_2', 'b', 'A', '10x', '9y', 'x1y02', 'x1y1']
+    assert list(in_order(names)) == sorted(names, key=natural_key)
+    assert in_order(['5²', '²', '5']) == ('5', '5²', '²')  # where timm's key fails
+
+
+def test_pictures_are_in_timms_order(tmp_path: Path) -> None:
+    write(tmp_path, 'b/10.png', 'b/9.png', 'A/x.png', 'b/01.png', 'b/1.png')
+    assert list(labels(tmp_path)) == [
+        'A/x.png',
+        'b/01.png',
+        'b/1.png',
+        'b/9.png',
+        'b/10.png',
+    ]
+
+
+def test_a_class_map_chooses_labels(tmp_path: Path) -> None:
+    write(tmp_path, 'ant/0.png', 'bee/0.png')
+    reader = ClassFolders(tmp_path, class_map={'bee': 0, 'cow': 1, 'ant': 2})
+    assert [label for _, label in reader.samples] == [2, 0]
+    (tmp_path / 'map.txt').write_text('bee\nant\n')
+    reader = ClassFolders(tmp_path, class_map=str(tmp_path / 'map.txt'))
+    assert [label for _, label in reader.samples] == [1, 0]
+    with pytest.raises(ValueError, match=r'unknown classes: bee; the classes are ant'):
+        ClassFolders(tmp_path, class_map={'ant': 0})
+
+
+def test_other_options_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, 'ant/0.png', 'bee/0.png')
+    with pytest.raises(TypeError, match='class_mapp'):
+        TimmDataset(str(tmp_path), options=dict(class_mapp={}))
+
+
+@pytest.mark.skipif(not CLOTHING.is_dir(), reason='the real pictures are not here')
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_real_pictures_keep_their_labels(split: str) -> None:
+    data = TimmDataset(str(CLOTHING), split)
+    classes = sorted(path.name for path in (CLOTHING / split).iterdir())
+    assert data.metainfo['classes'] == tuple(classes)
+    files = sorted(str(path) for path in (CLOTHING / split).glob('*/*'))
+    assert sorted(path for path, _ in data.data.reader.samples) == files
+    for path, label in data.data.reader.samples:
+        assert classes[label] == Path(path).parent.name
