@@ -7,6 +7,7 @@ folder directly below the root.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,27 @@ STRANGE = (
     '__pycache__',
     'lost+found',
 )
+# Endings of what lies beside pictures and is none: not worth a warning.
+BESIDE = (
+    *(
+        '.cfg',
+        '.csv',
+        '.db',
+        '.htm',
+        '.html',
+        '.ini',
+        '.json',
+        '.jsonl',
+        '.log',
+        '.mat',
+    ),
+    *('.md', '.py', '.toml', '.tsv', '.txt', '.xml', '.xmp', '.yaml', '.yml'),
+)
+# Names that a split's folder may have.
+SPLITS = (
+    ('train', 'training'),
+    ('val', 'valid', 'validation', 'eval', 'evaluation', 'test'),
+)
 SHOWN = 8  # names in a message
 
 
@@ -42,10 +64,13 @@ class ClassFolders(Reader):
     Attributes:
         samples: Path and label of each picture, sorted by path as timm does.
         class_to_idx: The label of each class.
+        notes: What may not be as meant, in a line each: one class only, files left
+            out, pictures in deeper folders, an order of classes unlike the plain one.
 
     Raises:
         ValueError: If there is no picture, one outside of the class folders, a class
-            without a picture, or a folder that is not in `class_map`.
+            without a picture, a folder that is not in `class_map`, or if the folders
+            are splits or hold class folders themselves.
     """
 
     def __init__(
@@ -55,15 +80,19 @@ class ClassFolders(Reader):
         self.root = Path(root)
         entries = [name for name in os.listdir(root) if not is_strange(name)]
         folders = [name for name in entries if (self.root / name).is_dir()]
-        pictures = {name: _pictures(self.root / name) for name in folders}
+        files = {name: list(_files(self.root / name)) for name in folders}
+        pictures = {name: [*filter(is_picture, files[name])] for name in folders}
         self._check(pictures, [name for name in entries if name not in pictures])
         self.class_to_idx = self._labels(pictures, class_map)
         self.samples = [
-            (path, self.class_to_idx[name])
+            (os.path.join(root, name, path), self.class_to_idx[name])
             for name, paths in pictures.items()
             for path in paths
         ]
         self.samples.sort(key=lambda sample: _sort_key(sample[0]))
+        self.notes = [*self._notes(files)]
+        if not class_map and order_note(tuple(self.class_to_idx)):
+            self.notes.append(f'{root}: {order_note(tuple(self.class_to_idx))}')
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -122,7 +151,58 @@ class ClassFolders(Reader):
                 f'{self.root}: no picture in {some(empty)}; fill or remove the '
                 'folder, because class labels are counted from those with pictures'
             )
+        self._refuse_folders_of_classes(pictures)
         return {name: i for i, name in enumerate(in_order(pictures))}
+
+    def _refuse_folders_of_classes(self, pictures: dict[str, list[str]]) -> None:
+        """Refuse splits, or a single folder around all classes, in place of classes."""
+        inside = {path for paths in pictures.values() for path in paths}
+        if any(os.sep not in path for path in inside):
+            return
+        splits = {name for names in SPLITS for name in names}
+        names = in_order(pictures)
+        if len(names) > 1 and splits.issuperset(names):
+            raise ValueError(
+                f'{self.root}: its folders are splits, no classes ({some(names)}); set '
+                f'split of the data set, such as split={names[0]!r}'
+            )
+        below = in_order({path.split(os.sep)[0] for path in inside})
+        if len(names) == 1 and len(below) > 1:
+            raise ValueError(
+                f'{self.root}: {names[0]} is its only folder and has no picture but in '
+                f'folders ({some(below)}); set root of the data set to '
+                f'{self.root / names[0]}, and no split, if those are the classes'
+            )
+
+    def _notes(self, files: dict[str, list[str]]) -> Iterator[str]:
+        """Say what may not be as meant; see `notes`."""
+        if len(self.class_to_idx) == 1:
+            name = next(iter(self.class_to_idx))
+            yield f'{self.root}: one class only ({name}), so nothing to tell apart'
+        suffixes = Counter(
+            os.path.splitext(path)[1].lower() or 'none'
+            for paths in files.values()
+            for path in paths
+            if not is_picture(path) and not path.lower().endswith(BESIDE)
+        )
+        if suffixes:
+            kinds = [f'{suffix} ({count})' for suffix, count in suffixes.most_common()]
+            yield (
+                f'{self.root}: {suffixes.total()} files left out, because their '
+                f"endings are no known pictures': {some(kinds)}"
+            )
+        deep = [
+            (name, path)
+            for name, paths in files.items()
+            for path in paths
+            if os.sep in path and is_picture(path)
+        ]
+        if deep:
+            name, path = min(deep)
+            yield (
+                f'{self.root}: {len(deep)} pictures in deeper folders are of the class '
+                f'of the first folder, such as {name}/{path} of {name}'
+            )
 
 
 def is_strange(name: str) -> bool:
@@ -143,6 +223,18 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=_sort_key))
 
 
+def order_note(names: Sequence[str]) -> str:
+    """Say if class names would have other labels sorted plainly, or return ''."""
+    for label, (name, plain) in enumerate(zip(names, sorted(names), strict=True)):
+        if name != plain:
+            return (
+                f'classes in natural order, as by timm (2 before 10, capitals like '
+                f'small letters): label {label} is {name}, but {plain} in the plain '
+                'order of torchvision and others; a list of classes sets another'
+            )
+    return ''
+
+
 def some(names: Sequence[str]) -> str:
     """Return the first few names of many, joined by commas."""
     more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
@@ -155,15 +247,13 @@ def _sort_key(text: str) -> tuple[list[str | int], str]:
     return natural, text
 
 
-def _pictures(folder: Path) -> list[str]:
-    return [path for path in _files(folder) if is_picture(path)]
-
-
 def _files(folder: Path) -> Iterator[str]:
-    """Find all files below a folder, but for hidden ones."""
+    """Find all files below a folder but hidden ones, as paths from there."""
+    start = len(str(folder)) + 1
     for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         folders[:] = [name for name in folders if not is_strange(name)]
-        yield from (os.path.join(place, name) for name in files if not is_strange(name))
+        seen = (name for name in files if not is_strange(name))
+        yield from (os.path.join(place, name)[start:] for name in seen)
 
 
 def _raise(error: OSError) -> None:

@@ -15,16 +15,11 @@ from mmengine.logging import print_log
 from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import Dataset, IterableDataset
 
-from mmpoolformer.data.class_folders import ClassFolders
+from mmpoolformer.data.class_folders import SPLITS, ClassFolders, some
+from mmpoolformer.registry import DATASETS
 from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
 from mmpoolformer.utils.seeding import seeded
-from mmpoolformer.registry import DATASETS
 
-# Names that a split's folder may have.
-SPLITS = (
-    ('train', 'training'),
-    ('val', 'valid', 'validation', 'eval', 'evaluation', 'test'),
-)
 ON_ERROR = ('raise', 'skip')
 NO_CLASS = -1  # the label of what takes no part in the evaluation
 
@@ -49,11 +44,13 @@ class TimmDataset(Dataset):
         on_error: What to do with an unreadable picture: `'raise'` stops and names it;
             `'skip'` takes the next one in training, leaves it out of an evaluation, and
             keeps it in `unreadable`.
+        quiet: Whether not to log `notes`.
         options: More options of `ClassFolders` for a folder, of
             `timm.data.create_dataset` for the others.
 
     Attributes:
         metainfo: `classes`, the class names in the order of the labels, where known.
+        notes: What may not be as meant, see `ClassFolders`.
 
     Raises:
         ValueError: If the folder or the split is missing, a class has no picture, or an
@@ -67,6 +64,7 @@ class TimmDataset(Dataset):
         name: str = '',
         transform: dict | None = None,
         on_error: str = 'raise',
+        quiet: bool = False,
         options: dict | None = None,
     ) -> None:
         if on_error not in ON_ERROR:
@@ -92,6 +90,9 @@ class TimmDataset(Dataset):
             )
         classes = _class_names(self.data)
         self.metainfo = {'classes': classes} if classes else {}
+        self.notes = list(getattr(getattr(self.data, 'reader', None), 'notes', ()))
+        for note in () if quiet else self.notes:
+            print_log(note, logger='current', level=logging.WARNING)
         # In shared memory, because the processes of a data loader find them.
         self._marked = Array('b', len(self.data))
 
@@ -202,7 +203,7 @@ def find_split(root: str | Path, split: str) -> Path:
     raise ValueError(
         f'{root}: has no folder for the split {split!r} '
         f'(looked for {", ".join(dict.fromkeys(names))}); it has '
-        f'{", ".join(there[:8]) or "no folders"}'
+        f'{some(there) or "no folders"}'
     )
 
 
@@ -214,7 +215,7 @@ def folder_classes(root: str | Path, split: str = 'train') -> tuple[str, ...]:
     Raises:
         ValueError: If the folder is missing or a class has no picture.
     """
-    return TimmDataset(str(root), split).metainfo['classes']
+    return TimmDataset(str(root), split, quiet=True).metainfo['classes']
 
 
 def _class_names(data: Dataset) -> tuple[str, ...]:

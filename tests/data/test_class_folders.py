@@ -1,7 +1,8 @@
-"""Class folders as people have them: right labels, or one line that names the layout."""
+"""Class folders as people have them: right labels, or a line that names the layout."""
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 from timm.utils.misc import natural_key
 
+from mmpoolformer.data import classification
 from mmpoolformer.data.class_folders import ClassFolders, in_order
 from mmpoolformer.data.classification import TimmDataset, folder_classes
 
@@ -171,3 +173,115 @@ def test_real_pictures_keep_their_labels(split: str) -> None:
     assert sorted(path for path, _ in data.data.reader.samples) == files
     for path, label in data.data.reader.samples:
         assert classes[label] == Path(path).parent.name
+
+
+# -- what is told ------------------------------------------------------------------
+
+
+def notes(root: Path) -> list[str]:
+    """Return what is noted, without the folder's name."""
+    found = ClassFolders(root).notes
+    assert all(note.startswith(f'{root}: ') for note in found)
+    return [note.removeprefix(f'{root}: ') for note in found]
+
+
+def test_usual_folders_need_no_note(tmp_path: Path) -> None:
+    write(tmp_path, 'ant/0.png', 'bee/0.JPEG', 'class_9/0.png', 'ant/boxes.txt')
+    assert notes(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ('files', 'message'),
+    [
+        (
+            ['ant/1.heic', 'bee/2.HEIC', 'ant/3.jp2'],
+            r'3 files left.*\.heic \(2\), \.jp2',
+        ),
+        (['ant/photo'], r'1 files left out.*none \(1\)'),
+        (['ant/deep/1.jpg.1', 'bee/2.txt'], r'1 files left out.*\.1 \(1\)'),
+    ],
+)
+def test_files_left_out_are_counted(
+    tmp_path: Path, files: list[str], message: str
+) -> None:
+    write(tmp_path, 'ant/0.png', 'bee/0.png', *files)
+    (note,) = notes(tmp_path)
+    assert re.match(message, note)
+
+
+@pytest.mark.parametrize(
+    ('names', 'message'),
+    [
+        (('apple', 'Banana'), 'label 0 is apple, but Banana in the plain'),
+        (('1', '2', '10'), 'label 1 is 2, but 10 in the plain'),
+        (('apple 2', 'apple 10', 'Zoo'), 'label 0 is apple 2, but Zoo in the plain'),
+    ],
+)
+def test_an_order_unlike_the_plain_one_is_told(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    write(tmp_path, *(f'{name}/0.png' for name in names))
+    (note,) = notes(tmp_path)
+    assert message in note
+    labels = {name: i for i, name in enumerate(sorted(names))}
+    assert ClassFolders(tmp_path, labels).notes == []
+
+
+def test_one_class_is_told(tmp_path: Path) -> None:
+    write(tmp_path, 'ant/0.png', 'ant/1.png')
+    assert notes(tmp_path) == ['one class only (ant), so nothing to tell apart']
+
+
+def test_deep_pictures_are_told(tmp_path: Path) -> None:
+    write(tmp_path, 'ant/0.png', 'bee/images/0.png', 'bee/images/1.png')
+    (note,) = notes(tmp_path)
+    assert note.startswith('2 pictures in deeper folders are of the class')
+    assert note.endswith('bee/images/0.png of bee')
+
+
+@pytest.mark.parametrize(
+    ('names', 'message'),
+    [
+        (('train/ant/0.png', 'val/ant/0.png'), "splits, no classes .*split='train'"),
+        (('Data/ant/0.png', 'Data/bee/0.png'), r'Data is its only .*\(ant, bee\)'),
+        (('train/ant/0.png', 'train/bee/0.png'), r'set root .*/train, and no split'),
+    ],
+)
+def test_folders_around_the_classes_are_named(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    write(tmp_path, *names)
+    with pytest.raises(ValueError, match=message):
+        ClassFolders(tmp_path)
+
+
+def test_classes_may_be_called_like_splits(tmp_path: Path) -> None:
+    write(tmp_path, 'test/0.png', 'train/0.png')
+    assert tuple(ClassFolders(tmp_path).class_to_idx) == ('test', 'train')
+
+
+def test_notes_are_logged_once_for_a_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(
+        classification, 'print_log', lambda text, **_: told.append(text)
+    )
+    write(tmp_path, 'apple/0.png', 'Banana/0.png')
+    assert folder_classes(tmp_path, '') == ('apple', 'Banana')
+    TimmDataset(str(tmp_path), quiet=True)
+    assert told == []
+    data = TimmDataset(str(tmp_path))
+    assert told == data.notes
+    assert len(told) == 1
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason='the superuser may list all folders')
+def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, 'ant/0.png', 'bee/0.png')
+    (tmp_path / 'bee').chmod(0)
+    try:
+        with pytest.raises(PermissionError, match='bee'):
+            ClassFolders(tmp_path)
+    finally:
+        (tmp_path / 'bee').chmod(0o755)

@@ -254,7 +254,7 @@ def _built(leaf: Mapping) -> Dataset:
     """Build a data set without reading it, if it is of a kind that can wait."""
     leaf = dict(leaf)
     if _is_ours(leaf):
-        return DATASETS.build(leaf)
+        return DATASETS.build({**leaf, 'quiet': True})
     kind = leaf.get('type')
     with DATASETS.switch_scope_and_registry(leaf.get('_scope_')) as registry:
         kind = registry.get(kind) if isinstance(kind, str) else kind
@@ -442,6 +442,8 @@ def _check_classification(part: Part, report: DataReport) -> None:
     dataset = part.dataset
     report.classes = tuple(dataset.metainfo.get('classes', ()))
     report.facts.append(f'{len(dataset)} pictures of {len(report.classes)} classes')
+    for note in dataset.notes:
+        report.findings.warning(note)
     _check_heads(part.config, report.classes, report.findings)
     root = Path(dataset.root)
     if part.leaf.get('name') or not root.is_dir():

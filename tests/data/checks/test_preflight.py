@@ -834,6 +834,17 @@ def test_unreadable_pictures_that_are_skipped_are_told(folders: Path) -> None:
     assert_warned(folder_config(folders, on_error='skip'), '(skipped): 1 (')
 
 
+def test_notes_about_folders_are_warnings(folders: Path, monkeypatch) -> None:
+    # Told by the report alone, not in a log besides.
+    monkeypatch.setattr('mmpoolformer.data.classification.print_log', None)
+    for split in ('train', 'val'):
+        (folders / split / 'bee').rename(folders / split / 'Bug')
+        (folders / split / 'ant' / '1.heic').touch()
+    config = folder_config(folders)
+    assert_warned(config, 'label 0 is ant, but Bug in the plain')
+    assert_warned(config, '1 files left out')
+
+
 def test_turned_pictures_of_classes_are_sound(folders: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
