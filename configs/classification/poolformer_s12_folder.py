@@ -11,7 +11,10 @@ _base_ = '_base_/poolformer.py'
 from mmpoolformer.classification import folder_classes
 
 data_root = '{{$DATA_ROOT:data/mine}}'
-_classes = folder_classes(data_root)
+# Labels follow the folders' names (2 before 10, capitals as small letters). For another
+# order: a list of names, or a file with one per line.
+classes = None
+_classes = folder_classes(data_root, classes=classes)
 model = dict(
     backbone=dict(
         arch='poolformer_s12',
@@ -21,7 +24,7 @@ model = dict(
         ),
     ),
 )
-del _classes
-train_dataloader = dict(dataset=dict(root=data_root))
-val_dataloader = dict(dataset=dict(root=data_root))
+train_dataloader = dict(dataset=dict(root=data_root, classes=_classes))
+val_dataloader = dict(dataset=dict(root=data_root, classes=_classes))
 test_dataloader = val_dataloader
+del _classes, classes

@@ -44,19 +44,21 @@ def match_classes(
     """Return which class of a model each class folder is.
 
     Args:
-        folders: Names of the class folders, in the order of their labels.
-        classes: The model's class names from its checkpoint, or none. Then folders
-            named by ImageNet's synsets, all or some of them, are matched by name, and
-            others by their order.
+        folders: Names of the class folders, in the order of their labels. Classes of
+            the model may be missing.
+        classes: The model's class names, from its checkpoint or as given, or none. Then
+            folders named by ImageNet's synsets, all or some of them, are matched by
+            name, and others by their order.
         num_classes: The model's number of classes.
 
     Returns:
         The model's class of each folder's name.
 
     Raises:
-        ValueError: If they aren't the same classes; names those that differ.
+        ValueError: If a folder is no class of the model, or of another number they
+            can't be matched by order; names those that differ.
     """
-    if classes and set(classes) != set(folders):
+    if classes and not set(folders) <= set(classes):
         raise ValueError(
             'other classes than those of the checkpoint: '
             f'{_names("only in the folder", set(folders) - set(classes))}; '

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from mmpoolformer.classification.class_labels import match_classes
+from mmpoolformer.classification.class_labels import imagenet_synsets, match_classes
 from mmpoolformer.classification.metric import class_ranks, topk_accuracy
-from mmpoolformer.data.classification import NO_CLASS, SPLITS, TimmDataset
+from mmpoolformer.data.class_folders import SPLITS, is_strange
+from mmpoolformer.data.classification import NO_CLASS, TimmDataset
 from mmpoolformer.utils.progress import progress_bar
 
 
@@ -92,12 +93,11 @@ def evaluation_data(
         transform=settings,
         on_error='skip' if skip_unreadable else 'raise',
     )
-    data = TimmDataset(**options)
-    folders = data.metainfo.get('classes', ())
+    folders = TimmDataset(**options, quiet=True).metainfo.get('classes', ())
     labels = match_classes(folders, classes, num_classes)
-    if labels == {name: i for i, name in enumerate(folders)}:
-        return data
-    return TimmDataset(**options, options={'class_map': labels})
+    if set(folders) <= set(classes or imagenet_synsets(num_classes)):  # by name
+        return TimmDataset(**options, options={'class_map': labels})
+    return TimmDataset(**options)  # by order, which is told if others have another
 
 
 def evaluate(
@@ -159,7 +159,10 @@ def _has_splits(root: Path) -> bool:
     """Tell whether a folder has splits that have the class folders, or those itself."""
     names = (name for split in SPLITS for name in split)
     return any(
-        any(below.is_dir() for below in (root / name).iterdir())
+        any(
+            below.is_dir() and not is_strange(below.name)
+            for below in (root / name).iterdir()
+        )
         for name in names
         if (root / name).is_dir()
     )

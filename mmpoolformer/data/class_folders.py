@@ -28,19 +28,8 @@ STRANGE = (
 )
 # Endings of what lies beside pictures and is none: not worth a warning.
 BESIDE = (
-    *(
-        '.cfg',
-        '.csv',
-        '.db',
-        '.htm',
-        '.html',
-        '.ini',
-        '.json',
-        '.jsonl',
-        '.log',
-        '.mat',
-    ),
-    *('.md', '.py', '.toml', '.tsv', '.txt', '.xml', '.xmp', '.yaml', '.yml'),
+    *('.cfg', '.csv', '.db', '.htm', '.html', '.ini', '.json', '.jsonl', '.log'),
+    *('.mat', '.md', '.py', '.toml', '.tsv', '.txt', '.xml', '.xmp', '.yaml', '.yml'),
 )
 # Names that a split's folder may have.
 SPLITS = (
@@ -64,6 +53,7 @@ class ClassFolders(Reader):
     Attributes:
         samples: Path and label of each picture, sorted by path as timm does.
         class_to_idx: The label of each class.
+        missing: Classes of `class_map` that have no picture.
         notes: What may not be as meant, in a line each: one class only, files left
             out, pictures in deeper folders, an order of classes unlike the plain one.
 
@@ -90,6 +80,7 @@ class ClassFolders(Reader):
             for path in paths
         ]
         self.samples.sort(key=lambda sample: _sort_key(sample[0]))
+        self.missing = tuple(n for n in self.class_to_idx if not pictures.get(n))
         self.notes = [*self._notes(files)]
         if not class_map and order_note(tuple(self.class_to_idx)):
             self.notes.append(f'{root}: {order_note(tuple(self.class_to_idx))}')
@@ -143,7 +134,8 @@ class ClassFolders(Reader):
             if unknown:
                 raise ValueError(
                     f'{self.root}: folders of unknown classes: {some(unknown)}; '
-                    f'the classes are {some(tuple(labels))}'
+                    f'the classes are {some(tuple(labels))}; rename or remove the '
+                    'folders, or add them to the classes'
                 )
             return labels
         if empty:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from mmpoolformer.checkpoints.errors import shown
@@ -52,6 +53,21 @@ def read_class_names(file: str | Path) -> tuple[str, ...]:
             'are counted by lines'
         )
     _refuse_duplicates(names, str(path))
+    return names
+
+
+def chosen_classes(classes: str | PathLike | Sequence[str]) -> tuple[str, ...]:
+    """Return the class names of a setting `classes`: a file of them, or themselves.
+
+    Raises:
+        ValueError: See `read_class_names`.
+    """
+    if isinstance(classes, (str, PathLike)):
+        return read_class_names(classes)
+    names = tuple(str(name) for name in classes)
+    if not names:
+        raise ValueError('classes: no class names; list them, or name a file of them')
+    _refuse_duplicates(names, 'classes')
     return names
 
 

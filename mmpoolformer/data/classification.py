@@ -7,6 +7,7 @@ place in the run only (see `mmpoolformer.engine.seeding`).
 """
 
 import logging
+from collections.abc import Sequence
 from multiprocessing import Array
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import Dataset, IterableDataset
 
 from mmpoolformer.data.class_folders import SPLITS, ClassFolders, some
+from mmpoolformer.data.class_names import chosen_classes
 from mmpoolformer.registry import DATASETS
 from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
 from mmpoolformer.utils.seeding import seeded
@@ -44,9 +46,12 @@ class TimmDataset(Dataset):
         on_error: What to do with an unreadable picture: `'raise'` stops and names it;
             `'skip'` takes the next one in training, leaves it out of an evaluation, and
             keeps it in `unreadable`.
-        quiet: Whether not to log `notes`.
         options: More options of `ClassFolders` for a folder, of
             `timm.data.create_dataset` for the others.
+        classes: The class names in the order of the labels, or a file with one per
+            line, for folders. Classes may lack pictures, but no picture may be of
+            another class. By default the classes are the folders, in timm's order.
+        quiet: Whether not to log `notes`.
 
     Attributes:
         metainfo: `classes`, the class names in the order of the labels, where known.
@@ -64,8 +69,9 @@ class TimmDataset(Dataset):
         name: str = '',
         transform: dict | None = None,
         on_error: str = 'raise',
-        quiet: bool = False,
         options: dict | None = None,
+        classes: str | Sequence[str] | None = None,
+        quiet: bool = False,
     ) -> None:
         if on_error not in ON_ERROR:
             raise ValueError(
@@ -76,6 +82,11 @@ class TimmDataset(Dataset):
         self.on_error = on_error
         self.root = find_split(root, split) if not name else root
         options = dict(options or {})
+        if classes is not None:
+            if name or not Path(self.root).is_dir():
+                raise ValueError('classes: can be set for folders of pictures alone')
+            names = chosen_classes(classes)
+            options['class_map'] = {label: i for i, label in enumerate(names)}
         if not name and Path(self.root).is_dir():
             reader = ClassFolders(self.root, **options)
             self.data = ImageDataset(str(self.root), reader=reader)
@@ -88,9 +99,9 @@ class TimmDataset(Dataset):
                 f'name={name!r}: read one after another, not by index; use '
                 "type='mmpoolformer.TimmStream' and sampler=None"
             )
-        classes = _class_names(self.data)
-        self.metainfo = {'classes': classes} if classes else {}
-        self.notes = list(getattr(getattr(self.data, 'reader', None), 'notes', ()))
+        names = _class_names(self.data)
+        self.metainfo = {'classes': names} if names else {}
+        self.notes = self._notes()
         for note in () if quiet else self.notes:
             print_log(note, logger='current', level=logging.WARNING)
         # In shared memory, because the processes of a data loader find them.
@@ -128,6 +139,15 @@ class TimmDataset(Dataset):
     def is_training(self) -> bool:
         """Whether pictures are augmented."""
         return bool(self.transform_options.get('is_training'))
+
+    def _notes(self) -> list[str]:
+        reader = getattr(self.data, 'reader', None)
+        if not isinstance(reader, ClassFolders):
+            return []
+        if self.is_training and reader.missing:
+            missing = f'{self.root}: no picture to learn {some(reader.missing)} from'
+            return [*reader.notes, missing]
+        return list(reader.notes)
 
     def _item(self, index: int, place: list[int]) -> dict:
         picture, label = self._read(index)
@@ -207,15 +227,26 @@ def find_split(root: str | Path, split: str) -> Path:
     )
 
 
-def folder_classes(root: str | Path, split: str = 'train') -> tuple[str, ...]:
+def folder_classes(
+    root: str | Path,
+    split: str = 'train',
+    classes: str | Sequence[str] | None = None,
+) -> tuple[str, ...]:
     """Return the class names of an image folder, in the order of their labels.
 
     For configs, which need their number.
 
+    Args:
+        root: See `TimmDataset`.
+        split: See `TimmDataset`.
+        classes: See `TimmDataset`.
+
     Raises:
-        ValueError: If the folder is missing or a class has no picture.
+        ValueError: If the folder is missing, a class has no picture, or a folder is
+            none of `classes`.
     """
-    return TimmDataset(str(root), split, quiet=True).metainfo['classes']
+    data = TimmDataset(str(root), split, classes=classes, quiet=True)
+    return data.metainfo['classes']
 
 
 def _class_names(data: Dataset) -> tuple[str, ...]:

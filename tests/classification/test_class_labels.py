@@ -48,6 +48,7 @@ def test_recorded_names(content: dict, classes: tuple) -> None:
 
 def test_folders_are_matched_by_the_checkpoints_names() -> None:
     assert match_classes(('a', 'b'), ('b', 'a'), 2) == {'b': 0, 'a': 1}
+    assert match_classes(('a',), ('b', 'a'), 2) == {'b': 0, 'a': 1}  # none of b
 
 
 def test_some_of_imagenets_folders_are_matched_by_synset() -> None:

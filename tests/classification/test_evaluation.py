@@ -1,5 +1,6 @@
 """Accuracy and loss on a folder: the same as by timm's model, data and transform."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mmpoolformer.classification.evaluation import (
     evaluation_data,
 )
 from mmpoolformer.classification.metric import class_ranks, topk_accuracy
+from mmpoolformer.data import classification
 from mmpoolformer.utils.images import PictureError
 
 CLASSES = tuple(f'class_{i}' for i in range(10))  # sorted as numbers by timm
@@ -83,6 +85,31 @@ def test_labels_are_the_models(folder: Path) -> None:
     assert labels == [9 - i // 4 for i in range(40)]
     with pytest.raises(ValueError, match=r'only in the checkpoint: ant'):
         evaluation_data(folder, dict(input_size=16), (*CLASSES[:9], 'ant'), 10)
+
+
+def test_a_class_without_pictures_shifts_no_label(folder: Path) -> None:
+    shutil.rmtree(folder / 'val' / 'class_2')
+    data = evaluation_data(folder, dict(input_size=16), CLASSES, 10)
+    labels = [item['targets'] for item in data]
+    assert labels == [i // 4 for i in range(40) if i // 4 != 2]
+    with pytest.raises(ValueError, match=r'9 classes .*but the model has 10'):
+        evaluation_data(folder, dict(input_size=16), (), 10)
+
+
+def test_an_order_unlike_the_plain_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(
+        classification, 'print_log', lambda text, **_: told.append(text)
+    )
+    write_classes(tmp_path, ('apple', 'Banana'))
+    settings = dict(input_size=16)
+    evaluation_data(tmp_path, settings, ('Banana', 'apple'), 2)
+    assert told == []  # matched by name
+    evaluation_data(tmp_path, settings, (), 2)
+    assert len(told) == 1
+    assert 'label 0 is apple, but Banana in the plain order' in told[0]
 
 
 def test_some_of_imagenets_classes(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS
 from PIL import Image
 from timm.utils.misc import natural_key
 
@@ -285,3 +287,77 @@ def test_a_folder_that_can_not_be_listed_is_an_error(tmp_path: Path) -> None:
             ClassFolders(tmp_path)
     finally:
         (tmp_path / 'bee').chmod(0o755)
+
+
+# -- classes that are chosen -------------------------------------------------------
+
+
+@pytest.mark.parametrize('as_file', [False, True])
+def test_chosen_classes_set_the_order(tmp_path: Path, as_file: bool) -> None:
+    write(tmp_path, 'train/ant/0.png', 'train/Bee/0.png', 'val/Bee/0.png')
+    classes = ['cow', 'Bee', 'ant']
+    if as_file:
+        (tmp_path / 'names.txt').write_text('\n'.join(classes))
+        classes = str(tmp_path / 'names.txt')
+    assert folder_classes(tmp_path, classes=classes) == ('cow', 'Bee', 'ant')
+    for split, expected in (('train', {'ant': 2, 'Bee': 1}), ('val', {'Bee': 1})):
+        data = TimmDataset(str(tmp_path), split, classes=classes)
+        assert data.metainfo['classes'] == ('cow', 'Bee', 'ant')
+        samples = data.data.reader.samples
+        assert {Path(path).parent.name: label for path, label in samples} == expected
+
+
+def test_classes_without_pictures_are_told_in_training(tmp_path: Path) -> None:
+    write(tmp_path, 'ant/0.png', 'bee/0.txt')
+    options = dict(classes=('ant', 'bee', 'cow'), quiet=True)
+    data = TimmDataset(str(tmp_path), transform=dict(is_training=True), **options)
+    assert data.notes == [f'{tmp_path}: no picture to learn bee, cow from']
+    assert TimmDataset(str(tmp_path), **options).notes == []
+
+
+@pytest.mark.parametrize(
+    ('classes', 'message'),
+    [
+        (['ant'], r'folders of unknown classes: bee; the classes are ant; rename'),
+        (['ant', 'Bee', 'x'], r'unknown classes: bee; the classes are ant, Bee, x'),
+        (['ant', 'bee', 'ant'], r"classes: duplicate class 'ant'"),
+        ([], r'classes: no class names'),
+        ('names.txt', r'names\.txt: no such file of class names'),
+    ],
+)
+def test_classes_that_do_not_fit_are_named(
+    tmp_path: Path, classes: object, message: str
+) -> None:
+    write(tmp_path, 'ant/0.png', 'bee/0.png')
+    with pytest.raises(ValueError, match=message):
+        TimmDataset(str(tmp_path), classes=classes)
+
+
+def test_classes_are_for_folders(tmp_path: Path) -> None:
+    (tmp_path / 'data.tar').touch()
+    with pytest.raises(ValueError, match='classes: can be set for folders'):
+        TimmDataset(str(tmp_path / 'data.tar'), classes=['ant'])
+
+
+def test_the_config_gives_one_list_to_all_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 'train/ant/0.png', 'train/bee/0.png', 'val/bee/0.png')
+    monkeypatch.setenv('DATA_ROOT', str(tmp_path))
+    root = Path(__file__).parents[2] / 'configs' / 'classification'
+    config = Config.fromfile(root / 'poolformer_s12_folder.py')
+    assert config.model.backbone.num_classes == 2
+    data = DATASETS.build(config.val_dataloader.dataset)
+    assert [label for _, label in data.data.reader.samples] == [1]
+    text = (root / 'poolformer_s12_folder.py').read_text()
+    names = str(tmp_path / 'names.txt')
+    Path(names).write_text('bee\nant\n')
+    own = tmp_path / 'own.py'
+    text = text.replace("'_base_/", f"'{root}/_base_/")
+    own.write_text(text.replace('classes = None', f'classes = {names!r}'))
+    config = Config.fromfile(own)
+    data = DATASETS.build(config.test_dataloader.dataset)
+    assert [label for _, label in data.data.reader.samples] == [0]
+    assert Config.fromstring(config.pretty_text, '.py').val_dataloader == (
+        config.val_dataloader
+    )

@@ -444,6 +444,8 @@ def _check_classification(part: Part, report: DataReport) -> None:
     report.facts.append(f'{len(dataset)} pictures of {len(report.classes)} classes')
     for note in dataset.notes:
         report.findings.warning(note)
+    if isinstance(part.leaf.get('classes'), str):
+        report.files.append(part.leaf['classes'])
     _check_heads(part.config, report.classes, report.findings)
     root = Path(dataset.root)
     if part.leaf.get('name') or not root.is_dir():
@@ -545,7 +547,10 @@ def _compare_classes(reports: Sequence[DataReport]) -> None:
         if report.classes != first.classes:
             differ = sorted({*report.classes} ^ {*first.classes})[:3]
             names = f'such as {", ".join(differ)}' if differ else 'in another order'
-            report.findings.error(f'other classes than in {first.title}: {names}')
+            report.findings.error(
+                f'other classes than in {first.title}: {names}; set the same classes '
+                'for both'
+            )
 
 
 def _folders(root: str, files: Sequence[str]) -> list[str]:

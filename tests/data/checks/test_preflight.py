@@ -845,6 +845,16 @@ def test_notes_about_folders_are_warnings(folders: Path, monkeypatch) -> None:
     assert_warned(config, '1 files left out')
 
 
+def test_a_changed_file_of_classes_is_read_anew(folders: Path) -> None:
+    names = folders / 'names.txt'
+    names.write_text('bee\nant\n')
+    config = folder_config(folders, classes=str(names))
+    assert [report.classes for report in check_data(config)] == [('bee', 'ant')] * 2
+    names.write_text('bee\nwasp\n')
+    errors = [str(one) for r in check_data(config) for one in r.findings.errors]
+    assert any('folders of unknown classes: ant' in error for error in errors)
+
+
 def test_turned_pictures_of_classes_are_sound(folders: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
