@@ -27,6 +27,7 @@ from mmpoolformer.data.checks.built import (
     check_classes,
     check_dataset,
     check_pairs,
+    check_steps,
     explain_empty,
 )
 from mmpoolformer.engine.distributed import on_cpu
@@ -124,6 +125,7 @@ class ToolRunner(Runner):
         with blame(str(self.cfg.filename or 'config')):
             self._train_loop = self.build_train_loop(self._train_loop)
             check_classes(unwrapped(self.model), self.train_dataloader.dataset)
+            check_steps(self.train_dataloader)
             check_pairs(unwrapped(self.model), self.train_dataloader)
             if self._val_loop is not None:
                 self._val_loop = self.build_val_loop(self._val_loop)

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmengine.dataset import InfiniteSampler
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mmpoolformer.utils.errors import UserError
 
@@ -91,6 +92,39 @@ def wrong_class_count(
     return (
         f'the model has {count} classes, the data {len(classes)} ({named}): set '
         f'{place} to {len(classes)}'
+    )
+
+
+def check_steps(loader: DataLoader) -> None:
+    """Refuse training data that is smaller than a batch, where the rest is dropped.
+
+    Args:
+        loader: The training data.
+
+    Raises:
+        UserError: Naming the numbers and the setting to change.
+    """
+    endless = isinstance(loader.sampler, InfiniteSampler)
+    batches = loader.batch_sampler
+    if endless or isinstance(loader.dataset, IterableDataset) or not batches.drop_last:
+        return
+    count = len(loader.sampler)
+    if count < batches.batch_size:
+        raise UserError(smaller_than_a_batch(count, batches.batch_size))
+
+
+def smaller_than_a_batch(count: int, batch_size: int) -> str:
+    """Say that there are too few pictures for one step.
+
+    Args:
+        count: Pictures of each process, from 1.
+        batch_size: Pictures of a batch.
+    """
+    most = max(1, count - count % 2)  # even, because Mixup and CutMix mix pairs
+    return (
+        f'{count} pictures (of each process), a batch of {batch_size} and '
+        f'drop_last=True leave no step: set train_dataloader.batch_size to {most} or '
+        'less'
     )
 
 

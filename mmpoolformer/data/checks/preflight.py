@@ -27,7 +27,11 @@ from mmpoolformer.data.classification import TimmDataset
 from mmpoolformer.data.class_names import read_json
 from mmpoolformer.data.checks.report import read_notes, sound_before, write_notes
 from mmpoolformer.data.checks.coco import CocoUse, check_coco
-from mmpoolformer.data.checks.built import is_elsewhere, wrong_class_count
+from mmpoolformer.data.checks.built import (
+    is_elsewhere,
+    smaller_than_a_batch,
+    wrong_class_count,
+)
 from mmpoolformer.utils.distributed import launched_rank
 from mmpoolformer.utils.errors import SETTING_ERRORS, UserError, blame, one_line
 from mmpoolformer.data.checks.report import DataReport, Findings
@@ -442,6 +446,11 @@ def _check_classification(part: Part, report: DataReport) -> None:
     dataset = part.dataset
     report.classes = tuple(dataset.metainfo.get('classes', ()))
     report.facts.append(f'{len(dataset)} pictures of {len(report.classes)} classes')
+    loader = part.config[part.loader]
+    batch_size = loader.get('batch_size') or 1
+    alone = not part.evaluated and loader.dataset == part.leaf  # in no wrapper
+    if alone and loader.get('drop_last') and len(dataset) < batch_size:
+        report.findings.error(smaller_than_a_batch(len(dataset), batch_size))
     for note in dataset.notes:
         report.findings.warning(note)
     if isinstance(part.leaf.get('classes'), str):

@@ -834,6 +834,35 @@ def test_unreadable_pictures_that_are_skipped_are_told(folders: Path) -> None:
     assert_warned(folder_config(folders, on_error='skip'), '(skipped): 1 (')
 
 
+@pytest.mark.parametrize(('batch_size', 'cure'), [(3, 2), (128, 2)])
+def test_fewer_pictures_than_a_batch_are_refused(
+    folders: Path, batch_size: int, cure: int
+) -> None:
+    config = folder_config(folders)
+    config.train_dataloader.update(batch_size=batch_size, drop_last=True)
+    assert_refused(
+        config,
+        folders,
+        f'a batch of {batch_size} and drop_last=True leave no step: set '
+        f'train_dataloader.batch_size to {cure} or less',
+    )
+    config.train_dataloader.batch_size = cure
+    refuse_errors(check_data(config))
+    config.train_dataloader.update(batch_size=batch_size, drop_last=False)
+    refuse_errors(check_data(config))
+
+
+def test_a_folder_in_a_wrapper_is_not_counted(folders: Path) -> None:
+    config = folder_config(folders)
+    inner = config.train_dataloader.dataset
+    config.train_dataloader = dict(
+        batch_size=8,
+        drop_last=True,
+        dataset=dict(type='RepeatDataset', times=4, dataset=inner),
+    )
+    refuse_errors(check_data(config))
+
+
 def test_notes_about_folders_are_warnings(folders: Path, monkeypatch) -> None:
     # Told by the report alone, not in a log besides.
     monkeypatch.setattr('mmpoolformer.data.classification.print_log', None)
