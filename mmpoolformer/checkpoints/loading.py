@@ -27,6 +27,8 @@ WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 OUTPUT_NORMS = ('norm0', 'norm1', 'norm2', 'norm3')
 
 SHOWN = 4
+BACKBONE = 'backbone.'
+COUNTS = 'num_batches_tracked'  # of BatchNorm, which files may lack
 # What torch says of a tensor: its name, the shape in the file and in the model.
 SHAPES = re.compile(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)')
 
@@ -44,6 +46,8 @@ class LoadReport:
         new: Names of the model that the file doesn't have; they keep their values.
         left: Names of the file, in native form, that the model doesn't have.
         averaged: Whether they are averaged weights (EMA).
+        reshaped: Names of both that differ in shape, with the file's and the model's;
+            they keep the model's values, and are not among `new` and `left`.
     """
 
     source: str
@@ -54,6 +58,7 @@ class LoadReport:
     new: tuple[str, ...]
     left: tuple[str, ...]
     averaged: bool = False
+    reshaped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -63,9 +68,12 @@ class LoadReport:
             place.append(f'entry {self.wrapper!r}{averaged}')
         if self.prefix:
             place.append(f'prefix {self.prefix!r}')
+        reshaped = (
+            f', {_counted("of another shape", self.reshaped)}' if self.reshaped else ''
+        )
         return (
             f'{len(self.loaded)} tensors from {self.source} ({", ".join(place)}), '
-            f'{_counted("new", self.new)}, {_counted("left", self.left)}'
+            f'{_counted("new", self.new)}, {_counted("left", self.left)}{reshaped}'
         )
 
 
@@ -253,7 +261,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> None:
+def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
     """Load a checkpoint that must hold all tensors of a model.
 
     Args:
@@ -261,13 +269,14 @@ def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> None:
         checkpoint: What the file holds: the state dict, or a dict with it inside.
         filename: Its name, for messages. Unexpected tensors are logged.
 
+    Returns:
+        What was loaded, and what was left.
+
     Raises:
         UserError: If a tensor is missing or differs in shape.
     """
     model = unwrapped(model)
-    weights = checkpoint.get('state_dict') or unwrap(checkpoint, filename)[1]
-    if all(key.startswith('module.') for key in weights):
-        weights = {key.removeprefix('module.'): weights[key] for key in weights}
+    entry, weights = whole_weights(checkpoint, filename)
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -281,7 +290,7 @@ def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> None:
             else one_line(error)
         )
         raise UserError(f'{filename}: {text}') from error
-    missing = [key for key in missing if not key.endswith('num_batches_tracked')]
+    missing = [key for key in missing if not key.endswith(COUNTS)]
     if missing:
         raise UserError(
             f"{filename}: lacks {len(missing)} of the model's "
@@ -295,6 +304,99 @@ def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> None:
             logger='current',
             level=logging.WARNING,
         )
+    return _whole_report(model, weights, filename, entry, missing, unexpected)
+
+
+def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
+    """Load what fits of a checkpoint for a model like this one.
+
+    Args:
+        model: The model, perhaps wrapped.
+        checkpoint: What the file holds: the state dict, or a dict with it inside.
+        filename: Its name, for messages.
+
+    Returns:
+        What was loaded, is new (also for its shape), and was left.
+
+    Raises:
+        UserError: If nothing fits, or nothing of the model's backbone.
+    """
+    model = unwrapped(model)
+    entry, weights = whole_weights(checkpoint, filename)
+    own = model.state_dict()
+    reshaped = [
+        key for key in own if key in weights and weights[key].shape != own[key].shape
+    ]
+    shapes = [
+        f'{key} {list(weights[key].shape)}, not {list(own[key].shape)}'
+        for key in reshaped
+    ]
+    chosen = {key: weights[key] for key in weights if key not in reshaped}
+    missing, unexpected = model.load_state_dict(chosen, strict=False)
+    missing = [key for key in missing if key not in reshaped]
+    report = _whole_report(model, weights, filename, entry, missing, unexpected, shapes)
+    loaded = [key for key in report.loaded if not key.endswith(COUNTS)]
+    if not loaded:
+        raise UserError(
+            f'{filename}: no tensor fits the model: {report}. {_part_cure(filename)}'
+        )
+    has_backbone = any(key.startswith(BACKBONE) for key in own)
+    if has_backbone and not any(key.startswith(BACKBONE) for key in loaded):
+        raise UserError(
+            f"{filename}: no tensor fits the model's backbone: {report}. "
+            f'{_part_cure(filename)}'
+        )
+    return report
+
+
+def _part_cure(filename: str) -> str:
+    return (
+        'Weights of a backbone alone go into model.backbone.init_cfg: --cfg-options '
+        "model.backbone.init_cfg=\"{'type': 'Pretrained', 'checkpoint': "
+        f"'{filename}'}}\"; for no weights leave out load_from"
+    )
+
+
+def whole_weights(checkpoint: dict, filename: str) -> tuple[str, dict[str, Tensor]]:
+    """Find the weights of a whole model, without `module.` of a distributed one.
+
+    Args:
+        checkpoint: What the file holds: the state dict, or a dict with it inside.
+        filename: Its name, for messages.
+
+    Returns:
+        The entry's name, empty if there is none, and the weights.
+    """
+    entry, weights = 'state_dict', checkpoint.get('state_dict')
+    if not weights:
+        entry, weights = unwrap(checkpoint, filename)
+    if all(key.startswith('module.') for key in weights):
+        weights = {key.removeprefix('module.'): weights[key] for key in weights}
+    return entry, weights
+
+
+def _whole_report(
+    model: nn.Module,
+    weights: Mapping[str, Tensor],
+    filename: str,
+    entry: str,
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+    shapes: Sequence[str] = (),
+) -> LoadReport:
+    kept = {*missing, *(text.split(' ')[0] for text in shapes)}
+    # Torch fills in the counts of batches that a file lacks.
+    own = [k for k in model.state_dict() if k in weights or not k.endswith(COUNTS)]
+    return LoadReport(
+        source=filename,
+        format='OpenMMLab',
+        wrapper=entry,
+        prefix='',
+        loaded=tuple(key for key in own if key not in kept),
+        new=tuple(missing),
+        left=tuple(unexpected),
+        reshaped=tuple(shapes),
+    )
 
 
 def shorten(names: list[str]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from logging import INFO, WARNING
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -22,7 +23,12 @@ from mmengine.utils import digit_version
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmpoolformer.checkpoints.loading import fill_model, unwrapped
+from mmpoolformer.checkpoints.loading import (
+    fill_model,
+    fill_partly,
+    unwrapped,
+    whole_weights,
+)
 from mmpoolformer.data.checks.built import (
     check_classes,
     check_dataset,
@@ -289,26 +295,24 @@ class ToolRunner(Runner):
         strict: bool = False,
         revise_keys: list = [(r'^module\.', '')],  # noqa: B006 (mmengine's signature)
     ) -> dict:
-        """Load weights, and say what did not fit.
-
-        Where `needs_all_weights` is not set this is mmengine's way: what does not
-        fit is logged and left.
+        """Load weights, and say how many came, are new and were left.
 
         Args:
             filename: Path or URL of the checkpoint.
             map_location: Where its tensors go.
-            strict: As mmengine's; of no effect where all weights are needed.
-            revise_keys: As mmengine's; of no effect where all weights are needed.
+            strict: Of no effect: see `needs_all_weights`.
+            revise_keys: Of no effect: `module.` is taken off.
 
         Returns:
             The whole checkpoint.
 
         Raises:
-            UserError: If tensors that the model has are missing or differ in shape.
+            UserError: If tensors that the model has are missing or differ in shape;
+                where not all are needed, if none fits, or none of the backbone.
         """
-        if not self.needs_all_weights:
-            return super().load_checkpoint(filename, map_location, strict, revise_keys)
         read = partial(CheckpointLoader.load_checkpoint, map_location=map_location)
+        if not self.needs_all_weights:
+            return self._load_what_fits(read(filename), filename)
         filename, checkpoint = read_first([filename, *self.older], read)
         if self._resume:
             self._load_from = filename
@@ -321,7 +325,20 @@ class ToolRunner(Runner):
         if self._resume:
             check_resumed(self, checkpoint, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        fill_model(self.model, checkpoint, filename)
+        report = fill_model(self.model, checkpoint, filename)
+        self.logger.info(f'Loaded {report}')
+        self._has_loaded = True
+        return checkpoint
+
+    def _load_what_fits(self, checkpoint: dict, filename: str) -> dict:
+        report = fill_partly(self.model, checkpoint, filename)
+        is_whole = not (report.new or report.left or report.reshaped)
+        self.logger.log(INFO if is_whole else WARNING, f'Loaded {report}')
+        # Hooks, such as that of averaged weights, get what the model now holds.
+        entry, _ = whole_weights(checkpoint, filename)
+        checkpoint = {key: checkpoint[key] for key in checkpoint if key != entry}
+        checkpoint['state_dict'] = unwrapped(self.model).state_dict()
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         self._has_loaded = True
         return checkpoint
 

@@ -6,9 +6,9 @@ from mmengine.config import ConfigDict
 from mmengine.model import BaseModule
 from torch import nn
 
-from mmpoolformer.checkpoints.loading import fill_model
+from mmpoolformer.checkpoints import loading
+from mmpoolformer.checkpoints.loading import fill_model, fill_partly
 from mmpoolformer.data.checks.built import SAMPLES, check_dataset, explain_empty
-from mmpoolformer.engine import runner
 from mmpoolformer.engine.hooks.logs import DumpSegResults
 from mmpoolformer.engine.runner import CpuAmpOptimWrapper
 from mmpoolformer.engine.tta import use_tta
@@ -61,7 +61,7 @@ def test_filling_a_model_names_what_is_wrong() -> None:
 
 def test_unexpected_tensors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
-    monkeypatch.setattr(runner, 'print_log', lambda text, **_: told.append(text))
+    monkeypatch.setattr(loading, 'print_log', lambda text, **_: told.append(text))
     weights = {**Net().state_dict(), 'head.bias': torch.ones(1)}
     fill_model(Net(), weights, 'x.pth')
     assert told == ['x.pth: 1 tensors that the model has no place for: head.bias']
@@ -71,6 +71,53 @@ def test_a_count_of_batches_may_be_missing() -> None:
     weights = Net().state_dict()
     weights.pop('norm.num_batches_tracked')
     fill_model(Net(), weights, 'x.pth')
+
+
+class Detector(BaseModule):
+    """A backbone and a head."""
+
+    def __init__(self, classes: int = 2) -> None:
+        super().__init__()
+        self.backbone = Net()
+        self.head = nn.Linear(2, classes)
+
+
+def test_a_head_of_another_class_count_is_new_and_told() -> None:
+    source, target = Detector(5), Detector(2)
+    kept = target.head.weight.detach().clone()
+    weights = {**source.state_dict(), 'neck.bias': torch.ones(1)}
+    report = fill_partly(target, {'state_dict': weights}, 'x.pth')
+    assert torch.equal(target.backbone.fc.weight, source.backbone.fc.weight)
+    assert torch.equal(target.head.weight, kept)
+    assert (len(report.loaded), report.new, report.left) == (9, (), ('neck.bias',))
+    shapes = ('head.weight [5, 2], not [2, 2]', 'head.bias [5], not [2]')
+    assert report.reshaped == shapes
+    assert '9 tensors from x.pth' in str(report) and '1 left (neck.bias)' in str(report)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda w: {f'teacher.{k}': w[k] for k in w}, 'no tensor fits the model:'),
+        (
+            lambda w: {k.replace('backbone.', 'encoder.'): w[k] for k in w},
+            "no tensor fits the model's backbone",
+        ),
+        (
+            lambda w: {k: w[k][None] if 'backbone' in k else w[k] for k in w},
+            "no tensor fits the model's backbone",
+        ),
+        # A backbone's own file: its cure is init_cfg.
+        (
+            lambda w: {k[9:]: w[k] for k in w if k.startswith('backbone.')},
+            r'fits the model: 0 tensors.*model\.backbone\.init_cfg',
+        ),
+    ],
+)
+def test_weights_that_leave_the_backbone_empty_are_refused(change, message) -> None:
+    weights = change(Detector().state_dict())
+    with pytest.raises(UserError, match=message):
+        fill_partly(Detector(), weights, 'x.pth')
 
 
 class Images:
