@@ -10,6 +10,7 @@ from pickle import UnpicklingError
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import (
     convert_sync_batchnorm,
@@ -37,6 +38,7 @@ from mmpoolformer.data.checks.built import (
     explain_empty,
 )
 from mmpoolformer.engine.distributed import on_cpu
+from mmpoolformer.engine.evaluation import count_run_pictures
 from mmpoolformer.engine.fsdp import (
     ShardedState,
     check_sharding,
@@ -176,6 +178,12 @@ class ToolRunner(Runner):
             loader = Runner.build_dataloader(dataloader, seed, diff_rank_seed)
         check_dataset(loader.dataset)
         return loader
+
+    def build_evaluator(self, evaluator: dict | list | Evaluator) -> Evaluator:
+        """Build an evaluator of the pictures that are run; see `count_run_pictures`."""
+        evaluator = super().build_evaluator(evaluator)
+        count_run_pictures(evaluator)
+        return evaluator
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model for a distributed job; on CPUs without device numbers.

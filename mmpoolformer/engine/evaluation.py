@@ -1,0 +1,81 @@
+"""COCO's metrics over the pictures that were run, and 0 where nothing was detected.
+
+mmdet's metric counts every picture of the annotation file, so that AP of a part of a
+data set is too low; and it gives no number at all if no object was detected, which
+ends early stopping and the choice of the best checkpoint.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from copy import copy
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.logging import print_log
+
+from mmpoolformer.utils.errors import UserError
+
+
+def count_run_pictures(evaluator: Evaluator) -> None:
+    """Let mmdet's COCO and LVIS metrics count the pictures that were run, in place.
+
+    Args:
+        evaluator: Its other metrics, which count so already, stay as they are.
+    """
+    detection = sys.modules.get('mmdet.evaluation')  # else none of its metrics is there
+    for metric in evaluator.metrics if detection else ():
+        if isinstance(metric, detection.CocoMetric):
+            metric.compute_metrics = partial(_compute, metric, metric.compute_metrics)
+
+
+def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
+    # In the order of the results, as proposal_fast pairs them.
+    metric.img_ids = list(dict.fromkeys(truth['img_id'] for truth, _ in results))
+    if hasattr(metric, '_lvis_api'):
+        return compute(results)
+    if metric._coco_api is None:
+        metric._coco_api = _api_of_results(metric, results)
+    api = metric._coco_api
+    unknown = [image for image in metric.img_ids if image not in api.imgs]
+    if unknown:
+        raise UserError(
+            f'{type(metric).__name__}: its ann_file has no picture of id '
+            f'{unknown[0]!r}, which was run: give the evaluator the ann_file of the '
+            'data set (val_evaluator.ann_file, test_evaluator.ann_file)'
+        )
+    if len(metric.img_ids) < len(api.imgs):
+        print_log(
+            f'{type(metric).__name__}: evaluated on the {len(metric.img_ids)} pictures '
+            f'that were run, of {len(api.imgs)} in the annotation file',
+            logger='current',
+            level=logging.WARNING,
+        )
+    metric._coco_api = copy(api)
+    metric._coco_api.loadRes = partial(_load_detections, api)
+    try:
+        return compute(results)
+    finally:
+        metric._coco_api = api
+
+
+def _api_of_results(metric: BaseMetric, results: Sequence) -> object:
+    """Return COCO's view of the ground truth that came with the results."""
+    from mmdet.datasets.api_wrappers import COCO  # only there for detection
+
+    truths = [truth for truth, _ in results]
+    with TemporaryDirectory() as folder:
+        return COCO(metric.gt_to_coco_json(truths, str(Path(folder) / 'truth')))
+
+
+def _load_detections(api: object, found: list) -> object:
+    """Return COCO's view of detections; of none, which pycocotools refuses, too."""
+    if found:
+        return api.loadRes(found)
+    empty = type(api)()
+    parts = ('images', 'categories')
+    empty.dataset = {**{key: api.dataset[key] for key in parts}, 'annotations': []}
+    empty.createIndex()
+    return empty

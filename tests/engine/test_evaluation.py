@@ -1,0 +1,137 @@
+"""COCO's metrics of some of the pictures, and without detections, by pycocotools."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('mmdet')
+
+from mmdet.evaluation import CocoMetric
+from mmengine.evaluator import Evaluator
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mmpoolformer.engine.evaluation import count_run_pictures
+from mmpoolformer.utils.errors import UserError
+
+CLASSES = ('box', 'disc')
+PICTURES, SIDE = 12, 100
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Path:
+    """Write a file of pictures with three objects each."""
+    rng = np.random.default_rng(0)
+    objects = [
+        dict(
+            id=1 + 3 * image + i,
+            image_id=image,
+            category_id=int(rng.integers(2)),
+            bbox=[float(x) for x in (*rng.uniform(0, 60, 2), *rng.uniform(10, 40, 2))],
+            iscrowd=0,
+        )
+        for image in range(PICTURES)
+        for i in range(3)
+    ]
+    for one in objects:
+        one['area'] = one['bbox'][2] * one['bbox'][3]
+    images = [dict(id=i, width=SIDE, height=SIDE) for i in range(PICTURES)]
+    categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES)]
+    path = tmp_path / 'truth.json'
+    parts = dict(images=images, annotations=objects, categories=categories)
+    path.write_text(json.dumps(parts))
+    return path
+
+
+def detections(truth: Path, images: Sequence[int]) -> list[dict]:
+    """Shake the objects of some pictures a little."""
+    rng = np.random.default_rng(1)
+    found = []
+    for one in json.loads(truth.read_text())['annotations']:
+        if one['image_id'] in images:
+            box = (np.array(one['bbox']) + rng.normal(0, 2, 4)).round(3).tolist()
+            found.append({**one, 'bbox': box, 'score': float(rng.uniform())})
+    return found
+
+
+def sample(image: int, found: list[dict], truth: Path) -> dict:
+    own = [one for one in found if one['image_id'] == image]
+    boxes = torch.tensor([one['bbox'] for one in own], dtype=torch.float64)
+    boxes = boxes.reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    known = json.loads(truth.read_text())['annotations']
+    instances = []
+    for one in known:
+        x, y, w, h = one['bbox']
+        if one['image_id'] == image:
+            label = one['category_id']
+            instances.append(dict(bbox=[x, y, x + w, y + h], bbox_label=label))
+    return dict(
+        img_id=image,
+        ori_shape=(SIDE, SIDE),
+        instances=instances,
+        pred_instances=dict(
+            bboxes=boxes,
+            scores=torch.tensor([one['score'] for one in own]),
+            labels=torch.tensor([one['category_id'] for one in own]).long(),
+        ),
+    )
+
+
+def measured(truth: Path, found: list[dict], images: Sequence[int], **given) -> dict:
+    evaluator = Evaluator(CocoMetric(**{'ann_file': str(truth), **given}))
+    evaluator.dataset_meta = {'classes': CLASSES}
+    count_run_pictures(evaluator)
+    evaluator.process([sample(i, found, truth) for i in images])
+    return evaluator.evaluate(len(images))
+
+
+def by_pycocotools(truth: Path, found: list[dict], images: Sequence[int]) -> float:
+    api = COCO(str(truth))
+    evaluation = COCOeval(api, api.loadRes(found), 'bbox')
+    evaluation.params.imgIds = list(images)
+    evaluation.params.maxDets = [100, 300, 1000]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats[0]
+
+
+@pytest.mark.parametrize('images', [range(5), (7, 3, 11), range(PICTURES)])
+@pytest.mark.parametrize('has_file', [True, False])
+def test_pictures_that_were_not_run_do_not_count(truth, images, has_file) -> None:
+    found = detections(truth, images)
+    given = {} if has_file else {'ann_file': None}
+    score = measured(truth, found, images, **given)['coco/bbox_mAP']
+    assert 0.2 < score < 0.9
+    assert score == pytest.approx(by_pycocotools(truth, found, images), abs=6e-4)
+
+
+@pytest.mark.parametrize('has_file', [True, False])
+def test_no_detection_is_an_ap_of_0(truth: Path, has_file: bool) -> None:
+    given = {} if has_file else {'ann_file': None}
+    metrics = measured(truth, [], range(5), classwise=True, **given)
+    assert metrics['coco/bbox_mAP'] == metrics['coco/bbox_mAP_50'] == 0
+    assert metrics['coco/box_precision'] == metrics['coco/disc_precision'] == 0
+    far = [dict(image_id=0, category_id=0, bbox=[90, 90, 1, 1], score=0.5)]
+    assert metrics == measured(truth, far, range(5), classwise=True, **given)
+
+
+def test_recall_of_proposals_of_some_pictures(truth: Path) -> None:
+    images = (7, 3)
+    metric = dict(metric='proposal_fast')
+    exact = [
+        {**one, 'score': 1.0}
+        for one in json.loads(truth.read_text())['annotations']
+        if one['image_id'] in images
+    ]
+    assert measured(truth, exact, images, **metric)['coco/AR@100'] == 1
+
+
+def test_pictures_of_another_file_are_refused(truth: Path) -> None:
+    with pytest.raises(UserError, match=r'no picture of id 99.*val_evaluator\.ann'):
+        measured(truth, [], (99,))
