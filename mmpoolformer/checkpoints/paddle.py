@@ -15,17 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpoolformer.checkpoints.errors import (
-    CheckpointError,
-    UntrustedCheckpointError,
-    cause_of,
-)
-from mmpoolformer.checkpoints.pickle_check import (
-    ARRAY_NAMES,
-    NUMPY,
-    STREAM_ERRORS,
-    PickleCheck,
-)
+from mmpoolformer.checkpoints.errors import UntrustedCheckpointError, errors_of
+from mmpoolformer.checkpoints.pickle_check import ARRAY_NAMES, NUMPY, PickleCheck
 
 SUFFIX = '.pdparams'
 
@@ -51,18 +42,13 @@ def read_paddle(path: Path) -> dict:
     """
     # From memory: there a read gives what is there, however much a file announces.
     stream = io.BytesIO(path.read_bytes())
-    try:
-        PickleCheck(ARRAY_NAMES, len(stream.getbuffer()), _PROTOCOL).run(stream)
+    advice = (
+        '. Weights of Paddle are numpy arrays of numbers in dicts, so it was not read'
+    )
+    with errors_of(path, advice):
+        PickleCheck(stream, ARRAY_NAMES, len(stream.getbuffer()), _PROTOCOL).run()
         stream.seek(0)
         return _as_torch(_Unpickler(stream).load(), {})
-    except UntrustedCheckpointError as error:
-        raise UntrustedCheckpointError(
-            f'{path} asks for {cause_of(error)[:200]}. Weights of Paddle are numpy '
-            'arrays of numbers in dicts, so it was not read'
-        ) from None
-    except STREAM_ERRORS as error:
-        cause = cause_of(error)
-        raise CheckpointError(f'{path} is damaged or truncated: {cause}') from error
 
 
 class _Unpickler(pickle.Unpickler):

@@ -1,10 +1,10 @@
 """Checking a pickle before anything is made of it.
 
-A pickle is a program for a small stack machine. `check_pickle` follows it without
-running it: what the program would put on the stack is represented by `Node`, and
-whatever checkpoints don't need is refused. What torch's `weights_only=True` guards
-against is code; it lacks the following, each of which a small file could use to take
-all time or memory of a machine, or worse:
+A pickle is a program for a small stack machine. `PickleCheck` runs it on Python's own
+machine, but with nothing behind the names: whatever a call would make is a `Made`, and
+what checkpoints don't need is refused. What torch's `weights_only=True` guards against
+is code; it lacks the following, each of which a small file could use to take all time
+or memory of a machine, or worse:
 
 - torch calls some functions with whatever arguments a file gives (`_codecs.encode`,
   constructors of tensors of any size, numpy's `__setstate__`), sets any attribute of a
@@ -23,34 +23,18 @@ most `MOST_TIMES` the size of its file plus `DENSE_ALLOWANCE`.
 
 import codecs
 import collections
+import dataclasses
 import itertools
 import math
 import pickle
 import pickletools
 import re
-import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
 
 from mmpoolformer.checkpoints.errors import UntrustedCheckpointError
-
-# How a damaged or malicious stream of instructions can fail.
-STREAM_ERRORS = (
-    pickle.UnpicklingError,
-    struct.error,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    SystemError,
-    TypeError,
-    ValueError,
-)
 
 MOST_STEPS = 2**20  # instructions; a detector with its optimizer has 100,000
 MOST_ITEMS = 2**22  # of containers, every reference counted anew
@@ -59,23 +43,17 @@ ALLOWANCE = 2**20  # bytes
 DENSE_ALLOWANCE = 2**28  # bytes
 MOST_DEPTH = 100
 MOST_DIMENSIONS = 32
-# Longer numbers could be keys of equal hashes, or take long to write out.
-MOST_INTEGER_BYTES = 32
+MOST_INTEGER_BITS = 256  # longer ones take long to write out
 
-STORAGES = {
-    'DoubleStorage': 8,
-    'FloatStorage': 4,
-    'HalfStorage': 2,
-    'BFloat16Storage': 2,
-    'LongStorage': 8,
-    'IntStorage': 4,
-    'ShortStorage': 2,
-    'CharStorage': 1,
-    'ByteStorage': 1,
-    'BoolStorage': 1,
-    'ComplexFloatStorage': 8,
-    'ComplexDoubleStorage': 16,
+_STORAGES = {
+    1: 'Bool Byte Char',
+    2: 'BFloat16 Half Short',
+    4: 'Float Int',
+    8: 'ComplexFloat Double Long',
+    16: 'ComplexDouble',
 }
+# Bytes of one number in a storage, by the name of its type in pickles.
+STORAGES = {f'{n}Storage': size for size, ns in _STORAGES.items() for n in ns.split()}
 DTYPES = (
     *('float64', 'float32', 'float16', 'bfloat16', 'complex64', 'complex128'),
     *('int64', 'int32', 'int16', 'int8', 'uint8', 'bool'),
@@ -92,573 +70,433 @@ HISTORY_STATE = {'max_length', '_log_history', '_count_history', 'statistics_met
 # What torch.compile notes at the tensors that it has seen.
 TENSOR_STATE = {'_dynamo_static_input_type'}
 
-_LITERALS = {
-    'none': 'NONE',
-    'bool': 'NEWTRUE NEWFALSE',
-    'int': 'BININT BININT1 BININT2 LONG1',
-    'float': 'BINFLOAT',
-    'text': 'BINUNICODE SHORT_BINUNICODE BINUNICODE8 SHORT_BINSTRING',
-    'bytes': 'BINBYTES SHORT_BINBYTES BINBYTES8',
-}
-LITERALS = {op: kind for kind, ops in _LITERALS.items() for op in ops.split()}
-FIXED = {'NEWTRUE': True, 'NEWFALSE': False}  # their values are no arguments
-EMPTY = {'EMPTY_TUPLE': 'tuple', 'EMPTY_LIST': 'list', 'EMPTY_DICT': 'dict'}
-TUPLES = {'TUPLE1': 1, 'TUPLE2': 2, 'TUPLE3': 3}
-DICTS = ('dict', 'OrderedDict', 'Counter')
-PUTS = ('BINPUT', 'LONG_BINPUT', 'MEMOIZE')
-GETS = ('BINGET', 'LONG_BINGET')
 
-
-class Node:
-    """What one instruction would make.
+@dataclasses.dataclass(eq=False)
+class Made:
+    """What a name stands for, or a call would make.
 
     Attributes:
         kind: What it is.
-        value: Of literals the value, of names the name, of tensors their dtype.
-        parts: What it is made of; of dicts keys and values in turn.
-        cost: Bytes that it takes, every reference counted anew.
-        dense: Bytes of its tensors, written out in full, every reference counted anew.
-        size: Items in it, every reference counted anew.
-        depth: How deep it is nested.
-        is_open: Whether it is still being filled.
+        value: Of names the name, of arrays' types their bytes, of storages their type
+            and count, of bytes as many characters.
+        parts: What it was made from.
+        dense: Bytes of a tensor, written out in full.
     """
 
-    __slots__ = ('cost', 'dense', 'depth', 'is_open', 'kind', 'parts', 'size', 'value')
-
-    def __init__(
-        self, kind: str, value: object = None, parts: Sequence['Node'] = ()
-    ) -> None:
-        self.kind = kind
-        self.value = value
-        self.parts = []
-        self.cost = 8 + (len(value) if isinstance(value, str | bytes) else 0)
-        self.dense = 0
-        self.size = 1
-        self.depth = 0
-        self.is_open = True
-        self.add(*parts)
-
-    def add(self, *parts: 'Node') -> None:
-        """Put parts into it."""
-        self.absorb(*parts)
-        self.parts += parts
-
-    def absorb(self, *parts: 'Node') -> None:
-        """Count what it is made from."""
-        for part in parts:
-            part.is_open = False
-            self.cost += part.cost
-            self.dense += part.dense
-            self.size += part.size
-            self.depth = max(self.depth, part.depth + 1)
-        if self.depth > MOST_DEPTH:
-            raise ValueError(f'it is nested more than {MOST_DEPTH} deep')
+    kind: str
+    value: object = None
+    parts: Sequence = ()
+    dense: int = 0
 
 
-class PickleCheck:
-    """One run over one pickle.
+def _measure(value: object, known: dict, level: int = 0) -> tuple[int, int, int, int]:
+    """Return items, bytes, bytes of tensors written out in full, and how deep it is.
+
+    Every reference counts anew. `known` is what was measured before, by `id`.
+    """
+    if isinstance(value, int) and value.bit_length() > MOST_INTEGER_BITS:
+        raise ValueError(f'a whole number of {value.bit_length()} bits')
+    if not isinstance(value, Made | tuple | list | dict):
+        return 1, 8 + (len(value) if isinstance(value, str | bytes) else 0), 0, 0
+    if id(value) not in known:
+        items, cost, dense, depth = 1, 8, getattr(value, 'dense', 0), level + 1
+        for part in _parts(value) if level < MOST_DEPTH else ():
+            size = _measure(part, known, level + 1)
+            items, cost, dense = items + size[0], cost + size[1], dense + size[2]
+            depth = max(depth, level + 1 + size[3])
+        if depth > MOST_DEPTH:
+            raise ValueError(
+                f'it is nested more than {MOST_DEPTH} deep, or holds itself (recursion)'
+            )
+        known[id(value)] = items, cost, dense, depth - level
+    return known[id(value)]
+
+
+def _parts(value: Made | tuple | list | dict) -> Iterable:
+    if isinstance(value, Made):
+        return value.parts
+    if not isinstance(value, dict):
+        return value
+    # An OrderedDict has the versions of its modules as an attribute.
+    attributes = [*getattr(value, '__dict__', {}).values()]
+    for version in itertools.chain(*(_of(a, *DICTS).values() for a in attributes)):
+        _of(version, *DICTS)
+    return [*value, *value.values(), *attributes]
+
+
+class PickleCheck(pickle._Unpickler):
+    """One run over one pickle, by the machine of `pickle` that is written in Python.
 
     Args:
-        names: Names that the pickle may use, as `module.name`.
+        stream: Where the pickle starts.
+        names: Names that it may use, as `module.name`.
         file_size: Bytes of the whole file.
-        protocol: The newest protocol of pickle that it may be of.
+        protocol: The newest protocol that it may be of.
 
     Attributes:
-        storages: What the pickle says of storages: (name of the type, count) by key.
+        storages: What it says of storages: (name of the type, count) by key.
     """
 
-    def __init__(self, names: frozenset[str], file_size: int, protocol: int) -> None:
+    def __init__(
+        self, stream: BinaryIO, names: frozenset[str], file_size: int, protocol: int
+    ) -> None:
+        super().__init__(stream, encoding='utf-8')
+        self.stream = stream
         self.names = names
         self.most = protocol
         self.file_size = file_size
         self.storages = {}
         self.spent = 0
-        self.protocol = 2
-        self.stack = []
-        self.marks = []
-        self.memo = {}
+        self.dispatch = _Instructions(INSTRUCTIONS)
 
-    def run(self, stream: BinaryIO) -> Node:
-        """Follow the pickle at the place where a stream is, up to its end.
+    def run(self) -> object:
+        """Follow the pickle up to its end; return what is known of what it makes.
 
         Raises:
             UntrustedCheckpointError: If it asks for something that is not data.
-            ValueError: If it is damaged, or costs too much.
+            ValueError: If it costs too much; others of `STREAM_ERRORS` if it is
+                damaged.
         """
-        start = stream.tell()
-        for step, (op, argument, _) in enumerate(pickletools.genops(stream)):
-            if step >= MOST_STEPS:
-                raise ValueError(f'it has more than {MOST_STEPS} pickle instructions')
-            if op.proto > self.protocol:
-                raise ValueError(f'{op.name} is not of protocol {self.protocol}')
-            self.step(op.name, argument)
-        if self.protocol > self.most:
+        start = self.stream.tell()
+        root = self.load()
+        if self.proto > self.most:
             # Which torch's reader would warn of, and then fail at.
             raise ValueError(
-                f'it is of pickle protocol {self.protocol}, not {self.most} or less'
+                f'it is of pickle protocol {self.proto}, not {self.most} or less'
             )
-        if len(self.stack) != 1 or self.marks:
-            raise ValueError('its pickle ends in the middle')
-        root = self.stack.pop()
-        if root.size > MOST_ITEMS:
+        items, cost, dense, _ = _measure(root, {})
+        if items > MOST_ITEMS:
             raise ValueError('it repeats what it holds too often')
-        if root.cost > MOST_TIMES * (stream.tell() - start) + ALLOWANCE:
+        if cost > MOST_TIMES * (self.stream.tell() - start) + ALLOWANCE:
             raise ValueError('it repeats what it holds too often')
-        if root.dense > MOST_TIMES * self.file_size + DENSE_ALLOWANCE:
+        if dense > MOST_TIMES * self.file_size + DENSE_ALLOWANCE:
             raise ValueError('its tensors repeat their memory too often')
         return root
 
-    def step(self, op: str, argument: object) -> None:
-        """Follow one instruction."""
-        if op in LITERALS:
-            self.stack.append(_literal(LITERALS[op], FIXED.get(op, argument)))
-        elif op in GETS:
-            self.get(argument)
-        elif op in PUTS:
-            self.put(len(self.memo) if op == 'MEMOIZE' else argument)
-        elif op in EMPTY:
-            self.stack.append(Node(EMPTY[op]))
-        elif op in TUPLES:
-            self.stack.append(Node('tuple', None, self.pop(TUPLES[op])))
-        elif op == 'MARK':
-            self.marks.append(len(self.stack))
-        elif op == 'TUPLE':
-            self.stack.append(Node('tuple', None, self.pop_mark()))
-        elif op in ('APPEND', 'APPENDS'):
-            parts = self.pop(1) if op == 'APPEND' else self.pop_mark()
-            self.target('list').add(*parts)
-        elif op in ('SETITEM', 'SETITEMS'):
-            parts = self.pop(2) if op == 'SETITEM' else self.pop_mark()
-            _check_keys(parts[::2], len(parts) % 2 == 0)
-            self.target(*DICTS).add(*parts)
-        elif op == 'GLOBAL':
-            self.name(*argument.split(' ', 1))
-        elif op == 'STACK_GLOBAL':
-            self.name(*(_literal_text(part) for part in self.pop(2)))
-        elif op in CALLS:
-            CALLS[op](self)
-        elif op == 'PROTO':
-            self.protocol = max(self.protocol, argument)
-        elif op not in ('FRAME', 'STOP'):
-            raise UntrustedCheckpointError(f'the pickle instruction {op}')
-
-    def pop(self, count: int) -> list[Node]:
-        """Take from the stack, but not beyond the last mark."""
-        floor = self.marks[-1] if self.marks else 0
-        if len(self.stack) - count < floor:
-            raise ValueError('its pickle takes what is not there')
-        parts = self.stack[len(self.stack) - count :]
-        del self.stack[len(self.stack) - count :]
-        return parts
-
-    def pop_mark(self) -> list[Node]:
-        """Take what was put on the stack since the last mark."""
-        parts = self.pop(len(self.stack) - self.marks[-1])
-        self.marks.pop()
-        return parts
-
-    def target(self, *kinds: str) -> Node:
-        """Return what is to be filled, on top of the stack."""
-        (node,) = self.pop(1)
-        self.stack.append(node)
-        if not node.is_open:
-            raise ValueError('it changes what is in use, or holds itself (recursion)')
-        return _of(node, *kinds)
-
-    def put(self, index: int) -> None:
-        """Keep what is on top of the stack, to refer to it."""
-        if index >= MOST_STEPS:  # Python makes room for all smaller numbers too
-            raise ValueError(f'it refers to number {index}')
-        self.memo[index] = self.stack[-1]
-
-    def get(self, index: int) -> None:
-        """Refer to something again, which must be finished."""
-        node = self.memo[index]
-        node.is_open = False
-        self.stack.append(node)
-
-    def spend(self, node: Node) -> None:
+    def spend(self, value: object) -> None:
         """Count what is about to be looked through."""
-        self.spent += node.size
-        if self.spent > MOST_ITEMS:
+        self.spent += _measure(value, {})[0]
+        if self.spent > MOST_STEPS:
             raise ValueError('it repeats what it holds too often')
 
-    def name(self, module: str, name: str) -> None:
+    def find_class(self, module: str, name: str) -> Made:
         """Name something of a module."""
         full = f'{module}.{name}'.replace('__builtin__.', 'builtins.', 1)
         if full not in self.names:
             raise UntrustedCheckpointError(repr(f'{module}.{name}'))
-        self.stack.append(Node('name', full))
+        return Made('name', full)
+
+    def persistent_load(self, pid: object) -> Made:
+        """Follow a reference to a storage: how many numbers of which type."""
+        self.spend(pid)
+        is_storage = isinstance(pid, tuple) and pid[:1] == ('storage',)
+        if not is_storage or self.names != TORCH_NAMES:
+            raise UntrustedCheckpointError('something outside that is not a storage')
+        _, kind, key, _, count, *view = pid
+        type_name = _of(kind, 'name').value.rpartition('.')[2]
+        if type_name not in STORAGES or len(view) > 1:
+            raise ValueError('a storage is described in an unknown way')
+        described = (type_name, _number(count))
+        if self.storages.setdefault(_of(key, 'str'), described) != described:
+            raise ValueError(f'storage {key!r} is described in two ways')
+        if view and view[0] is not None:  # a part of a storage, in the old format
+            _, start, length = _of(view[0], 'tuple')
+            if _number(start) + _number(length) > count:
+                raise ValueError('a part of a storage lies outside of it')
+            count = length
+        return Made('storage', (type_name, count), pid)
+
+    def keep(self) -> None:
+        """Keep what is on top of the stack, to refer to it."""
+        index = int.from_bytes(self.read(4), 'little')
+        if index >= MOST_STEPS:  # Python makes room for all smaller numbers too
+            raise ValueError(f'it refers to number {index}')
+        self.memo[index] = self.stack[-1]
+
+    def set_items(self, items: list | None = None) -> None:
+        """Fill a dict."""
+        items = self.pop_mark() if items is None else items
+        _check_keys(items[::2])
+        pairs = zip(items[::2], items[1::2], strict=True)
+        _of(self.stack[-1], *DICTS).update(dict(pairs))
+
+    def set_item(self) -> None:
+        """Set one item of a dict."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self.set_items([key, value])
 
     def call(self) -> None:
         """Follow a call of a function with a tuple of arguments."""
-        function, arguments = self.pop(2)
-        if function.kind != 'name' or function.value not in FUNCTIONS:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        if _kind(function) != 'name' or function.value not in FUNCTIONS:
             raise UntrustedCheckpointError(f'a call of {_described(function)}')
         self.spend(_of(arguments, 'tuple'))
-        made = FUNCTIONS[function.value](*arguments.parts)
-        made.absorb(arguments)
-        self.stack.append(made)
+        self.append(FUNCTIONS[function.value](*arguments))
 
     def make(self) -> None:
         """Follow a new object of a class, without arguments."""
-        kind, arguments = self.pop(2)
-        made = OBJECTS.get(kind.value) if kind.kind == 'name' else None
-        if made is None or arguments.kind != 'tuple' or arguments.parts:
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        made = OBJECTS.get(kind.value) if _kind(kind) == 'name' else None
+        if made is None or arguments != ():
             raise UntrustedCheckpointError(f'a new object of {_described(kind)}')
-        self.stack.append(Node(made))
+        self.append(Made(made))
 
     def build(self) -> None:
         """Follow giving an object its state."""
-        (state,) = self.pop(1)
-        kind = self.stack[-1].kind
-        if kind not in STATES:
-            raise UntrustedCheckpointError(f'a state for {_described(self.stack[-1])}')
-        node = self.target(kind)
+        state, target = self.stack.pop(), self.stack[-1]
+        if _kind(target) not in STATES:
+            raise UntrustedCheckpointError(f'a state for {_described(target)}')
         self.spend(state)
-        STATES[kind](state)
-        node.absorb(state)
-
-    def storage(self) -> None:
-        """Follow a reference to a storage: how many numbers of which type."""
-        (saved_id,) = self.pop(1)
-        self.spend(saved_id)
-        parts = saved_id.parts if saved_id.kind == 'tuple' else []
-        is_storage = bool(parts) and plain(parts[0]) == 'storage'
-        if not is_storage or self.names != TORCH_NAMES:
-            raise UntrustedCheckpointError('something outside that is not a storage')
-        _, kind, key, location, count, *view = parts
-        type_name = _of(kind, 'name').value.rpartition('.')[2]
-        key, _, count = _literal_text(key), _literal_text(location), _number(count)
-        if type_name not in STORAGES or len(view) > 1:
-            raise ValueError('a storage is described in an unknown way')
-        if self.storages.setdefault(key, (type_name, count)) != (type_name, count):
-            raise ValueError(f'storage {key!r} is described in two ways')
-        length = _view_length(count, view[0]) if view else count
-        node = Node('storage', (type_name, length))
-        node.absorb(saved_id)
-        self.stack.append(node)
+        STATES[_kind(target)](state)
+        if isinstance(target, dict):
+            vars(target).update(state)
+        else:
+            state = state.values() if isinstance(state, dict) else [state]
+            target.parts = [*target.parts, *state]
 
 
-CALLS: Mapping[str, Callable] = {
-    'REDUCE': PickleCheck.call,
-    'NEWOBJ': PickleCheck.make,
-    'BUILD': PickleCheck.build,
-    'BINPERSID': PickleCheck.storage,
+class _Instructions(dict):
+    """The machine's table of instructions, which counts them."""
+
+    steps = 0
+
+    def __getitem__(self, code: int) -> Callable:
+        self.steps += 1
+        if self.steps > MOST_STEPS:
+            raise ValueError(f'it has more than {MOST_STEPS} pickle instructions')
+        return super().__getitem__(code)
+
+    def __missing__(self, code: int) -> Callable:
+        name = pickletools.code2op[chr(code)].name  # a KeyError where there is none
+        raise UntrustedCheckpointError(f'the pickle instruction {name}')
+
+
+_PLAIN = """
+    NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT
+    BINUNICODE SHORT_BINUNICODE BINUNICODE8 SHORT_BINSTRING
+    BINBYTES SHORT_BINBYTES BINBYTES8
+    EMPTY_TUPLE EMPTY_LIST EMPTY_DICT TUPLE TUPLE1 TUPLE2 TUPLE3 MARK APPEND APPENDS
+    BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL BINPERSID PROTO FRAME STOP
+"""
+INSTRUCTIONS = {
+    getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]]
+    for name in _PLAIN.split()
+} | {
+    pickle.LONG_BINPUT[0]: PickleCheck.keep,
+    pickle.SETITEM[0]: PickleCheck.set_item,
+    pickle.SETITEMS[0]: PickleCheck.set_items,
+    pickle.REDUCE[0]: PickleCheck.call,
+    pickle.NEWOBJ[0]: PickleCheck.make,
+    pickle.BUILD[0]: PickleCheck.build,
 }
 OBJECTS = {HISTORY: 'history', 'argparse.Namespace': 'Namespace'}
+DICTS = ('dict', 'OrderedDict', 'Counter')
 
 
-def storage_bytes(type_name: str, count: int) -> int:
-    """Return how many bytes a storage takes.
-
-    Args:
-        type_name: Its type's name in pickles, such as `FloatStorage`.
-        count: How many numbers it has.
-    """
-    return STORAGES[type_name] * count
+def _kind(value: object) -> str:
+    return value.kind if isinstance(value, Made) else type(value).__name__
 
 
-def _literal(kind: str, value: object) -> Node:
-    long = kind == 'int' and value.bit_length() > 8 * MOST_INTEGER_BYTES
-    if long:
-        raise ValueError(f'a whole number of {value.bit_length()} bits')
-    return Node(kind, value)
+def _described(value: object) -> str:
+    return f'a {value.value if _kind(value) == "name" else _kind(value)}'
 
 
-def _described(node: Node) -> str:
-    return f'a {node.value if node.kind == "name" else node.kind}'
-
-
-def _of(node: Node, *kinds: str) -> Node:
-    if node.kind not in kinds:
-        raise ValueError(f'a {node.kind} in place of a {kinds[0]}')
-    return node
-
-
-def _literal_text(node: Node) -> str:
-    return _of(node, 'text').value
-
-
-def _number(node: Node) -> int:
-    value = _of(node, 'int').value
-    if value < 0:
-        raise ValueError(f'{value} in place of a size')
+def _of(value: object, *kinds: str) -> object:
+    if _kind(value) not in kinds:
+        raise ValueError(f'a {_kind(value)} in place of a {kinds[0]}')
     return value
 
 
-def _numbers(node: Node) -> list[int]:
+def _number(value: object) -> int:
+    if _of(value, 'int') < 0:
+        raise ValueError(f'{value} as a size of a tensor or of a numpy array')
+    return value
+
+
+def _numbers(value: object) -> list[int]:
     """Read a shape or strides."""
-    if len(_of(node, 'tuple', 'size').parts) > MOST_DIMENSIONS:
+    parts = value.parts if _kind(value) == 'size' else _of(value, 'tuple')
+    if len(parts) > MOST_DIMENSIONS:
         raise ValueError('a shape is described in an unknown way')
-    return [_number(part) for part in node.parts]
+    return [_number(part) for part in parts]
 
 
-def plain(node: Node) -> object:
-    """Return the value of a literal, or a tuple of such; else the node.
-
-    Lists become tuples, too, and dicts tuples of pairs.
-    """
-    if node.kind == 'dict':
-        parts = [plain(part) for part in node.parts]
-        return tuple(zip(parts[::2], parts[1::2], strict=True))
-    if node.kind in ('tuple', 'list'):
-        return tuple(plain(part) for part in node.parts)
-    return node.value if node.kind in _LITERALS else node
-
-
-def _check_keys(keys: list[Node], is_whole: bool = True) -> None:
+def _check_keys(keys: Iterable) -> None:
     """Accept texts and numbers of 32 bits, which can't all have the same hash."""
-    if not is_whole:
-        raise ValueError('a key without a value')
     for key in keys:
-        is_number = key.kind == 'int' and -(2**31) <= key.value < 2**31
-        if key.kind != 'text' and not is_number:
-            raise UntrustedCheckpointError(f'a {key.kind} as a key')
-
-
-def _view_length(count: int, view: Node) -> int:
-    """Return how many numbers a part of a storage has, as the old format names it."""
-    if view.kind == 'none':
-        return count
-    _, start, length = _of(view, 'tuple').parts
-    if _number(start) + _number(length) > count:
-        raise ValueError('a part of a storage lies outside of it')
-    return length.value
+        is_number = type(key) is int and -(2**31) <= key < 2**31
+        if type(key) is not str and not is_number:
+            raise UntrustedCheckpointError(f'a {_kind(key)} as a key')
 
 
 # -- functions: what they make of which arguments ----------------------------------
 
 
-def _ordered_dict(pairs: Node | None = None) -> Node:
+def _ordered_dict(pairs: object = ()) -> dict:
     """Accept none, or, as Python 2 writes it, a list of pairs."""
-    items = []
-    for pair in _of(pairs, 'list').parts if pairs else ():
-        key, value = _of(pair, 'list', 'tuple').parts
-        _check_keys([key])
-        items += (key, value)
-    return Node('OrderedDict', None, items)
+    pairs = [tuple(_of(pair, 'list', 'tuple')) for pair in _of(pairs, 'list', 'tuple')]
+    _check_keys(key for key, _ in pairs)
+    return collections.OrderedDict(pairs)
 
 
-def _counter(counts: Node | None = None) -> Node:
-    return Node('Counter', None, _of(counts, *DICTS).parts if counts else ())
+def _set(values: object = ()) -> Made:
+    _check_keys(_of(values, 'list', 'tuple'))
+    return Made('set', None, values)
 
 
-def _set(values: Node | None = None) -> Node:
-    _check_keys(_of(values, 'list').parts if values else [])
-    return Node('set')
-
-
-def _tuple(values: Node) -> Node:
-    return Node('tuple', None, tuple(_of(values, 'list', 'tuple').parts))
-
-
-def _size(numbers: Node) -> Node:
-    _numbers(numbers)
-    return Node('size', None, numbers.parts)
-
-
-def _complex(real: Node, imaginary: Node) -> Node:
-    _of(real, 'float'), _of(imaginary, 'float')
-    return Node('complex')
-
-
-def _device(name: Node, index: Node | None = None) -> Node:
-    _literal_text(name)
-    if index:
-        _number(index)
-    return Node('device')
-
-
-def _bytes() -> Node:
-    return Node('bytes', b'')
-
-
-def _encode(text: Node, encoding: Node) -> Node:
+def _encode(text: object, encoding: object) -> Made:
     """Accept how old pickles write bytes."""
-    if plain(encoding) != 'latin1':
+    if encoding != 'latin1':
         raise UntrustedCheckpointError('an unusual text encoding')
     # As text: as many characters as there will be bytes, and no copy.
-    return Node('bytes', _literal_text(text))
+    return Made('bytes', _of(text, 'str'), [text])
 
 
-def _method(kind: Node, name: Node) -> Node:
-    wanted = (_of(kind, 'name').value, _literal_text(name))
-    if wanted[1] not in METHODS.get(wanted[0], ()):
-        raise UntrustedCheckpointError(f'the attribute {wanted[1]!r} of {wanted[0]}')
-    return Node('method', wanted)
+def _method(kind: object, name: object) -> Made:
+    wanted = (_of(kind, 'name').value, _of(name, 'str'))
+    if name not in METHODS.get(kind.value, ()):
+        raise UntrustedCheckpointError(f'the attribute {name!r} of {kind.value}')
+    return Made('method', wanted)
 
 
-def _dtype(name: Node, align: Node, copy: Node) -> Node:
+def _dtype(name: object, align: object, copy: object) -> Made:
     """Accept types of numbers; `copy`, so that none of numpy's own is changed."""
-    text = _literal_text(name)
-    if not re.fullmatch(r'[biufc]\d{1,2}', text):
-        raise UntrustedCheckpointError(f'a numpy array of type {text!r}')
-    if plain(align) not in (False, 0) or plain(copy) not in (True, 1):
-        raise UntrustedCheckpointError('a numpy array of an unusual type')
-    return Node('dtype', np.dtype(text).itemsize)
+    if not re.fullmatch(r'[biufc]\d{1,2}', _of(name, 'str')) or align or copy != 1:
+        raise UntrustedCheckpointError(f'a numpy array of type {name!r}')
+    return Made('dtype', np.dtype(name).itemsize)
 
 
-def _reconstruct(kind: Node, shape: Node, code: Node) -> Node:
-    if _of(kind, 'name').value != 'numpy.ndarray' or plain(shape) != (0,):
-        raise UntrustedCheckpointError(f'an array that is {_described(kind)}')
-    if plain(code) not in ('b', b'b'):
-        raise UntrustedCheckpointError('a numpy array of an unusual type')
-    return Node('array')
+def _reconstruct(kind: object, shape: object, code: object) -> Made:
+    code = getattr(code, 'value', code)
+    name = _of(kind, 'name').value
+    if (name, shape) != ('numpy.ndarray', (0,)) or code not in ('b', b'b'):
+        raise UntrustedCheckpointError(f'an unusual array, {_described(kind)}')
+    return Made('array')
 
 
-def _scalar(dtype: Node, data: Node) -> Node:
+def _scalar(dtype: object, data: object) -> Made:
     _check_bytes(dtype, 1, data)
-    return Node('scalar')
+    return Made('scalar', None, [data])
 
 
-def _check_bytes(dtype: Node, count: int, data: Node) -> None:
-    if dtype.kind != 'dtype' or data.kind != 'bytes':
+def _check_bytes(dtype: object, count: int, data: object) -> None:
+    if _kind(dtype) != 'dtype' or _kind(data) != 'bytes':
         raise UntrustedCheckpointError('a numpy array of objects')
-    if count * dtype.value != len(data.value):
+    if count * dtype.value != len(getattr(data, 'value', data)):
         raise ValueError('a numpy array is not as long as announced')
 
 
-def _tensor(storage: Node, offset: Node, size: Node, stride: Node, *rest: Node) -> Node:
+def _tensor(
+    storage: object,
+    offset: object,
+    size: object,
+    stride: object,
+    requires_grad: bool = False,
+    hooks: object = None,
+) -> Made:
     """Accept a view of a storage that lies inside it, without hooks."""
     type_name, count = _of(storage, 'storage').value
     shape, strides = _numbers(size), _numbers(stride)
-    if len(shape) != len(strides) or len(rest) > 2:
-        raise ValueError('a tensor is described in an unknown way')
-    if len(rest) == 2 and _of(rest[1], 'none', *DICTS).parts:
-        raise UntrustedCheckpointError('a tensor with hooks')
     last = sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if math.prod(shape) and _number(offset) + last >= count:
         raise ValueError('a tensor lies outside its storage')
-    node = Node('tensor', type_name)
-    node.dense = storage_bytes(type_name, math.prod(shape))
-    if node.dense > 2**62:
+    dense = STORAGES[type_name] * math.prod(shape)
+    if dense > 2**62:
         raise ValueError('its tensors repeat their memory too often')
-    return node
+    made = Made('tensor', None, [storage, size, stride], dense)
+    return _parameter(made, requires_grad, hooks)
 
 
-def _parameter(data: Node, requires_grad: Node, hooks: Node) -> Node:
-    _of(data, 'tensor'), _of(requires_grad, 'bool')
-    if _of(hooks, 'none', *DICTS).parts:
+def _parameter(tensor: object, requires_grad: bool, hooks: object) -> Made:
+    if _of(hooks, 'NoneType', *DICTS):
         raise UntrustedCheckpointError('a tensor with hooks')
-    return Node('tensor')
+    return _of(tensor, 'tensor')
 
 
-def _tensor_with_state(
-    function: Node, kind: Node, arguments: Node, state: Node
-) -> Node:
+def _tensor_with_state(function: object, kind: object, arguments: tuple, state) -> Made:
     """Accept tensors with the notes that torch.compile adds to them."""
     _of(function, 'name'), _of(kind, 'name')
     if function.value not in TENSORS or kind.value != 'torch.Tensor':
         raise UntrustedCheckpointError(f'a tensor by {_described(function)}')
-    made = TENSORS[function.value](*_of(arguments, 'tuple').parts)
-    values = itertools.chain(*_attributes(state, TENSOR_STATE).values())
-    if any(value.kind not in _LITERALS for value in values):
+    _check_attributes(state, TENSOR_STATE)
+    if any(not isinstance(v, str | bytes | int | float | None) for v in state.values()):
         raise UntrustedCheckpointError('a tensor with an unusual state')
-    return made
+    return _tensor(*_of(arguments, 'tuple'))
 
 
 # -- states: what objects of each kind may be given --------------------------------
 
 
-def _attributes(state: Node, names: set[str] | None = None) -> dict[str, list[Node]]:
-    """Return what attributes are set to: a name may come several times."""
-    attributes = {}
-    keys = _of(state, 'dict').parts[::2]
-    for key, value in zip(keys, state.parts[1::2], strict=True):
-        if key.kind != 'text' or (names is not None and key.value not in names):
-            raise UntrustedCheckpointError(f'an object with a state of {key.value!r}')
-        attributes.setdefault(key.value, []).append(value)
-    return attributes
+def _check_attributes(state: object, names: Iterable[str] | None = None) -> None:
+    for key in _of(state, 'dict'):
+        if not isinstance(key, str) or (names is not None and key not in names):
+            raise UntrustedCheckpointError(f'an object with a state of {key!r}')
 
 
-def _history_state(state: Node) -> None:
+def _check_history(state: object) -> None:
     """Accept what mmengine writes; with other methods it would change the class."""
-    for methods in _attributes(state, HISTORY_STATE).get('statistics_methods', ()):
-        for name, values in _attributes(methods).items():
-            known = (HISTORY, name)
-            if any(v.kind != 'method' or v.value != known for v in values):
-                raise UntrustedCheckpointError('other methods of HistoryBuffer')
+    _check_attributes(state, HISTORY_STATE)
+    methods = state.get('statistics_methods', {})
+    _check_attributes(methods)
+    for name, method in methods.items():
+        if _kind(method) != 'method' or method.value != (HISTORY, name):
+            raise UntrustedCheckpointError('other methods of HistoryBuffer')
 
 
-def _namespace_state(state: Node) -> None:
-    _attributes(state)
-
-
-def _ordered_dict_state(state: Node) -> None:
-    """Accept the versions of modules, which a state dict carries as an attribute."""
-    for versions in _attributes(state, {'_metadata'}).get('_metadata', ()):
-        for version in _of(versions, *DICTS).parts[1::2]:
-            _of(version, *DICTS)
-
-
-def _dtype_state(state: Node) -> None:
+def _check_dtype(state: object) -> None:
     """Accept the state of a plain type, which says nothing new about it."""
-    usual = [(3, order, None, None, None, -1, -1, 0) for order in '<|=']
-    if plain(state) not in usual:
+    if state not in [(3, order, None, None, None, -1, -1, 0) for order in '<|=']:
         raise UntrustedCheckpointError('a numpy array of an unusual type')
 
 
-def _array_state(state: Node) -> None:
-    version, shape, dtype, is_fortran, data = _of(state, 'tuple').parts
-    _of(version, 'int'), _of(is_fortran, 'bool', 'int')
-    if any(_of(n, 'int').value < 0 for n in _of(shape, 'tuple').parts):
-        raise ValueError('a numpy array of an impossible shape')
+def _check_array(state: object) -> None:
+    _, shape, dtype, _, data = _of(state, 'tuple')
     _check_bytes(dtype, math.prod(_numbers(shape)), data)
 
 
-STATES = {
-    'OrderedDict': _ordered_dict_state,
-    'Namespace': _namespace_state,
-    'history': _history_state,
-    'dtype': _dtype_state,
-    'array': _array_state,
+STATES: Mapping[str, Callable[[object], None]] = {
+    'OrderedDict': lambda state: _check_attributes(state, ['_metadata']),
+    'Namespace': _check_attributes,
+    'history': _check_history,
+    'dtype': _check_dtype,
+    'array': _check_array,
 }
 
-# The same names as numpy before and after 2.0 gives them.
-_MULTIARRAY = ('numpy.core.multiarray', 'numpy._core.multiarray')
-TENSORS = {
-    'torch._utils._rebuild_tensor': _tensor,
-    'torch._utils._rebuild_tensor_v2': _tensor,
+# What makes arrays: our stand-in, and what it stands for once the arguments are known
+# to be sound. numpy has named the last two in two ways, before and after 2.0.
+_RECONSTRUCT, _SCALAR = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+ARRAYS = {
+    'collections.OrderedDict': (_ordered_dict, collections.OrderedDict),
+    '_codecs.encode': (_encode, codecs.encode),
+    'numpy.dtype': (_dtype, np.dtype),
+    'builtins.bytes': (lambda: b'', bytes),
+    'builtins.tuple': (lambda values: tuple(_of(values, 'list', 'tuple')), tuple),
 }
-ARRAY_FUNCTIONS = {
-    'collections.OrderedDict': _ordered_dict,
-    '_codecs.encode': _encode,
-    'numpy.dtype': _dtype,
-    'builtins.bytes': _bytes,
-    'builtins.tuple': _tuple,
-    **{f'{module}._reconstruct': _reconstruct for module in _MULTIARRAY},
-    **{f'{module}.scalar': _scalar for module in _MULTIARRAY},
+for _module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+    ARRAYS[f'{_module}._reconstruct'] = (_reconstruct, _RECONSTRUCT)
+    ARRAYS[f'{_module}.scalar'] = (_scalar, _SCALAR)
+NUMPY = {name: real for name, (_, real) in ARRAYS.items()} | {
+    'numpy.ndarray': np.ndarray
 }
-FUNCTIONS = {
-    **ARRAY_FUNCTIONS,
-    **TENSORS,
-    'collections.Counter': _counter,
-    'torch.Size': _size,
-    'torch.device': _device,
+TENSORS = ('torch._utils._rebuild_tensor', 'torch._utils._rebuild_tensor_v2')
+FUNCTIONS: Mapping[str, Callable] = {
+    **{name: check for name, (check, _) in ARRAYS.items()},
+    **dict.fromkeys(TENSORS, _tensor),
+    'collections.Counter': lambda *counts: collections.Counter(
+        *(_of(count, *DICTS) for count in counts)
+    ),
+    'torch.Size': lambda numbers: Made('size', None, _numbers(numbers)),
+    'torch.device': lambda *arguments: Made('device', None, arguments),
     'torch._utils._rebuild_parameter': _parameter,
     'torch._tensor._rebuild_from_type_v2': _tensor_with_state,
     'builtins.set': _set,
-    'builtins.complex': _complex,
+    'builtins.complex': lambda *arguments: Made('complex', None, arguments),
     'builtins.getattr': _method,
-}
-
-# What the names of arrays stand for, once the arguments are known to be sound.
-_RECONSTRUCT, _SCALAR = np.zeros(0).__reduce__()[0], np.float64(0).__reduce__()[0]
-NUMPY = {
-    'collections.OrderedDict': collections.OrderedDict,
-    '_codecs.encode': codecs.encode,
-    'numpy.dtype': np.dtype,
-    'numpy.ndarray': np.ndarray,
-    'builtins.bytes': bytes,
-    'builtins.tuple': tuple,
-    **{f'{module}._reconstruct': _RECONSTRUCT for module in _MULTIARRAY},
-    **{f'{module}.scalar': _SCALAR for module in _MULTIARRAY},
 }
 
 # What files may name that hold numpy arrays in plain containers, and files of
 # torch.save, mmengine's with their training states among them.
-ARRAY_NAMES = frozenset(ARRAY_FUNCTIONS) | {'numpy.ndarray'}
+ARRAY_NAMES = frozenset(NUMPY)
 TORCH_NAMES = (
     frozenset(FUNCTIONS)
     | {'numpy.ndarray', 'argparse.Namespace', 'torch.Tensor', *METHODS}

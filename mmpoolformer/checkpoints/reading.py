@@ -14,7 +14,6 @@ Tensors come to the CPU, whatever device they were saved from.
 """
 
 import argparse
-import errno
 import io
 import mmap
 import os
@@ -36,7 +35,7 @@ from torch import Tensor, serialization
 from mmpoolformer.checkpoints.errors import (
     CheckpointError,
     UntrustedCheckpointError,
-    cause_of,
+    errors_of,
 )
 from mmpoolformer.checkpoints.keymaps import some
 from mmpoolformer.checkpoints.paddle import SUFFIX, read_paddle
@@ -46,20 +45,15 @@ from mmpoolformer.checkpoints.pickle_check import (
     METHODS,
     NUMPY,
     ONE_CYCLE,
-    STREAM_ERRORS,
+    STORAGES,
     TORCH_NAMES,
     PickleCheck,
-    plain,
-    storage_bytes,
 )
 
 PICKLE = b'\x80'  # the first byte since protocol 2
 SAFE_TORCH = (2, 6)
 MOST_HEADER = 2**24  # bytes of safetensors' table, 100 or so a tensor
 TRUST_VARIABLE = 'MMPOOLFORMER_TRUST_CHECKPOINTS'
-
-# How a damaged file can fail.
-_ERRORS = (*STREAM_ERRORS, zipfile.BadZipFile)
 
 # torch.save writes pickles of this protocol, and torch's safe reader knows no other.
 _PROTOCOL = 2
@@ -134,47 +128,30 @@ def _read_safetensors(path: Path) -> dict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with errors_of(path, '', SafetensorError):
         with path.open('rb') as file:
             size = int.from_bytes(file.read(8), 'little')
         if size > MOST_HEADER:
             raise ValueError(f'a header of {size} bytes')
         return load_file(path, device='cpu')
-    except (SafetensorError, *STREAM_ERRORS) as error:
-        cause = cause_of(error)
-        raise CheckpointError(f'{path} is damaged or truncated: {cause}') from error
 
 
 def _read_trusted(path: Path) -> object:
-    try:
+    with errors_of(path):
         return torch.load(path, map_location='cpu', weights_only=False)
-    except _ERRORS as error:
-        cause = cause_of(error)
-        raise CheckpointError(f'{path} is damaged or no checkpoint: {cause}') from error
 
 
 def _read_safely(path: Path, head: bytes) -> object:
-    try:
-        if head[:4] == b'PK\x03\x04':
-            return _read_zip(path)
-        if head[:1] == PICKLE:
-            return _read_legacy(path)
-    except UntrustedCheckpointError as error:
-        wanted = cause_of(error)[:200]
-        raise UntrustedCheckpointError(
-            f'{path} asks for {wanted}, which is more than weights need and could run '
-            'code, so it was not read. If you trust who made the file, say so with '
-            f'trust=True (--trust in the tools) or {TRUST_VARIABLE}=1'
-        ) from None
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a place before the file's start
-            raise
-        cause = cause_of(error)
-        raise CheckpointError(f'{path} is damaged or truncated: {cause}') from error
-    except _ERRORS as error:
-        cause = cause_of(error)
-        raise CheckpointError(f'{path} is damaged or truncated: {cause}') from error
-    raise CheckpointError(f'{path} is no checkpoint: {_other_kind(path, head)}')
+    is_zip = head[:4] == b'PK\x03\x04'
+    if not is_zip and head[:1] != PICKLE:
+        raise CheckpointError(f'{path} is no checkpoint: {_other_kind(path, head)}')
+    advice = (
+        ', which is more than weights need and could run code, so it was not read. If '
+        'you trust who made the file, say so with trust=True (--trust in the tools) or '
+        f'{TRUST_VARIABLE}=1'
+    )
+    with errors_of(path, advice):
+        return _read_zip(path) if is_zip else _read_legacy(path)
 
 
 def _other_kind(path: Path, head: bytes) -> str:
@@ -211,8 +188,8 @@ def _read_zip(path: Path) -> object:
         if order in records and archive.read(order) != b'little':
             raise ValueError('it was saved on a big-endian machine')
         stream = archive.read(pickles[0])
-        check = PickleCheck(TORCH_NAMES, file_size, _PROTOCOL)
-        check.run(io.BytesIO(stream))
+        check = PickleCheck(io.BytesIO(stream), TORCH_NAMES, file_size, _PROTOCOL)
+        check.run()
         return _load(_rebuilt(archive, root, stream, check.storages))
 
 
@@ -233,7 +210,7 @@ def _rebuilt(
         result.writestr('archive/version', '3\n')
         for key, (kind, count) in storages.items():
             record = archive.getinfo(f'{root}data/{key}')
-            size = storage_bytes(kind, count)
+            size = STORAGES[kind] * count
             if record.file_size != size:
                 raise ValueError(
                     f'storage {key!r} has {record.file_size} bytes, not {size}'
@@ -256,7 +233,7 @@ def _check_legacy(stream: mmap.mmap) -> None:
     size = len(stream)
 
     def check(protocol: int = _PROTOCOL) -> object:
-        return plain(PickleCheck(ARRAY_NAMES, size, protocol).run(stream))
+        return PickleCheck(stream, ARRAY_NAMES, size, protocol).run()
 
     # The newest, to name them for what they are.
     if check(pickle.HIGHEST_PROTOCOL) != _LEGACY_MAGIC:
@@ -264,11 +241,11 @@ def _check_legacy(stream: mmap.mmap) -> None:
             'it is a pickle, but not one of torch.save; the name of a file of '
             f'Paddle must end in {SUFFIX}'
         )
-    if check() != _LEGACY_VERSION or ('little_endian', True) not in check():
+    if check() != _LEGACY_VERSION or check()['little_endian'] is not True:
         raise ValueError('it was saved in an unknown way')
-    content = PickleCheck(TORCH_NAMES, size, _PROTOCOL)
-    content.run(stream)
-    if sum(storage_bytes(*storage) for storage in content.storages.values()) > size:
+    content = PickleCheck(stream, TORCH_NAMES, size, _PROTOCOL)
+    content.run()
+    if sum(STORAGES[kind] * count for kind, count in content.storages.values()) > size:
         raise ValueError('it is shorter than its storages')
     # Those not listed here would keep whatever was in memory.
     if sorted(check()) != sorted(content.storages):
