@@ -29,7 +29,7 @@ SOURCES = [
     *sorted((ROOT / 'tools').glob('*.sh')),
     *sorted((ROOT / 'mmpoolformer' / 'cli').glob('*.py')),
     *sorted((ROOT / 'docs' / 'examples').glob('*.py')),
-    ROOT / 'mmpoolformer' / 'doctor.py',
+    ROOT / 'mmpoolformer' / 'doctor' / '__init__.py',
 ]
 SHELL = ('bash', 'sh', 'shell', 'console')
 COMMENT = re.compile(r'\s+#.*$', re.M)

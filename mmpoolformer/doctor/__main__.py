@@ -1,0 +1,7 @@
+"""`python -m mmpoolformer.doctor`."""
+
+import sys
+
+from mmpoolformer.doctor import main
+
+sys.exit(main())
