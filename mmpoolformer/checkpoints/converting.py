@@ -13,11 +13,10 @@ from mmpoolformer.checkpoints import paddle
 from mmpoolformer.checkpoints.errors import CheckpointError
 from mmpoolformer.checkpoints.keymaps import (
     convert_state_dict,
-    detect_format,
     find_prefix,
     some,
 )
-from mmpoolformer.checkpoints.loading import WRAPPERS, unwrap
+from mmpoolformer.checkpoints.loading import WRAPPERS, file_format, unwrap
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
 
@@ -111,7 +110,10 @@ def convert_file(
             f'{destination}: a {paddle.SUFFIX} file takes the names of paddle, not of '
             f'{target}; choose that format, or another ending'
         )
-    content = read_checkpoint(resolve_source(source), trust=trust)
+    path = resolve_source(source)
+    content = read_checkpoint(path, trust=trust)
+    if path.suffix == paddle.SUFFIX and source_format == 'paddle':
+        source_format = None  # the reader has turned the linear weights
     flat = destination.suffix in FLAT
     entries = _entries(content, str(source), only_first=flat)
     first = next(iter(entries.values()))
@@ -121,10 +123,15 @@ def convert_file(
         name: convert_state_dict(weights, target, source_format, prefix)
         for name, weights in entries.items()
     }
+    if destination.suffix == paddle.SUFFIX:  # the others' linear weights too
+        converted = {
+            name: weights | paddle.with_linear_turned(_others(weights, prefix))
+            for name, weights in converted.items()
+        }
     result = _result(content, converted, flat)
     _write(result, destination)
     return ConversionReport(
-        source=detect_format(part),
+        source=file_format(path, part),
         target=target,
         prefix=prefix,
         entries=tuple(entries),
@@ -150,6 +157,10 @@ def _entries(
             w: content[w] for w in others if isinstance(content.get(w), Mapping)
         }
     return entries
+
+
+def _others(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k: v for k, v in weights.items() if not k.startswith(prefix)}
 
 
 def _result(content: Mapping, converted: Mapping[str, dict], flat: bool) -> dict:

@@ -13,14 +13,14 @@ the same order, so each table reads in both directions. Native names are timm's,
 | `mmpretrain` | mmpretrain's classifiers, a `backbone.` and a `head.` |
 | `huggingface` | transformers' `PoolFormerForImageClassification` |
 | `pit` | the authors' code of PiT, naver-ai/pit |
-| `paddle` | PiT in PaddlePaddle: the names of `pit`, linear weights transposed |
+| `paddle` | PaddlePaddle: names of `sail` or `pit`, linear weights transposed |
 
 PiT's native names are those of timm's `pit.py`, and `norm0` to `norm2`.
 """
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from torch import Tensor
@@ -110,13 +110,8 @@ PIT = (
 )
 PIT_MARKS = ('patch_embed.conv.weight', 'transformers.0.blocks.')
 
-# Weights of PiT's linear layers: (in, out) where Paddle holds them.
-PIT_LINEAR = re.compile(
-    r'transformers\.\d+\.(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.fc[12])|pool\.fc)\.weight'
-    r'|head(_dist)?\.weight'
-)
-# The one by which they are told: never square, and its name is the same everywhere.
-PIT_QKV = 'transformers.0.blocks.0.attn.qkv.weight'
+# Layers that widen, by which weights without a bias tell how they lie: never square.
+WIDENING = re.compile(r'.*\.(qkv|mlp\.fc1|pwconv1)\.weight')
 
 # Weights of layers that see each cell alone. The authors' PoolFormer and hybrids hold
 # 1x1 convolutions, their baselines 2-D weights, native models and timm's 2-D weights in
@@ -153,10 +148,12 @@ class KeyMap:
 
     def fits(self, part: Collection[str]) -> bool:
         """Tell whether names, or parameters by name, are of this table."""
-        return (
-            self.marks[0] in part
-            and all(any(key.startswith(m) for key in part) for m in self.marks[1:])
-            and self.transposed == _is_transposed(part)
+        return self.names(part) and self.transposed == (_lies_transposed(part) is True)
+
+    def names(self, part: Collection[str]) -> bool:
+        """Tell whether names are of this table, however linear weights lie."""
+        return self.marks[0] in part and all(
+            any(key.startswith(mark) for key in part) for mark in self.marks[1:]
         )
 
     def to_native(self, key: str) -> str | None:
@@ -171,9 +168,22 @@ class KeyMap:
         return theirs if theirs and _apply(self.rules, theirs) == key else None
 
 
-def _is_transposed(part: Collection[str]) -> bool:
-    qkv = part.get(PIT_QKV) if isinstance(part, Mapping) else None
-    return qkv is not None and qkv.ndim == 2 and qkv.shape[0] < qkv.shape[1]
+def _lies_transposed(part: Collection[str]) -> bool | None:
+    """Tell whether linear weights are (in, out); None if their shapes don't tell."""
+    for key, value in part.items() if isinstance(part, Mapping) else ():
+        if not is_linear(key, value) or value.shape[0] == value.shape[1]:
+            continue
+        bias = part.get(f'{key.removesuffix("weight")}bias')
+        if bias is not None and bias.ndim == 1 and len(bias) in value.shape:
+            return len(bias) == value.shape[1]
+        if WIDENING.fullmatch(f'.{key}'):
+            return bool(value.shape[0] < value.shape[1])
+    return None
+
+
+def is_linear(key: str, value: Tensor) -> bool:
+    """Tell whether a parameter is the weight of a linear layer."""
+    return value.ndim == 2 and key.rpartition('.')[2] == 'weight'
 
 
 def _apply(rules: Sequence[tuple[str, str]], key: str) -> str | None:
@@ -242,9 +252,14 @@ MAPS = (
     KeyMap('native', ('stem.conv.weight', 'stages.0.blocks.', 'norm'), NATIVE),
     KeyMap('timm', ('stem.conv.weight', 'stages.0.blocks.'), NATIVE),
     KeyMap('pit', (*PIT_MARKS, 'pools.'), PIT),
-    KeyMap('paddle', (*PIT_MARKS, 'pools.'), PIT, transposed=True),
     *(KeyMap('native', (*PIT_MARKS, f'norm{i}.'), PIT_NATIVE) for i in range(3)),
     KeyMap('timm', PIT_MARKS, PIT_NATIVE),
+)
+# PaddlePaddle's copies keep the names of the original.
+MAPS += tuple(
+    replace(m, format='paddle', transposed=True)
+    for m in MAPS
+    if m.format in ('sail', 'pit')
 )
 
 
@@ -256,7 +271,7 @@ def detect_format(part: Iterable[str]) -> str:
 
     Args:
         part: Parameter names, without what wrappers put before them (`module.`), or
-            parameters by name: `paddle` and `pit` differ only in shapes.
+            parameters by name: `paddle` differs from `sail` and `pit` only in shapes.
 
     Returns:
         One of `FORMATS`.
@@ -283,6 +298,10 @@ def _unknown(keys: Sequence[str]) -> str:
 
 def _find_map(part: Collection[str]) -> KeyMap | None:
     return next((m for m in MAPS if m.fits(part)), None)
+
+
+def _tables(part: Collection[str], format: str) -> list[KeyMap]:
+    return [m for m in MAPS if m.format == format and m.names(part)]
 
 
 def find_prefix(keys: Iterable[str]) -> str:
@@ -406,7 +425,10 @@ def _merged(
 
 
 def _source_map(part: Mapping[str, Tensor], source: str | None) -> KeyMap:
-    key_map = _map_of(part)
+    if source == 'paddle' and _lies_transposed(part) is None:
+        key_map = next(iter(_tables(part, source)), None) or _map_of(part)
+    else:
+        key_map = _map_of(part)
     # The two formats with the same names may stand for each other.
     same = key_map.is_native and source in ('native', 'timm')
     if source not in (None, key_map.format) and not same:
@@ -425,9 +447,9 @@ def _to_native(part: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]
             f'{len(unknown)} names that {key_map.format} files do not have: '
             f'{some(unknown)}'
         )
-    native = {names[key]: value for key, value in part.items()}
     if key_map.transposed:
-        return _with_linear_turned(native)
+        part = _with_linear_turned(part)
+    native = {names[key]: value for key, value in part.items()}
     return native if key_map.is_native else _as_native(native)
 
 
@@ -440,8 +462,8 @@ def _from_native(native: Mapping[str, Tensor], target: str) -> dict[str, Tensor]
         if unnamed[-1]:
             continue
         theirs = {names[key]: v for key, v in _shaped(native, key_map).items()}
-        if key_map.is_native or _find_map(theirs) is key_map:
-            return theirs
+        if key_map.is_native or key_map is next(iter(_tables(theirs, target)), None):
+            return _with_linear_turned(theirs) if key_map.transposed else theirs
     fewest = min(unnamed, key=len)
     if not fewest:
         raise ValueError(f'{target} files hold a whole classifier, and this is not one')
@@ -454,13 +476,11 @@ def _shaped(native: Mapping[str, Tensor], key_map: KeyMap) -> Mapping[str, Tenso
     """Give linear weights the shapes of a table that is about to rename them."""
     if key_map.is_native:
         return native
-    if key_map.transposed:
-        return _with_linear_turned(native)
     return {k: _pointwise(k, v, key_map.linear) for k, v in native.items()}
 
 
-def _with_linear_turned(native: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v.t() if PIT_LINEAR.fullmatch(k) else v for k, v in native.items()}
+def _with_linear_turned(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.t() if is_linear(k, v) else v for k, v in part.items()}
 
 
 def _as_native(native: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -17,6 +18,7 @@ from mmpoolformer.checkpoints.keymaps import (
     find_prefix,
     some,
 )
+from mmpoolformer.checkpoints.paddle import SUFFIX as PADDLE
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
 from mmpoolformer.utils.errors import UserError, one_line
@@ -112,10 +114,8 @@ def load_weights(
     """
     if name is None:
         name = 'a dict' if isinstance(source, Mapping) else str(source)
-    if isinstance(source, Mapping):
-        content = source
-    else:
-        content = read_checkpoint(resolve_source(source), trust=trust)
+    path = None if isinstance(source, Mapping) else resolve_source(source)
+    content = source if path is None else read_checkpoint(path, trust=trust)
     wrapper, weights = unwrap(content, name)
     found = _found_prefix(weights, prefix, name)
     part = {k[len(found) :]: v for k, v in weights.items() if k.startswith(found)}
@@ -125,7 +125,7 @@ def load_weights(
     own = module.state_dict()
     return LoadReport(
         source=name,
-        format=detect_format(part),
+        format=file_format(path, part),
         wrapper=wrapper,
         prefix=found,
         loaded=tuple(chosen),
@@ -153,6 +153,14 @@ def unwrap(content: Mapping, name: str = 'the dict') -> tuple[str, dict[str, Ten
         if isinstance(entry, Mapping) and entry:
             return wrapper, _tensors(entry, f'{name}, entry {wrapper!r},')
     return '', _tensors(content, name)
+
+
+def file_format(path: Path | None, part: Mapping[str, Tensor]) -> str:
+    """Tell the format of weights, from the file's name where it is Paddle's.
+
+    The reader has turned the linear weights of those, so shapes don't tell.
+    """
+    return 'paddle' if path and path.suffix == PADDLE else detect_format(part)
 
 
 def _averaged(content: Mapping, wrapper: str) -> bool:

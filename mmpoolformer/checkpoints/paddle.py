@@ -2,7 +2,8 @@
 
 A `.pdparams` file is a pickle of a dict of numpy arrays. Beside them it may hold
 `StructuredToParameterName@@`, the names that Paddle itself gave the parameters. Only
-arrays and plain containers are read; whatever else a file names is refused.
+arrays and plain containers are read; whatever else a file names is refused. Linear
+weights lie (in, out) in a file, whatever the network.
 """
 
 import io
@@ -15,7 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpoolformer.checkpoints.errors import UntrustedCheckpointError, errors_of
+from mmpoolformer.checkpoints.errors import (
+    CheckpointError,
+    UntrustedCheckpointError,
+    errors_of,
+)
+from mmpoolformer.checkpoints.keymaps import is_linear
 from mmpoolformer.checkpoints.pickle_check import ARRAY_NAMES, NUMPY, PickleCheck
 
 SUFFIX = '.pdparams'
@@ -33,8 +39,8 @@ def read_paddle(path: Path) -> dict:
         path: The file.
 
     Returns:
-        What the file holds, arrays as tensors. Weights of linear layers stay as Paddle
-        has them, (in, out).
+        What the file holds, arrays as tensors. Weights of linear layers, which Paddle
+        has as (in, out), are turned to torch's (out, in).
 
     Raises:
         UntrustedCheckpointError: If the file asks for more than numpy arrays.
@@ -62,11 +68,23 @@ class _Unpickler(pickle.Unpickler):
         return NUMPY[f'{module}.{name}'.replace('__builtin__.', 'builtins.', 1)]
 
 
+def with_linear_turned(entries: dict) -> dict:
+    """Transpose the weights of linear layers; views, which take no memory."""
+    return {
+        key: value.t() if _is_linear(key, value) else value
+        for key, value in entries.items()
+    }
+
+
+def _is_linear(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor) and is_linear(key, value)
+
+
 def write_paddle(weights: Mapping[str, Tensor], file: BinaryIO) -> None:
     """Write weights as `paddle.load` takes them.
 
     Args:
-        weights: Tensors by name, linear weights (in, out).
+        weights: Tensors by name, linear weights (in, out) as Paddle has them.
         file: Where to.
     """
     arrays = {name: _as_array(tensor) for name, tensor in weights.items()}
@@ -90,7 +108,8 @@ def _converted(value: object, done: dict[int, object]) -> object:
     if _is_named(value):
         return _as_torch(value[1], done)
     if isinstance(value, dict):
-        return {key: _as_torch(item, done) for key, item in value.items()}
+        entries = {key: _as_torch(item, done) for key, item in value.items()}
+        return with_linear_turned(entries)
     if isinstance(value, list | tuple):
         return type(value)(_as_torch(item, done) for item in value)
     if isinstance(value, _PLAIN):

@@ -21,7 +21,7 @@ EXAMPLES = """names:
   mmpretrain   mmpretrain's classifiers
   huggingface  transformers' PoolFormerForImageClassification
   pit          the authors' repository of PiT
-  paddle       PiT in PaddlePaddle, with its transposed linear weights
+  paddle       copies of sail and pit in PaddlePaddle, with transposed linear weights
 
 examples:
   an ImageNet file of the authors for timm:

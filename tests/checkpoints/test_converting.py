@@ -1,6 +1,5 @@
 """tools/convert_checkpoint.py, from the command line."""
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from mmpoolformer import create_model
 from mmpoolformer.checkpoints import convert_state_dict, detect_format, read_checkpoint
+from mmpoolformer.cli.convert import main
 from mmpoolformer.utils.errors import run_tool
 
 from .weights import NAMES, numbered, same
@@ -20,7 +20,6 @@ TOOL = Path(__file__).parents[2] / 'tools' / 'convert_checkpoint.py'
 @pytest.fixture
 def convert():
     """Run the tool in this process; return its exit code."""
-    main = runpy.run_path(str(TOOL))['main']
     return lambda *arguments: run_tool(main, [str(argument) for argument in arguments])
 
 

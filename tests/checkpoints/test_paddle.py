@@ -171,6 +171,75 @@ def test_every_format_to_every_other_and_back(format) -> None:
     assert same(convert_state_dict(theirs, format), there)
 
 
+def family_arrays(name: str, num_classes: int) -> tuple[dict, dict]:
+    """Return native weights, and the same as Paddle holds them.
+
+    Independent of the package's detection: every two-dimensional `weight` is turned.
+    """
+    torch.manual_seed(0)
+    weights = create_model(name, num_classes=num_classes).state_dict()
+    arrays = {
+        key: (v.T if v.ndim == 2 and key.endswith('.weight') else v).numpy()
+        for key, v in convert_state_dict(weights, 'sail').items()
+    }
+    return weights, arrays
+
+
+FAMILIES = [
+    ('poolformer_s12', 10),
+    ('poolformer_s12', 512),  # a square last layer
+    ('metaformer_pppa_s12_224', 512),
+    ('metaformer_ppff_s12_224', 7),  # square spatial layers
+    ('poolformerv2_s12', 512),
+    ('convformer_s18', 5),
+    ('caformer_s18', 512),
+]
+
+
+@pytest.mark.parametrize(('name', 'num_classes'), FAMILIES)
+def test_linear_layers_of_every_family_are_turned(tmp_path, name, num_classes) -> None:
+    weights, arrays = family_arrays(name, num_classes)
+    path = save({'model': arrays}, tmp_path / 'a.pdparams')
+    model = create_model(name, num_classes=num_classes)
+    assert load_weights(model, path).format == 'paddle'
+    assert same(model.state_dict(), weights)
+    for source in (None, 'paddle'):
+        report = convert_file(
+            path, tmp_path / 'b.pth', 'timm', source_format=source, force=True
+        )
+        assert report.source == 'paddle'
+        assert same(read_checkpoint(tmp_path / 'b.pth')['model'], weights)
+    convert_file(tmp_path / 'b.pth', tmp_path / 'c.pdparams', 'paddle')
+    written = pickle.loads((tmp_path / 'c.pdparams').read_bytes())
+    assert list(written) == list(arrays)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(written[key], array)
+
+
+@pytest.mark.parametrize(('name', 'num_classes'), FAMILIES)
+def test_transposed_dict_of_every_family(name, num_classes) -> None:
+    weights, arrays = family_arrays(name, num_classes)
+    theirs = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    assert same(convert_state_dict(weights, 'paddle'), theirs)
+    assert same(convert_state_dict(theirs, 'native', 'paddle'), weights)
+    if (name, num_classes) != ('poolformer_s12', 512):  # its shapes don't tell
+        assert detect_format(theirs) == 'paddle'
+        assert same(convert_state_dict(theirs, 'native'), weights)
+
+
+def test_other_parts_of_a_paddle_file_are_turned_too(tmp_path) -> None:
+    _, arrays = family_arrays('poolformer_s12', 10)
+    arrays = {f'backbone.{k}': v for k, v in arrays.items()}
+    arrays['fc.weight'] = np.arange(6, dtype=np.float32).reshape(2, 3)
+    path = save(arrays, tmp_path / 'a.pdparams')
+    convert_file(path, tmp_path / 'b.pth', 'timm')
+    convert_file(tmp_path / 'b.pth', tmp_path / 'c.pdparams', 'paddle')
+    read = read_checkpoint(tmp_path / 'b.pth')
+    np.testing.assert_array_equal(read['fc.weight'], arrays['fc.weight'].T)
+    written = pickle.loads((tmp_path / 'c.pdparams').read_bytes())
+    np.testing.assert_array_equal(written['fc.weight'], arrays['fc.weight'])
+
+
 def test_original_names_are_what_timm_takes() -> None:
     weights = timm_weights()
     original = convert_state_dict(weights, 'pit')
