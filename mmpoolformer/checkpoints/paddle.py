@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from mmpoolformer.checkpoints.errors import (
-    CheckpointError,
     UntrustedCheckpointError,
     errors_of,
 )
