@@ -1,8 +1,10 @@
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 import torch
+from mmengine.runner import CheckpointLoader
 from random_models import Models, make_models
 
 if not torch.cuda.is_available():
@@ -28,6 +30,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope='session')
 def long_mode(request: pytest.FixtureRequest) -> bool:
     return request.config.getoption('--long')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def own_loaders() -> Iterator[None]:
+    """Undo what trainings in this process have registered for reading checkpoints."""
+    schemes = dict(CheckpointLoader._schemes)
+    yield
+    CheckpointLoader._schemes = schemes
 
 
 @pytest.fixture(scope='session')

@@ -160,8 +160,9 @@ def _train(request: StopRequest, args: Namespace, config: Config) -> None:
     results = Path(config.work_dir) / 'val_results.json'
     validations = ValidationLog(results)
     stop = StopOnSignal(request)
+    older = _prepare_config(args, config)
     with locked(config.work_dir):
-        runner = _prepared(args, config, (validations, stop))
+        runner = _prepared_runner(config, older, (validations, stop))
         with full_disk_told(), stop.patient_readers():
             runner.train()
     if is_main_process():
@@ -171,8 +172,12 @@ def _train(request: StopRequest, args: Namespace, config: Config) -> None:
             print(f'results: {results}')
 
 
-def _prepared(args: Namespace, config: Config, hooks: Sequence[Hook]) -> ToolRunner:
-    """Return a runner that is ready to train, once the data was checked."""
+def _prepare_config(args: Namespace, config: Config) -> list[Path]:
+    """Change the config as the options say, and check its data.
+
+    Returns:
+        Older checkpoints to resume from, see `use_resume`.
+    """
     if args.amp:
         settings.use_amp(config)
     if args.strategy and args.strategy != strategy_of(config)[0]:
@@ -184,6 +189,13 @@ def _prepared(args: Namespace, config: Config, hooks: Sequence[Hook]) -> ToolRun
     settings.align_epochs(config)
     if args.check:
         check_before_training(config)
+    return older
+
+
+def _prepared_runner(
+    config: Config, older: Sequence[Path], hooks: Sequence[Hook]
+) -> ToolRunner:
+    """Return a runner that is ready to train."""
     use_tensorboard(config)
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights, runner.older = bool(config.get('resume')), older

@@ -278,6 +278,6 @@ def test_a_mistake_is_one_line(
 
 
 def test_help_names_the_methods() -> None:
-    text = (ROOT / TOOL).read_text()
+    text = (ROOT / 'mmpoolformer/cli/gradcam.py').read_text()
     listed = text[text.index('METHODS = (') :].split(')')[0]
     assert [word for word in METHODS if f"'{word}'" in listed] == list(METHODS)

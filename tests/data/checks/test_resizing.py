@@ -76,8 +76,10 @@ def test_a_test_ends_with_one_line(
         list(DataLoader(Lines(), num_workers=workers, collate_fn=list))
 
     monkeypatch.setattr(launch, '_test', job)
-    monkeypatch.setattr(launch.settings, 'load_config', lambda *_: Config({}))
-    args = Namespace(trust_checkpoint=False, launcher='none')
+    monkeypatch.setattr(launch.settings, 'load_config', lambda *_, **__: Config({}))
+    args = Namespace(
+        config='', cfg_options=(), work_dir=None, trust_checkpoint=False, launcher='none'
+    )
     with pytest.raises(UserError, match=r'OpenCV failed on a picture.*check_data') as e:
         launch.test(args)
     assert '\n' not in str(e.value)

@@ -212,9 +212,9 @@ def test_a_signal_while_data_is_checked_ends_with_the_same_code(
     """It comes several times, as from a scheduler that does not want to wait."""
     look = picture_files._looked
 
-    def signalled(path: str, decode: bool, counted: bool) -> picture_files.Look:
+    def signalled(path: str, *options: object) -> picture_files.Look:
         os.kill(os.getpid(), signal.SIGTERM)
-        return look(path, decode, counted)
+        return look(path, *options)
 
     write_classification_config(tmp_path / 'config.py', tmp_path / 'images')
     monkeypatch.setattr(picture_files, '_looked', signalled)

@@ -107,8 +107,8 @@ import sys
 import mmcv
 from PIL import Image
 from timm.data.readers import reader_wds
-from mmpoolformer.classification import pictures
-from mmpoolformer.engine import picture_files
+from mmpoolformer.utils import images as pictures
+from mmpoolformer.data.checks import images as picture_files
 path, marker = sys.argv[1:3]
 for reader in sys.argv[3:]:
     try:
