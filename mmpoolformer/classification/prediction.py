@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmpoolformer.classification.evaluation import Placement
-from mmpoolformer.utils.images import PictureError, open_picture
+from mmpoolformer.utils.images import PictureError, blamed_on, open_picture
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ class _Pictures(Dataset):
     def __getitem__(self, index: int) -> tuple[str, Tensor | str]:
         path = self.paths[index]
         try:
-            return path, self.transform(open_picture(path))
+            picture = open_picture(path)
+            with blamed_on(path):  # such as a side that a resize leaves no pixel of
+                return path, self.transform(picture)
         except PictureError as error:
             return path, str(error)
 

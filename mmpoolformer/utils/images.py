@@ -36,12 +36,14 @@ PICTURE_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
+    BufferError,
     EOFError,
     LookupError,
     MemoryError,
     OSError,
     RuntimeError,
     SyntaxError,
+    SystemError,  # of C code
     TypeError,
     ValueError,
     Image.DecompressionBombError,
@@ -111,7 +113,7 @@ def open_picture(
             of fractions, of which nobody knows the range.
     """
     name = name or str(getattr(source, 'name', source))
-    with _blamed_on(name), Image.open(source, formats=FORMATS) as picture:
+    with blamed_on(name), Image.open(source, formats=FORMATS) as picture:
         return _converted(picture, mode, name, max_pixels)
 
 
@@ -123,7 +125,7 @@ def convert_picture(
     Raises:
         PictureError: If it is truncated, damaged or of fractions.
     """
-    with _blamed_on(name):
+    with blamed_on(name):
         return _converted(picture, mode, name, max_pixels=None)
 
 
@@ -164,7 +166,7 @@ def _orientation_in(notes: bytes) -> int:
 
 
 @contextmanager
-def _blamed_on(name: str) -> Iterator[None]:
+def blamed_on(name: str) -> Iterator[None]:
     """Turn what Pillow raises into a `PictureError` that names the picture."""
     try:
         yield

@@ -64,6 +64,41 @@ def test_unreadable_pictures(folder: Path) -> None:
     assert found[0].classes == alone.classes
 
 
+@pytest.mark.parametrize('suffix', ['.avif', '.webp', '.JPG', '.tif'])
+def test_a_damaged_picture_of_a_folder_is_skipped(folder: Path, suffix: str) -> None:
+    path = folder / f'c{suffix}'
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :] = bytes(9)
+    path.write_bytes(content)
+    paths = find_pictures([str(folder)])
+    assert str(path) in paths
+    found = list(
+        predict_pictures(
+            network(3), paths, create_transform(32), batch_size=2, skip_unreadable=True
+        )
+    )
+    assert [one.path for one in found if one.problem] == [str(path)]
+    assert len(found) == 5
+
+
+def test_what_the_transform_raises_is_the_pictures_problem(folder: Path) -> None:
+    def transform(picture: Image.Image) -> torch.Tensor:
+        if picture.size == (30, 40):
+            raise ZeroDivisionError('no pixel left')
+        return create_transform(32)(picture)
+
+    Image.new('RGB', (30, 40)).save(folder / 'c.png')
+    paths = find_pictures([str(folder)])
+    found = list(predict_pictures(network(3), paths, transform, skip_unreadable=True))
+    assert [one.problem for one in found if one.problem] == [
+        f'{folder}/c.png: can not be read as a picture (no pixel left)'
+    ]
+    with pytest.raises(PictureError, match=r'c\.png.*no pixel left'):
+        list(predict_pictures(network(3), paths, transform))
+
+
 def test_scores_that_are_not_finite_are_an_error(folder: Path) -> None:
     model = network(3)
     model.fc.bias.data[1] = float('nan')
