@@ -1,8 +1,9 @@
-"""Folders of pictures by class: which files are read, and which class each is.
+"""Folders of pictures by class, also in a tar file: what is read, as which class.
 
-timm's reader takes the innermost folder for the class, counts hidden folders, reads
-three endings and orders names that differ only in case by chance. Here the class is the
-folder directly below the root.
+timm's readers take the innermost folder for the class, count hidden folders, read three
+endings and order names that differ only in case by chance. Here the class is the folder
+directly below the root; in tar files, which may have more folders around the classes,
+it is the innermost, and all must lie at the same place.
 """
 
 import os
@@ -14,6 +15,7 @@ from typing import IO
 
 from timm.data.readers.class_map import load_class_map
 from timm.data.readers.reader import Reader
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar, extract_tarinfos
 
 from mmpoolformer.utils.images import SUFFIXES
 
@@ -81,9 +83,8 @@ class ClassFolders(Reader):
         ]
         self.samples.sort(key=lambda sample: _sort_key(sample[0]))
         self.missing = tuple(n for n in self.class_to_idx if not pictures.get(n))
-        self.notes = [*self._notes(files)]
-        if not class_map and order_note(tuple(self.class_to_idx)):
-            self.notes.append(f'{root}: {order_note(tuple(self.class_to_idx))}')
+        names = tuple(self.class_to_idx)
+        self.notes = [*self._notes(files), *class_notes(root, names, class_map)]
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -129,15 +130,7 @@ class ClassFolders(Reader):
     ) -> dict[str, int]:
         empty = in_order(name for name in pictures if not pictures[name])
         if class_map:
-            labels = dict(load_class_map(class_map, str(self.root)))
-            unknown = in_order(pictures.keys() - labels.keys() - {*empty})
-            if unknown:
-                raise ValueError(
-                    f'{self.root}: folders of unknown classes: {some(unknown)}; '
-                    f'the classes are {some(tuple(labels))}; rename or remove the '
-                    'folders, or add them to the classes'
-                )
-            return labels
+            return _mapped(self.root, pictures.keys() - {*empty}, class_map)
         if empty:
             raise ValueError(
                 f'{self.root}: no picture in {some(empty)}; fill or remove the '
@@ -168,9 +161,6 @@ class ClassFolders(Reader):
 
     def _notes(self, files: dict[str, list[str]]) -> Iterator[str]:
         """Say what may not be as meant; see `notes`."""
-        if len(self.class_to_idx) == 1:
-            name = next(iter(self.class_to_idx))
-            yield f'{self.root}: one class only ({name}), so nothing to tell apart'
         suffixes = Counter(
             os.path.splitext(path)[1].lower() or 'none'
             for paths in files.values()
@@ -197,6 +187,81 @@ class ClassFolders(Reader):
             )
 
 
+class ClassTar(ReaderImageInTar):
+    """Pictures in one folder per class within a tar file, see `ClassFolders`.
+
+    Args:
+        root: The tar file.
+        class_map: The label of each class, or a file of them as timm reads it.
+        cache_tarinfo: Whether to keep the list of its files beside it; by default for
+            more than 10 GB.
+
+    Raises:
+        ValueError: If there is no picture, or class folders lie in different folders.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        class_map: Mapping[str, int] | str | None = None,
+        cache_tarinfo: bool | None = None,
+    ) -> None:
+        Reader.__init__(self)
+        self.root, self.root_is_tar, self.cache_tarfiles = str(root), True, True
+        try:
+            samples, labels, classes, tars = extract_tarinfos(
+                self.root, cache_tarinfo=cache_tarinfo, extensions=SUFFIXES
+            )
+        except ValueError as error:  # timm unpacks an empty list
+            raise ValueError(f'{root}: no picture in class folders there') from error
+        self.tar_state = tars[0][1]
+        names = sorted(classes, key=classes.get)
+        found = [
+            (sample, names[label])
+            for sample, label in zip(samples, labels, strict=True)
+            if not any(map(is_strange, _parts(sample[0].name)))
+        ]
+        self._check([_parts(sample[0].name) for sample, _ in found if not sample[2]])
+        known = {name for _, name in found}
+        if class_map:
+            self.class_name_to_idx = _mapped(root, known, class_map)
+        else:
+            self.class_name_to_idx = {n: i for i, n in enumerate(in_order(known))}
+        self.class_idx_to_name = {i: n for n, i in self.class_name_to_idx.items()}
+        self.samples = [sample for sample, _ in found]
+        self.targets = [self.class_name_to_idx[name] for _, name in found]
+        self.missing = tuple(n for n in self.class_name_to_idx if n not in known)
+        self.notes = [*class_notes(root, tuple(self.class_name_to_idx), class_map)]
+
+    def _check(self, places: Sequence[tuple[str, ...]]) -> None:
+        around = {place[:-2] for place in places}
+        if any(len(place) < 2 for place in places) or len(around) > 1:
+            shown = some(sorted({'/'.join(place[:-1]) or '.' for place in places}))
+            raise ValueError(
+                f'{self.root}: pictures lie in {shown}; a tar file has one split, as '
+                'CLASS/*.jpg: unpack it, and set root of the data set to the folder'
+            )
+
+
+def _mapped(
+    root: str | os.PathLike, names: set[str], class_map: Mapping[str, int] | str
+) -> dict[str, int]:
+    """Return the labels of a class map, which must have all folders' names."""
+    labels = dict(load_class_map(class_map, str(root)))
+    unknown = in_order(names - labels.keys())
+    if unknown:
+        raise ValueError(
+            f'{root}: folders of unknown classes: {some(unknown)}; the classes are '
+            f'{some(tuple(labels))}; rename or remove the folders, or add them to the '
+            'classes'
+        )
+    return labels
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return tuple(part for part in name.split('/') if part not in ('', '.'))
+
+
 def is_strange(name: str) -> bool:
     """Tell whether a file or folder is hidden, or a system's own."""
     return name.startswith('.') or name in STRANGE
@@ -215,16 +280,28 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=_sort_key))
 
 
-def order_note(names: Sequence[str]) -> str:
-    """Say if class names would have other labels sorted plainly, or return ''."""
-    for label, (name, plain) in enumerate(zip(names, sorted(names), strict=True)):
-        if name != plain:
-            return (
-                f'classes in natural order, as by timm (2 before 10, capitals like '
-                f'small letters): label {label} is {name}, but {plain} in the plain '
-                'order of torchvision and others; a list of classes sets another'
-            )
-    return ''
+def class_notes(
+    root: str | os.PathLike, names: Sequence[str], chosen: object
+) -> Iterator[str]:
+    """Say if there is one class only, or other labels than names sorted plainly have.
+
+    Args:
+        root: Where the pictures are.
+        names: The class names in the order of the labels.
+        chosen: Whether the order was given.
+    """
+    if len(names) == 1:
+        yield f'{root}: one class only ({names[0]}), so nothing to tell apart'
+    differ = [
+        pair for pair in zip(names, sorted(names), strict=True) if len({*pair}) > 1
+    ]
+    if differ and not chosen:
+        name, plain = differ[0]
+        yield (
+            f'{root}: classes in natural order, as by timm (2 before 10, capitals like '
+            f'small letters): label {names.index(name)} is {name}, but {plain} in the '
+            'plain order of torchvision and others; a list of classes sets another'
+        )
 
 
 def some(names: Sequence[str]) -> str:

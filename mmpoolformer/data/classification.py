@@ -1,9 +1,9 @@
 """Pictures with class labels: timm's data sets and augmentation for mmengine.
 
-`timm.data.create_dataset` reads tar files, and Hugging Face and torchvision data sets
-by name; `timm.data.create_transform` augments. What is added here: image folders are
-read by `ClassFolders`, mistakes in the data are errors, and augmentation depends on the
-place in the run only (see `mmpoolformer.engine.seeding`).
+`timm.data.create_dataset` reads Hugging Face and torchvision data sets by name;
+`timm.data.create_transform` augments. What is added here: folders and tar files are
+read by `ClassFolders` and `ClassTar`, mistakes in the data are errors, and augmentation
+depends on the place in the run only (see `mmpoolformer.engine.seeding`).
 """
 
 import logging
@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import Dataset, IterableDataset
 
-from mmpoolformer.data.class_folders import SPLITS, ClassFolders, some
+from mmpoolformer.data.class_folders import SPLITS, ClassFolders, ClassTar, some
 from mmpoolformer.data.class_names import chosen_classes
 from mmpoolformer.registry import DATASETS
 from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
@@ -46,11 +46,11 @@ class TimmDataset(Dataset):
         on_error: What to do with an unreadable picture: `'raise'` stops and names it;
             `'skip'` takes the next one in training, leaves it out of an evaluation, and
             keeps it in `unreadable`.
-        options: More options of `ClassFolders` for a folder, of
-            `timm.data.create_dataset` for the others.
+        options: More options of `ClassFolders` or `ClassTar`, and with a `name` those
+            of `timm.data.create_dataset`.
         classes: The class names in the order of the labels, or a file with one per
-            line, for folders. Classes may lack pictures, but no picture may be of
-            another class. By default the classes are the folders, in timm's order.
+            line, for folders and tar files. Classes may lack pictures, but no picture
+            may be of another class. By default they are the folders, in timm's order.
         quiet: Whether not to log `notes`.
 
     Attributes:
@@ -83,17 +83,18 @@ class TimmDataset(Dataset):
         self.root = find_split(root, split) if not name else root
         options = dict(options or {})
         if classes is not None:
-            if name or not Path(self.root).is_dir():
-                raise ValueError('classes: can be set for folders of pictures alone')
+            if name:
+                raise ValueError(
+                    f'classes: for folders and tar files; name={name!r} has its own'
+                )
             names = chosen_classes(classes)
             options['class_map'] = {label: i for i, label in enumerate(names)}
-        if not name and Path(self.root).is_dir():
-            reader = ClassFolders(self.root, **options)
+        if not name:
+            kind = ClassFolders if Path(self.root).is_dir() else ClassTar
+            reader = kind(self.root, **options)
             self.data = ImageDataset(str(self.root), reader=reader)
         else:
-            self.data = create_dataset(
-                name, root=str(self.root), split=split, search_split=False, **options
-            )
+            self.data = create_dataset(name, root=str(root), split=split, **options)
         if isinstance(self.data, IterableDataset):
             raise ValueError(
                 f'name={name!r}: read one after another, not by index; use '
@@ -142,7 +143,7 @@ class TimmDataset(Dataset):
 
     def _notes(self) -> list[str]:
         reader = getattr(self.data, 'reader', None)
-        if not isinstance(reader, ClassFolders):
+        if not isinstance(reader, (ClassFolders, ClassTar)):
             return []
         if self.is_training and reader.missing:
             missing = f'{self.root}: no picture to learn {some(reader.missing)} from'
@@ -213,6 +214,8 @@ def find_split(root: str | Path, split: str) -> Path:
     root = Path(root)
     if not root.exists():
         raise ValueError(f'{root}: no such folder or tar file of pictures')
+    if root.is_file() and root.suffix != '.tar':
+        raise ValueError(f'{root}: neither a folder of pictures nor a .tar file')
     if not split or root.is_file():
         return root
     names = (split, *next((names for names in SPLITS if split in names), ()))

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -333,10 +334,9 @@ def test_classes_that_do_not_fit_are_named(
         TimmDataset(str(tmp_path), classes=classes)
 
 
-def test_classes_are_for_folders(tmp_path: Path) -> None:
-    (tmp_path / 'data.tar').touch()
-    with pytest.raises(ValueError, match='classes: can be set for folders'):
-        TimmDataset(str(tmp_path / 'data.tar'), classes=['ant'])
+def test_classes_are_for_folders() -> None:
+    with pytest.raises(ValueError, match=r"classes: .*'torch/cifar10' has its own"):
+        TimmDataset(name='torch/cifar10', classes=['ant'])
 
 
 def test_the_config_gives_one_list_to_all_splits(
@@ -361,3 +361,64 @@ def test_the_config_gives_one_list_to_all_splits(
     assert Config.fromstring(config.pretty_text, '.py').val_dataloader == (
         config.val_dataloader
     )
+
+
+# -- tar files ---------------------------------------------------------------------
+
+
+def packed(root: Path, *names: str) -> Path:
+    write(root / 'data', *names)
+    with tarfile.open(root / 'data.tar', 'w') as tar:
+        for name in names:
+            tar.add(root / 'data' / name, name)
+    return root / 'data.tar'
+
+
+def test_tar_files_have_the_same_rules(tmp_path: Path) -> None:
+    names = ('train/a/0.webp', 'train/A/0.png', 'train/1/0.PNG', 'train/01/0.tif')
+    hidden = ('__MACOSX/train/a/0.png', 'train/a/._0.png', 'train/.x/0.png')
+    path = packed(tmp_path, *names, *hidden)
+    data = TimmDataset(str(path))
+    assert data.metainfo['classes'] == ('01', '1', 'A', 'a')
+    assert data.notes == []
+    found = {data.data.filename(i): data[i]['targets'] for i in range(len(data))}
+    assert found == dict(zip(names, (3, 2, 1, 0), strict=True))
+    data = TimmDataset(str(path), classes=['a', 'A', 'x', '1', '01'])
+    found = {data.data.filename(i): data[i]['targets'] for i in range(len(data))}
+    assert found == dict(zip(names, (0, 1, 3, 4), strict=True))
+
+
+def test_of_tar_files_the_order_is_told_too(tmp_path: Path) -> None:
+    path = packed(tmp_path, 'apple/0.png', 'Banana/0.png')
+    (note,) = TimmDataset(str(path), quiet=True).notes
+    assert 'label 0 is apple, but Banana in the plain order' in note
+    assert TimmDataset(str(path), classes=['Banana', 'apple']).notes == []
+
+
+@pytest.mark.parametrize(
+    ('names', 'message'),
+    [
+        (('train/ant/0.png', 'val/ant/0.png'), 'lie in train/ant, val/ant; .* unpack'),
+        (('n01/images/0.png', 'n02/images/0.png'), 'lie in n01/images, n02/images'),
+        (('ant/0.png', '1.png'), r'lie in \., ant; .*CLASS/'),
+        (('ant/0.txt',), 'no picture in class folders'),
+    ],
+)
+def test_tar_files_of_other_layouts_are_named(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
+    path = packed(tmp_path, *names)
+    with pytest.raises(ValueError, match=rf'^{path}: .*{message}'):
+        TimmDataset(str(path))
+
+
+def test_unknown_classes_of_a_tar_file_are_named(tmp_path: Path) -> None:
+    path = packed(tmp_path, 'ant/0.png', 'bee/0.png')
+    with pytest.raises(ValueError, match='unknown classes: bee; the classes are ant'):
+        TimmDataset(str(path), classes=['ant'])
+
+
+def test_other_archives_are_refused(tmp_path: Path) -> None:
+    (tmp_path / 'data.zip').touch()
+    with pytest.raises(ValueError, match=r'data\.zip: neither a folder .* nor a \.tar'):
+        TimmDataset(str(tmp_path / 'data.zip'))
