@@ -39,6 +39,7 @@ from mmpoolformer.data.checks.built import (
 )
 from mmpoolformer.engine.distributed import on_cpu
 from mmpoolformer.engine.evaluation import count_run_pictures
+from mmpoolformer.engine.fitting import check_fit
 from mmpoolformer.engine.fsdp import (
     ShardedState,
     check_sharding,
@@ -135,6 +136,7 @@ class ToolRunner(Runner):
             check_classes(unwrapped(self.model), self.train_dataloader.dataset)
             check_steps(self.train_dataloader)
             check_pairs(unwrapped(self.model), self.train_dataloader)
+            check_fit(unwrapped(self.model), self.cfg.model)
             if self._val_loop is not None:
                 self._val_loop = self.build_val_loop(self._val_loop)
                 check_classes(unwrapped(self.model), self.val_dataloader.dataset)
