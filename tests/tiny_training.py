@@ -121,11 +121,17 @@ def settings(folder: Path, steps: int = STEPS, **dataset: object) -> Config:
     )
 
 
-def train(config: Config, *hooks: Hook, resume: str | None = 'auto') -> ToolRunner:
+def train(
+    config: Config,
+    *hooks: Hook,
+    resume: str | None = 'auto',
+    own_settings: bool = False,
+) -> ToolRunner:
     """Train as tools/train.py --resume does."""
     older = use_resume(config, resume)
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights, runner.older = bool(config.get('resume')), older
+    runner.own_settings = own_settings
     folder = Path(config.work_dir)
     runner.register_hook(ValidationLog(folder / 'val_results.json'))
     runner.register_hook(TrainingLog(folder / 'train_log.jsonl'))

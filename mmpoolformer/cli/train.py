@@ -51,6 +51,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         'none',
     )
     parser.add_argument(
+        '--resume-settings',
+        choices=('checkpoint', 'config'),
+        default='checkpoint',
+        help='whose learning rate, other optimizer settings and schedules a resumed '
+        'run uses where they differ: those of the checkpoint, with a warning for each '
+        '(default), or those of the config',
+    )
+    parser.add_argument(
         '--amp',
         action='store_true',
         help='mixed precision: float16 with loss scaling on a GPU, bfloat16 on a CPU',

@@ -199,6 +199,7 @@ def _prepared_runner(
     use_tensorboard(config)
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights, runner.older = bool(config.get('resume')), older
+    runner.own_settings = args.resume_settings == 'config'
     runner.register_hook(TrainingLog(Path(config.work_dir) / 'train_log.jsonl'))
     runner.register_hook(DrawCurves(config.work_dir))
     for hook in hooks:

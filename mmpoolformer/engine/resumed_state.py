@@ -26,25 +26,37 @@ WHOLE = {
     *('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'exp_inf', 'momentum_buffer'),
     *('square_avg', 'grad_avg', 'acc_delta', 'sum', 'ax', 'prev', 'step_size'),
 }
+# What to do where the config has another optimizer or schedule than the checkpoint.
+CURES = {
+    'optimizer': '; if optim_wrapper (its type, its parameter groups by paramwise_cfg) '
+    'was changed, change it back, or start from the weights alone by --cfg-options '
+    'load_from={filename} without --resume',
+    'param_schedulers': '; if param_scheduler was changed, --resume-settings config '
+    'takes the schedules and the learning rate of the config',
+}
 ADAM = {'step', 'exp_avg', 'exp_avg_sq'}  # without them it can't step
 
 
-def check_resumed(runner: Runner, checkpoint: dict, filename: str) -> None:
+def check_resumed(
+    runner: Runner, checkpoint: dict, filename: str, with_schedules: bool = True
+) -> None:
     """Check all parts that a training takes over, before it does.
 
     Args:
         runner: The runner, with its optimizer.
         checkpoint: What the file holds.
         filename: Its name, for messages.
+        with_schedules: Whether its schedules are taken over, too.
 
     Raises:
-        UserError: Naming the file and the part.
+        UserError: Naming the file and the part, for those that a config decides with
+            what to do.
     """
     try:
         _check_meta(checkpoint['meta'])
         _check_hub(checkpoint['message_hub'], filename)
         _check_optimizers(runner.optim_wrapper, checkpoint['optimizer'])
-        if 'param_schedulers' in checkpoint:
+        if with_schedules and 'param_schedulers' in checkpoint:
             _check_schedules(runner.param_schedulers, checkpoint['param_schedulers'])
         _check_averages(runner, checkpoint)
         parameters = dict(_inner(runner.model).named_parameters())
@@ -52,7 +64,9 @@ def check_resumed(runner: Runner, checkpoint: dict, filename: str) -> None:
         if gradients is not None:
             _check_tensors(gradients, parameters, 'gradients')
     except _Wrong as wrong:
-        raise refused(filename, *wrong.args) from None
+        part, problem = wrong.args
+        cure = CURES.get(part.split('.')[0], '').format(filename=filename)
+        raise refused(filename, part, problem + cure) from None
 
 
 class _Wrong(Exception):

@@ -51,6 +51,12 @@ from mmpoolformer.engine.fsdp import (
 from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, read_first
 from mmpoolformer.engine.hooks.finite import FiniteGuard
 from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
+from mmpoolformer.engine.resumed_settings import (
+    replay_schedules,
+    take_own_settings,
+    tell_differences,
+    tell_length,
+)
 from mmpoolformer.engine.resumed_state import check_resumed
 from mmpoolformer.engine.seeding import SeedSteps
 from mmpoolformer.utils.errors import UserError, blame
@@ -92,12 +98,15 @@ class ToolRunner(Runner):
     Attributes:
         needs_all_weights: Whether a checkpoint must hold every tensor of the model.
         older: Checkpoints to go on from where the one to resume can't be read.
+        own_settings: Whether the config's learning rate, other settings of the
+            optimizer and schedules hold in a resumed run, not the checkpoint's.
         sharded: What gathers for checkpoints what was shared out, if anything was.
     """
 
     needs_all_weights = False
     older: Sequence[Path] = ()
     sharded: ShardedState | None = None
+    own_settings = False
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'ToolRunner':
@@ -333,12 +342,34 @@ class ToolRunner(Runner):
                 f' to start from its weights use --cfg-options load_from={filename}'
             )
         if self._resume:
-            check_resumed(self, checkpoint, filename)
+            check_resumed(self, checkpoint, filename, not self.own_settings)
+            self._choose_settings(checkpoint, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         report = fill_model(self.model, checkpoint, filename)
         self.logger.info(f'Loaded {report}')
         self._has_loaded = True
         return checkpoint
+
+    def _choose_settings(self, checkpoint: dict, filename: str) -> None:
+        if not self.own_settings:
+            tell_differences(self, checkpoint, filename)
+            return
+        own = take_own_settings(self.optim_wrapper, checkpoint['optimizer'])
+        checkpoint['optimizer'] = own
+
+    def resume(
+        self,
+        filename: str,
+        resume_optimizer: bool = True,
+        resume_param_scheduler: bool = True,
+        map_location: str | Callable = 'default',
+    ) -> None:
+        """Go on from a checkpoint, as mmengine does, with `own_settings` where set."""
+        from_file = resume_param_scheduler and not self.own_settings
+        super().resume(filename, resume_optimizer, from_file, map_location)
+        if self.own_settings:
+            replay_schedules(self)
+        tell_length(self, filename)
 
     def _load_what_fits(self, checkpoint: dict, filename: str) -> dict:
         report = fill_partly(self.model, checkpoint, filename)
