@@ -45,6 +45,7 @@ READ_BESIDE = {
 RESTARTS = 'TORCHELASTIC_RESTART_COUNT'  # set by torchrun
 # Samplers that can cut an epoch to whole steps.
 ALIGNED_SAMPLERS = ('mmpoolformer.SeededSampler', 'mmpoolformer.RepeatedSampler')
+LITERALS = ('"', "'", '{', '[', '(')  # what they start with
 EXTRAS = {'mmdet': 'det', 'mmseg': 'seg'}
 
 
@@ -81,6 +82,7 @@ def load_config(
     if missing:
         raise UserError(f'{path}: has no {", ".join(missing)}')
     _check_packages(config)
+    _check_class_names(config, path)
     config.launcher = launcher
     stem = Path('work_dirs') / path.stem
     config.work_dir = str(work_dir or config.get('work_dir') or stem)
@@ -132,18 +134,20 @@ def _current(config: Config, key: str) -> object:
 def parse_value(text: str) -> object:
     """Read the value of a `key=value` option.
 
-    As mmengine reads it (`1` a number, `None`, `true`, `[a,b]` and `a,b` lists, all
-    else a string), but what starts with a quote or a brace is a Python literal, so
-    that dicts can be given, and strings with blanks or commas stay whole.
+    A Python literal in quotes, braces or brackets is one, so that dicts and lists of
+    them can be given, and strings with blanks or commas stay whole. All else is as
+    mmengine reads it: `1` a number, `None`, `true`, `[a,b]` and `a,b` lists, the rest
+    a string.
 
     Raises:
-        ValueError: If a literal or a bracket is not closed.
+        ValueError: If a quote, brace or bracket is not closed.
     """
-    if text[:1] in ('"', "'", '{'):
+    if text[:1] in LITERALS:
         try:
             return ast.literal_eval(text)
         except (SyntaxError, ValueError) as error:
-            raise ValueError('not a Python literal') from error
+            if text[:1] not in '[(' or '{' in text:
+                raise ValueError('not a Python literal') from error
     if ',' in text or text[:1] in ('[', '('):
         return DictAction._parse_iterable(text)
     return DictAction._parse_int_float_bool(text)
@@ -172,6 +176,22 @@ def _check_packages(config: Config) -> None:
     extra = EXTRAS.get(scope)
     cure = f": python -m pip install 'mmpoolformer[{extra}]'" if extra else ''
     raise UserError(f'the config needs {scope}, which is not installed{cure}')
+
+
+def _check_class_names(node: object, file: Path, place: str = '') -> None:
+    """Refuse names of classes that are one text, of which each letter would count."""
+    if isinstance(node, dict | Config):
+        classes = node.get('classes') if place.endswith('metainfo') else None
+        if isinstance(classes, str) and not Path(classes).is_file():  # a list of names
+            raise UserError(
+                f'{file}: {place}.classes={classes!r} is text, not a list of names: '
+                f'write classes=({classes!r},), with the comma'
+            )
+        children = node.items()
+    else:
+        children = enumerate(node) if isinstance(node, list | tuple) else ()
+    for key, child in children:
+        _check_class_names(child, file, f'{place}.{key}'.removeprefix('.'))
 
 
 def check_weights(config: Config) -> None:

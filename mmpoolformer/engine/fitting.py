@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmpoolformer.utils.errors import UserError
@@ -49,6 +51,81 @@ def check_fit(model: nn.Module, config: ConfigDict) -> None:
     if maps:
         for place, head, settings in _heads(model, config):
             _check_head(place, head, settings, maps, bool(config.get('neck')))
+
+
+def check_losses(config: object, place: str = 'model') -> None:
+    """Refuse losses for another number of classes than their heads have.
+
+    Args:
+        config: Settings of the model, or of a part of it.
+        place: Where they stand in the config.
+
+    Raises:
+        UserError: Naming the setting and the right number of weights, or the setting
+            that a single channel needs.
+    """
+    if isinstance(config, list | tuple):
+        for number, part in enumerate(config):
+            check_losses(part, f'{place}.{number}')
+    if not isinstance(config, dict):
+        return
+    for key in ('loss_cls', 'loss_decode'):
+        losses = config.get(key) or []
+        if isinstance(losses, dict):
+            _check_loss(config, key, losses, f'{place}.{key}')
+            continue
+        for number, loss in enumerate(losses):
+            _check_loss(config, key, loss, f'{place}.{key}.{number}')
+    for key, part in config.items():
+        check_losses(part, f'{place}.{key}')
+
+
+def _check_loss(head: dict, key: str, loss: dict, place: str) -> None:
+    if not str(loss.get('type')).endswith('CrossEntropyLoss'):
+        return
+    is_sigmoid = bool(loss.get('use_sigmoid'))
+    channels = head.get('out_channels') if key == 'loss_decode' else None
+    if channels == 1 and not is_sigmoid:
+        raise UserError(
+            f'{place}: a single channel (out_channels=1) needs a sigmoid: set '
+            f'{place}.use_sigmoid=True, or out_channels={head.get("num_classes", 2)}'
+        )
+    stuff = head.get('num_stuff_classes', 0)
+    classes = head.get('num_classes') or head.get('num_things_classes', 0) + stuff
+    weights = loss.get('class_weight')
+    if not classes or not isinstance(weights, list | tuple):
+        return
+    # The background is a class of its own in a detector's softmax.
+    needed = channels or classes + (key == 'loss_cls' and not is_sigmoid)
+    if len(weights) != needed:
+        extra = ', the last for the background' if needed > classes else ''
+        raise UserError(
+            f'{place}.class_weight has {len(weights)} values for {classes} classes: '
+            f'give {needed}{extra}'
+        )
+
+
+def check_averages(hooks: Sequence[Hook], scope: str) -> None:
+    """Refuse averaged models (EMA) of a kind that is not known in a scope.
+
+    Args:
+        hooks: The hooks of a run.
+        scope: The config's `default_scope`.
+
+    Raises:
+        UserError: Naming the kind, and the scope that has it.
+    """
+    kinds = [hook.ema_cfg['type'] for hook in hooks if isinstance(hook, EMAHook)]
+    for kind in kinds:
+        with MODELS.switch_scope_and_registry(scope) as registry:
+            if not isinstance(kind, str) or registry.get(kind) is not None:
+                continue
+        owners = [s for s, one in MODELS.children.items() if kind in one.module_dict]
+        names = [f'{owner}.{kind}' for owner in owners] or ['mmdet.ExpMomentumEMA']
+        raise UserError(
+            f'EMAHook: ema_type={kind} is not known to {scope}: write it with its '
+            f'scope, such as {names[0]}, or take ExponentialMovingAverage'
+        )
 
 
 def _declared(backbone: nn.Module) -> tuple[int, ...] | None:

@@ -39,7 +39,7 @@ from mmpoolformer.data.checks.built import (
 )
 from mmpoolformer.engine.distributed import on_cpu
 from mmpoolformer.engine.evaluation import count_run_pictures
-from mmpoolformer.engine.fitting import check_fit
+from mmpoolformer.engine.fitting import check_averages, check_fit, check_losses
 from mmpoolformer.engine.fsdp import (
     ShardedState,
     check_sharding,
@@ -145,7 +145,9 @@ class ToolRunner(Runner):
             check_classes(unwrapped(self.model), self.train_dataloader.dataset)
             check_steps(self.train_dataloader)
             check_pairs(unwrapped(self.model), self.train_dataloader)
+            check_losses(self.cfg.model)
             check_fit(unwrapped(self.model), self.cfg.model)
+            check_averages(self.hooks, self.default_scope.scope_name)
             if self._val_loop is not None:
                 self._val_loop = self.build_val_loop(self._val_loop)
                 check_classes(unwrapped(self.model), self.val_dataloader.dataset)

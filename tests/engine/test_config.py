@@ -34,6 +34,11 @@ RETINANET = ROOT / 'configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py'
         ('/data/my images/a', '/data/my images/a'),
         ("'a,b'", 'a,b'),
         ("{'type': 'SGD', 'lr': 0.1}", {'type': 'SGD', 'lr': 0.1}),
+        ("[{'type': 'A', 'end': [1, 2]}]", [{'type': 'A', 'end': [1, 2]}]),
+        ("[[{'type': 'A'}], ['b, c']]", [[{'type': 'A'}], ['b, c']]),
+        ("({'type': 'A'},)", ({'type': 'A'},)),
+        ('[a,b]', ['a', 'b']),
+        ('[true,None]', [True, None]),
     ],
 )
 def test_values_of_options(text: str, value: object) -> None:
@@ -77,6 +82,7 @@ def test_options_reach_lists_and_new_settings_of_the_runner() -> None:
         ('optim_wraper.lr=1', "no 'optim_wraper'; did you mean optim_wrapper"),
         ('model.a.b=1', 'model.a.b=1'),
         ("model.a={'x'", 'not a Python literal'),
+        ("model.a=[{'x': 1}, {y}]", 'not a Python literal'),
     ],
 )
 def test_wrong_options(option: str, message: str) -> None:
@@ -154,3 +160,29 @@ def test_amp_keeps_what_the_config_says() -> None:
     assert config.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale=512.0)
     with pytest.raises(UserError, match='ApexOptimWrapper'):
         use_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
+
+
+def test_a_list_of_dicts_becomes_settings() -> None:
+    config = Config(dict(param_scheduler=dict(type='PolyLR', end=9)))
+    merge_options(config, ["param_scheduler=[{'type': 'LinearLR', 'end': 3}]"])
+    (schedule,) = config.param_scheduler
+    assert (schedule.type, schedule.end) == ('LinearLR', 3)
+
+
+@pytest.mark.parametrize('place', ['dataset', 'dataset=dict(dataset'])
+def test_class_names_that_are_one_text_are_refused(tmp_path: Path, place: str) -> None:
+    file = tmp_path / 'own.py'
+    end = ')' * place.count('(')
+
+    def write(classes: str) -> None:
+        own = f'dict(metainfo=dict(classes={classes}))'
+        file.write_text(f'train_dataloader = dict({place}={own}{end})')
+
+    write("('box')")
+    with pytest.raises(UserError, match=r"metainfo\.classes='box'.*classes=\('box',\)"):
+        load_config(file)
+    write("('box',)")
+    load_config(file)
+    (tmp_path / 'names.txt').write_text('box\n')
+    write(repr(str(tmp_path / 'names.txt')))  # which mmengine reads
+    load_config(file)

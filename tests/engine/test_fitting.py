@@ -3,6 +3,7 @@
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import EMAHook
 from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from mmdet.utils import register_all_modules as register_detectors
 from mmseg.registry import MODELS as SEGMENTORS
 from mmseg.utils import register_all_modules as register_segmentors
 
-from mmpoolformer.engine.fitting import check_fit
+from mmpoolformer.engine.fitting import check_averages, check_fit, check_losses
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.paths import config_path, list_configs
 
@@ -169,3 +170,72 @@ def test_our_own_configs_fit(name: str) -> None:
     register_segmentors(init_default_scope=False)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         check_fit(registry.build(config.model), config.model)
+
+
+def head(**loss: object) -> dict:
+    return dict(num_classes=3, loss_cls=dict(type='CrossEntropyLoss', **loss))
+
+
+def decoder(loss: object, **options: object) -> dict:
+    return dict(decode_head=dict(num_classes=3, loss_decode=loss, **options))
+
+
+ENTROPY = dict(type='mmseg.CrossEntropyLoss')
+
+
+@pytest.mark.parametrize(
+    ('model', 'message'),
+    [
+        (
+            dict(roi_head=dict(bbox_head=[head(class_weight=[1, 1, 1])])),
+            r'roi_head\.bbox_head\.0\.loss_cls\.class_weight has 3 .*give 4, the last',
+        ),
+        (dict(bbox_head=head(class_weight=[1, 1], use_sigmoid=True)), 'give 3$'),
+        (
+            dict(
+                panoptic_head=dict(
+                    num_things_classes=2,
+                    num_stuff_classes=1,
+                    loss_cls=dict(type='CrossEntropyLoss', class_weight=[1.0] * 81),
+                )
+            ),
+            '81 values for 3 classes: give 4',
+        ),
+        (decoder(dict(ENTROPY, class_weight=(1, 1, 1, 1))), 'give 3$'),
+        (
+            decoder([dict(type='DiceLoss'), ENTROPY], out_channels=1),
+            r'decode\.1\.use_s',
+        ),
+        (
+            decoder(dict(ENTROPY, use_sigmoid=False), out_channels=1),
+            r'set model\.decode_head\.loss_decode\.use_sigmoid=True',
+        ),
+    ],
+)
+def test_losses_of_other_numbers_of_classes(model: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_losses(model)
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        dict(bbox_head=head(class_weight=[1, 1, 1, 0.1])),
+        dict(bbox_head=head(class_weight=1.0)),
+        decoder(dict(ENTROPY, class_weight=[1, 2, 3])),
+        decoder(dict(ENTROPY, use_sigmoid=True), out_channels=1),
+        decoder(dict(ENTROPY, class_weight='weights.npy')),
+    ],
+)
+def test_losses_that_fit(model: dict) -> None:
+    check_losses(model)
+
+
+def test_an_average_without_its_scope_is_named_with_it() -> None:
+    register_detectors(init_default_scope=False)
+    register_segmentors(init_default_scope=False)
+    hook = EMAHook(ema_type='ExpMomentumEMA')
+    check_averages([hook, EMAHook()], 'mmdet')
+    with pytest.raises(UserError, match=r'not known to mmseg.*mmdet\.ExpMomentumEMA'):
+        check_averages([hook], 'mmseg')
+    check_averages([EMAHook(ema_type='mmdet.ExpMomentumEMA')], 'mmseg')

@@ -42,6 +42,8 @@ from mmpoolformer.version import __version__
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+# Settings of a panoptic or masked-attention head, whose sum is its classes.
+PANOPTIC = ('num_things_classes', 'num_stuff_classes')
 LABEL_TRANSFORMS = ('LoadAnnotations', 'MapLabels')
 CACHE = 'data_check.json'
 # Pictures of labels that are read without `decode`, spread evenly.
@@ -534,7 +536,7 @@ def _check_heads(config: Config, classes: Sequence[str], findings: Findings) -> 
 
 
 def _class_counts(model: Mapping, path: str = 'model') -> Iterator[tuple[str, int]]:
-    """Find the settings `num_classes` of a classifier or of heads."""
+    """Find the settings of a classifier or of heads for their numbers of classes."""
     if path == 'model' and isinstance(model.get('num_classes'), int):
         yield f'{path}.num_classes', model['num_classes']
     for key, child in model.items():
@@ -545,6 +547,9 @@ def _class_counts(model: Mapping, path: str = 'model') -> Iterator[tuple[str, in
             where = f'{path}.{key}' + (f'.{i}' if part is not child else '')
             if key in HEADS and isinstance(part.get('num_classes'), int):
                 yield f'{where}.num_classes', part['num_classes']
+            parts_of = [part.get(kind) for kind in PANOPTIC]
+            if key == 'panoptic_head' and all(isinstance(n, int) for n in parts_of):
+                yield f'{where}.{" + ".join(PANOPTIC)}', sum(parts_of)
             yield from _class_counts(part, where)
 
 

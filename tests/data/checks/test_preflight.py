@@ -505,6 +505,18 @@ def test_heads_for_another_number_of_classes_are_refused(coco: Path) -> None:
     )
 
 
+def test_things_and_stuff_of_other_data_are_refused(coco: Path) -> None:
+    config = coco_config(coco)
+    head = dict(type='Y', num_things_classes=80, num_stuff_classes=0)
+    config.model = dict(type='X', panoptic_head=head)
+    setting = 'model.panoptic_head.num_things_classes + num_stuff_classes'
+    assert_refused(
+        config,
+        coco,
+        f'the model has 80 classes, the data 2 (ant, bee): set {setting} to 2',
+    )
+
+
 @pytest.mark.parametrize(
     'text', ['', '{"images": [', '[' * 99_999, '9' * 9_999, '\xff']
 )
