@@ -140,7 +140,8 @@ def seg_classes(data_root: str | Path) -> SegClasses:
     `classes.txt`: one name a line; line k (from 1) stands for the value k in the
     annotation pictures and 0 is not labelled, as in ADE20K. `classes.json`: a list
     under "classes" with "id" (the value), "name", and if wanted "color" and
-    "ignore", for values with gaps. The value 255 is never a class.
+    "ignore", for values that begin at 0 or have gaps. The value 255 is no class unless
+    classes.json has it as an "id", as for binary masks of 0 and 255.
 
     Raises:
         ValueError: If neither file is there or its content can't be used.
@@ -173,8 +174,8 @@ def _from_entries(entries: list[dict], file: Path) -> SegClasses:
         raise ValueError(
             f'{file}: give at least one class, each with a name of its own'
         )
-    if len(set(ids)) < len(ids) or not set(ids) <= set(range(255)):
-        raise ValueError(f'{file}: ids must differ and lie in 0..254, found {ids}')
+    if len(set(ids)) < len(ids) or not set(ids) <= set(range(256)):
+        raise ValueError(f'{file}: ids must differ and lie in 0..255, found {ids}')
     colours = [entry.get('color') for entry in used]
     palette = tuple(tuple(c) for c in colours) if all(colours) else ()
     ignored = {int(entry['id']) for entry in entries} - set(ids)

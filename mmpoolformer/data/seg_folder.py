@@ -1,5 +1,6 @@
 """An ADE20K-layout folder of one's own for mmseg, with its classes read from a file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +46,14 @@ class MapLabels(BaseTransform):
 
     Args:
         ids: The value of each class, in the order of the labels.
-        ignored: Values that stand for no class; they become 255.
+        ignored: Values that stand for no class; they become 255. Binary masks of 0 and
+            255 need `ids=[0, 255]` alone.
 
     Raises:
         ValueError: If the picture holds a value that is in neither list.
     """
 
-    def __init__(self, ids: list[int], ignored: list[int]) -> None:
+    def __init__(self, ids: Sequence[int], ignored: Sequence[int] = ()) -> None:
         self.unknown = 256
         self.table = np.full(256, self.unknown, dtype=np.int64)
         self.table[list(ignored)] = IGNORE

@@ -221,7 +221,7 @@ def test_no_picture_with_the_suffix(
         ('classes.txt', '', 'at least one class'),
         ('classes.txt', 'wall\nwall', 'each with a name of its own'),
         ('classes.json', '{}', 'no list named "classes"'),
-        ('classes.json', '{"classes": [{"id": 300, "name": "a"}]}', 'lie in 0..254'),
+        ('classes.json', '{"classes": [{"id": 300, "name": "a"}]}', 'lie in 0..255'),
     ],
 )
 def test_bad_class_lists_are_named(

@@ -6,7 +6,7 @@ data set's own transforms read a tiny picture of each value.
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,11 @@ from mmpoolformer.utils.errors import one_line
 from mmpoolformer.data.checks.report import Findings
 from mmpoolformer.data.checks.images import BITS_8, Look
 
+# How a pipeline turns any values into labels; `ids` are the values, by class.
+MAP = "dict(type='mmpoolformer.MapLabels', ids=[...]) after LoadAnnotations"
+BACKGROUND = frozenset(('background', 'bg', 'backgrounds'))
+IGNORED_VALUE = 255  # marks pixels without a label
+MOST_IGNORED = 0.5  # of the pixels that are not marked with 255
 # Labels after reading, and what else a value can be.
 Mapped = int | str
 
@@ -30,12 +35,16 @@ class LabelUse:
         ignored: The label that is not.
         zero_is_ignored: Whether `reduce_zero_label` is set.
         every: Whether all pictures of labels were read, not some.
+        trained: Whether they are learned from, not measured with.
+        classes: Class names, in the order of the labels.
     """
 
     num_classes: int
     ignored: int = 255
     zero_is_ignored: bool = False
     every: bool = False
+    trained: bool = True
+    classes: tuple[str, ...] = ()
 
 
 def measure_mapping(
@@ -103,9 +112,9 @@ def check_labels(
             findings.warning('pictures of labels in which every pixel is ignored', path)
     if not values:
         return []
-    if mapping[use.num_classes] == use.num_classes:
+    if mapping.get(use.num_classes) == use.num_classes:
         _check_last(values, use, findings)
-    _check_first(values, labels, use, findings)
+    _check_values(values, labels, mapping, use, findings)
     missing = [k for k in range(use.num_classes) if not labels[k]]
     for label in missing if use.every else ():
         findings.warning('labels without a pixel', str(label))
@@ -144,7 +153,8 @@ def _labels_of(
             findings.error(
                 f'labels outside of 0 to {use.num_classes - 1}, other than the ignored '
                 f'{use.ignored} (num_classes={use.num_classes}, '
-                f'reduce_zero_label={use.zero_is_ignored})',
+                f'reduce_zero_label={use.zero_is_ignored}): correct these two, or '
+                f'map the values by {MAP}',
                 f'{path}: value {value}, label {label}',
             )
         else:
@@ -162,13 +172,97 @@ def _check_last(values: Counter, use: LabelUse, findings: Findings) -> None:
         )
 
 
-def _check_first(
-    values: Counter, labels: Counter, use: LabelUse, findings: Findings
+def _check_values(
+    values: Counter,
+    labels: Counter,
+    mapping: Mapping[int, Mapped],
+    use: LabelUse,
+    findings: Findings,
 ) -> None:
-    """Say when values seem to be counted from 0 and that one is ignored."""
-    unseen = not labels[use.num_classes - 1]
-    if use.zero_is_ignored and unseen and values[0] and use.every:
-        findings.warning(
-            'value 0 is ignored (reduce_zero_label=True) and the last class has no '
-            'pixel: if values are counted from 0, set reduce_zero_label=False'
+    """Report values that are sound one by one, but not for these classes."""
+    found = {value for value in values if value != IGNORED_VALUE}
+    learned = labels.keys() - {use.ignored}
+    if found == {0} and mapping[IGNORED_VALUE] == use.ignored and values[IGNORED_VALUE]:
+        findings.error(
+            'binary pictures of labels (values 0 and 255), of which '
+            f'{"both are" if mapping[0] == use.ignored else "255 is"} ignored: write '
+            'classes.json with "id" 0 and 255 (own folders), or set '
+            f'reduce_zero_label=False and {MAP.replace("...", "0, 255")}'
         )
+    elif mapping[0] == use.ignored and _check_shift(
+        found, values, labels, use, findings
+    ):
+        return
+    elif not findings.errors and len(learned) <= use.trained:
+        which = f'label {min(learned)} is the only one' if learned else 'no label is'
+        findings.error(
+            f'nothing to learn: {which} left of the values {_listed(values)}, the '
+            'others are ignored: correct reduce_zero_label or the classes '
+            f'(classes.txt, classes.json), or map the values by {MAP}'
+        )
+    else:
+        _check_ignored(values, mapping, use, findings)
+
+
+def _check_shift(
+    found: set[int],
+    values: Counter,
+    labels: Counter,
+    use: LabelUse,
+    findings: Findings,
+) -> bool:
+    """Report values counted from 0 where that one is ignored; tell whether they are."""
+    if not values[0] or labels[use.num_classes - 1]:
+        return False
+    background = use.classes[:1] and _plain(use.classes[0]) in BACKGROUND
+    as_many = use.trained and use.every and found == set(range(use.num_classes))
+    cure = (
+        'set reduce_zero_label=False'
+        if use.zero_is_ignored
+        else 'write classes.json with "id" from 0 in place of classes.txt'
+    )
+    if background or as_many:
+        findings.error(
+            f'value 0 is ignored, but the values ({_listed(found)}) seem to be counted '
+            f'from 0, as the last of {use.num_classes} classes has no pixel: every '
+            f'class would be shifted by one; {cure}'
+        )
+    elif use.every:
+        findings.warning(
+            'value 0 is ignored and the last class has no pixel: if values are '
+            f'counted from 0, {cure}'
+        )
+    return bool(background or as_many)
+
+
+def _check_ignored(
+    values: Counter,
+    mapping: Mapping[int, Mapped],
+    use: LabelUse,
+    findings: Findings,
+) -> None:
+    """Say that most pixels are ignored, without 255 that says so."""
+    ignored = [
+        value
+        for value in values
+        if value != IGNORED_VALUE and mapping.get(value) == use.ignored
+    ]
+    counted = max(1, values.total() - values[IGNORED_VALUE])
+    share = sum(values[value] for value in ignored) / counted
+    if share > MOST_IGNORED:
+        findings.warning(
+            f'most pixels ({100 * share:.0f} %) are ignored, as the values '
+            f'{_listed(ignored)} are no class: if they are one, such as the '
+            'background, name it in classes.json with its "id" (own folders) or set '
+            'reduce_zero_label=False'
+        )
+
+
+def _plain(name: str) -> str:
+    return name.strip(' _').lower()
+
+
+def _listed(values: Iterable[int]) -> str:
+    found = sorted(values)
+    more = ', ...' if len(found) > 8 else ''
+    return ', '.join(map(str, found[:8])) + more

@@ -427,6 +427,8 @@ def _label_use(part: Part, classes: int, every: bool) -> LabelUse:
         ignored=head.get('ignore_index', 255),
         zero_is_ignored=bool(part.dataset.reduce_zero_label),
         every=every,
+        trained=not part.evaluated,
+        classes=tuple(map(str, part.dataset.metainfo.get('classes') or ())),
     )
 
 

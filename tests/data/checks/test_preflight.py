@@ -711,12 +711,80 @@ def test_values_counted_from_one_ask_for_reduce_zero_label(seg: Path) -> None:
     assert any('value 3, label 3' in error for error in errors)
 
 
-def test_values_counted_from_zero_ask_for_the_contrary(seg: Path) -> None:
+def write_values(folder: Path, rows: list[int]) -> None:
+    """Write both pictures of labels, with the values by row, as often as need be."""
+    values = np.resize(np.array(rows, np.uint8), HEIGHT)[:, None].repeat(WIDTH, 1)
     for name in 'ab':
-        values = labels()
-        values[values == 3] = 0
-        write_labels(seg, values, name)
-    assert_warned(seg_config(seg), 'set reduce_zero_label=False')
+        write_labels(folder, values, name)
+
+
+def test_values_counted_from_zero_are_not_shifted(seg: Path) -> None:
+    write_values(seg, [0, 1, 2, 255])
+    assert_refused(seg_config(seg), seg, 'shifted by one; set reduce_zero_label=False')
+    refuse_errors(check_data(seg_config(seg, reduce=False)))
+
+
+def test_background_first_is_not_shifted_in_validation(seg: Path) -> None:
+    write_values(seg, [0, 1])  # of three classes
+    config = seg_config(seg)
+    config.val_dataloader = config.pop('train_dataloader')
+    assert_warned(config, 'if values are counted from 0, set reduce_zero_label=False')
+    config.val_dataloader.dataset.metainfo.classes = ('_background_', 'b', 'c')
+    shutil.rmtree(seg / 'work')
+    assert_refused(config, seg, 'every class would be shifted by one')
+
+
+@pytest.mark.parametrize('rows', [[0, 0, 1, 2], [0, 1, 2]])
+def test_own_folders_counted_from_zero_are_not_shifted(
+    seg: Path, rows: list[int]
+) -> None:
+    write_values(seg, rows)
+    config = seg_config(seg, reduce=False)
+    ids = dict(type='mmpoolformer.MapLabels', ids=[1, 2, 3], ignored=[0, 255])
+    config.train_dataloader.dataset.pipeline.append(ids)
+    assert_refused(config, seg, 'write classes.json with "id" from 0 in place of')
+    ids.update(ids=[0, 1, 2], ignored=[255])
+    refuse_errors(check_data(config))
+
+
+@pytest.mark.parametrize(
+    ('reduce', 'classes', 'message'),
+    [(False, 2, '255 is'), (True, 2, 'both are'), (True, 1, 'both are')],
+)
+def test_binary_masks_need_a_map(
+    seg: Path, reduce: bool, classes: int, message: str
+) -> None:
+    write_values(seg, [0, 0, 0, 255])
+    assert_refused(
+        seg_config(seg, reduce, classes),
+        seg,
+        f'(values 0 and 255), of which {message} ignored',
+    )
+
+
+def test_one_setting_reads_binary_masks(seg: Path) -> None:
+    write_values(seg, [0, 0, 0, 255])
+    config = seg_config(seg, reduce=False, classes=2)
+    table = dict(type='mmpoolformer.MapLabels', ids=[0, 255])
+    config.train_dataloader.dataset.pipeline.append(table)
+    (report,) = check_data(config)
+    assert not report.findings.errors and not report.findings.warnings
+    assert 'labels of 2 of 2 classes' in report.facts
+
+
+@pytest.mark.parametrize(
+    ('rows', 'reduce', 'classes'), [([0, 1], True, 1), ([0], False, 3), ([7], True, 8)]
+)
+def test_one_label_alone_teaches_nothing(
+    seg: Path, rows: list[int], reduce: bool, classes: int
+) -> None:
+    write_values(seg, rows)
+    assert_refused(seg_config(seg, reduce, classes), seg, 'nothing to learn: label ')
+
+
+def test_most_pixels_ignored_are_told(seg: Path) -> None:
+    write_values(seg, [0, 0, 0, 0, 0, 1, 2, 3])
+    assert_warned(seg_config(seg), 'most pixels (62 %) are ignored, as the values 0')
 
 
 def test_pictures_without_any_label_are_told(seg: Path) -> None:
