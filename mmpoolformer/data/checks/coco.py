@@ -30,6 +30,7 @@ class CocoUse:
         classes: Its class names; empty for those of the file.
         masks: Whether masks are learned or measured.
         evaluated: Whether the file is the truth of an evaluation.
+        measured: Whether that measures, and does not write results alone.
         drops_empty: Whether pictures without boxes are left out.
         min_size: Pictures with a shorter side, in pixels, are left out.
     """
@@ -37,6 +38,7 @@ class CocoUse:
     classes: tuple[str, ...] = ()
     masks: bool = False
     evaluated: bool = False
+    measured: bool = True
     drops_empty: bool = False
     min_size: int = 0
 
@@ -88,6 +90,8 @@ def check_coco(content: object, use: CocoUse, findings: Findings) -> CocoContent
     sections = {}
     for key in SECTIONS:
         section = content.get(key)
+        if section is None and key == 'annotations' and not use.measured:
+            section = []  # as in COCO's test set
         if not isinstance(section, list):
             findings.error(f'has no list "{key}", so it is not in the format of COCO')
             section = []
@@ -198,7 +202,8 @@ class _Boxes:
         self.ids = set()
         self.used = Counter()  # boxes by picture
         self.crowds = Counter()
-        self.of_class = Counter()
+        self.of_class = Counter()  # without crowds
+        self.crowds_of_class = Counter()
         self.over_the_edge = 0
         self.total = 0
 
@@ -228,9 +233,12 @@ class _Boxes:
                 add = self.findings.error if level == ERROR else self.findings.warning
                 add(what, place)
         number = annotation['image_id']
-        counter = self.crowds if annotation.get('iscrowd') else self.used
-        counter[number] += 1
-        self.of_class[category] += 1
+        if annotation.get('iscrowd'):
+            self.crowds[number] += 1
+            self.crowds_of_class[category] += 1
+        else:
+            self.used[number] += 1
+            self.of_class[category] += 1
 
     def conclude(self) -> None:
         """Report what only all annotations together tell."""
@@ -241,7 +249,20 @@ class _Boxes:
             )
         for number, name in self.categories.items():
             if name in self.classes and not self.of_class[number] and self.of_class:
-                self.findings.warning('classes without a box', name)
+                only = self.crowds_of_class[number] > 0
+                what = 'classes of crowds only' if only else 'classes without a box'
+                self.findings.warning(what, name)
+        if self.crowds and not self.used:
+            self.findings.error(
+                f'all {self.crowds.total()} boxes are crowds (iscrowd=1), of which '
+                'nothing is learned or measured: if they are single objects, as in '
+                'exports of CVAT, write "iscrowd": 0'
+            )
+        elif self.use.evaluated and self.use.measured and not self.used:
+            self.findings.warning(
+                'has no box to measure with: AP can not be measured, and no best '
+                'checkpoint can be chosen by it'
+            )
         for picture in self.pictures.values():
             if min(picture.width, picture.height) < self.use.min_size:
                 self.findings.warning(
@@ -266,14 +287,16 @@ class _Boxes:
 
     def facts(self) -> list[str]:
         """Return counts, in words."""
-        crowds = sum(not self.used[number] for number in self.crowds)
+        total = self.crowds.total()
+        only = sum(not self.used[number] for number in self.crowds)
         empty = sum(
             not self.used[number] and not self.crowds[number]
             for number in self.pictures
         )
         dropped = ' (left out)' if self.use.drops_empty else ''
         facts = [f'{empty} pictures without boxes{dropped}'] if empty else []
-        return facts + ([f'{crowds} pictures of crowds only'] if crowds else [])
+        facts += [f'{total} crowds'] if total else []
+        return facts + ([f'{only} pictures of crowds only'] if only else [])
 
     def _picture(self, annotation: dict) -> CocoPicture | None:
         number, of = annotation.get('id'), annotation.get('image_id')

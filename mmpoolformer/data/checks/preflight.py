@@ -324,9 +324,23 @@ def _coco_use(part: Part) -> CocoUse:
         classes=tuple(dataset.metainfo.get('classes') or ()),
         masks=any(step.get('with_mask') for step in part.steps),
         evaluated=part.evaluated,
+        measured=not part.evaluated or _measures(part),
         drops_empty=bool(filters.get('filter_empty_gt')),
         min_size=filters.get('min_size') or 0,
     )
+
+
+def _evaluators(part: Part) -> list[Mapping]:
+    """Return the evaluators of a data set, as far as they are written in the config."""
+    found = part.config.get(part.loader.replace('dataloader', 'evaluator')) or ()
+    found = [found] if isinstance(found, Mapping) else found
+    return [one for one in found if isinstance(one, Mapping)]
+
+
+def _measures(part: Part) -> bool:
+    """Tell whether an evaluation measures, and does not write results alone."""
+    evaluators = _evaluators(part)
+    return not evaluators or not all(one.get('format_only') for one in evaluators)
 
 
 def _check_size(
@@ -360,10 +374,8 @@ def _check_size(
 
 def _check_evaluator(part: Part, file: str, findings: Findings) -> None:
     """Check that the truth of an evaluation is the data set's."""
-    evaluators = part.config.get(part.loader.replace('dataloader', 'evaluator')) or ()
-    evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators
-    for evaluator in evaluators:
-        truth = evaluator.get('ann_file') if isinstance(evaluator, Mapping) else None
+    for evaluator in _evaluators(part):
+        truth = evaluator.get('ann_file')
         if not isinstance(truth, str) or is_elsewhere(truth):
             continue
         if not Path(truth).is_file():

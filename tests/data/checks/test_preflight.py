@@ -540,6 +540,46 @@ def test_truth_without_crowd_flags_is_refused(coco: Path) -> None:
     assert_refused(config, coco, '"iscrowd" is neither 0 nor 1')
 
 
+@pytest.mark.parametrize('loader', ['train_dataloader', 'val_dataloader'])
+@pytest.mark.parametrize('flag', [1, True])
+def test_crowds_alone_are_refused(coco: Path, loader: str, flag: object) -> None:
+    for i in range(3):
+        rewrite(coco, ('annotations', i, 'iscrowd'), flag)
+    config = coco_config(coco)
+    config[loader] = config.pop('train_dataloader')
+    assert_refused(config, coco, 'all 3 boxes are crowds (iscrowd=1)')
+
+
+def test_crowds_are_counted(coco: Path) -> None:
+    rewrite(coco, (*NOTE, 'iscrowd'), 1)
+    rewrite(coco, ('annotations', 2, 'iscrowd'), 1)
+    (report,) = check_data(coco_config(coco))
+    assert '2 crowds' in report.facts and '2 pictures of crowds only' in report.facts
+    assert_warned(coco_config(coco), 'classes of crowds only: 1 (bee)')
+
+
+def test_validation_without_a_box_is_told(coco: Path) -> None:
+    rewrite(coco, ('annotations',), [])
+    config = coco_config(coco, test_mode=True)
+    config.val_dataloader = config.pop('train_dataloader')
+    assert_warned(config, 'AP can not be measured')
+
+
+@pytest.mark.parametrize('annotations', [GONE, []])
+def test_test_sets_without_annotations_are_for_writing_results(
+    coco: Path, annotations: object
+) -> None:
+    rewrite(coco, ('annotations',), annotations)
+    config = coco_config(coco, test_mode=True)
+    config.test_dataloader = config.pop('train_dataloader')
+    config.test_evaluator = dict(type='CocoMetric', format_only=True)
+    (report,) = check_data(config)
+    assert not report.findings.errors and not report.findings.warnings
+    config.test_evaluator.format_only = False
+    (report,) = check_data(config)
+    assert report.findings.errors or report.findings.warnings
+
+
 def test_truth_of_the_evaluator_is_looked_for(coco: Path) -> None:
     config = coco_config(coco)
     config.val_dataloader = config.train_dataloader
