@@ -1,6 +1,7 @@
 """Converting checkpoint files from one codebase's names to another's."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,14 +23,7 @@ from mmpoolformer.checkpoints.zoo import resolve_source
 
 # Training states are lists in the order of the parameters, which codebases number
 # differently: under other names they would silently go to other parameters.
-TRAINING_STATES = (
-    'optimizer',
-    'param_schedulers',
-    'message_hub',
-    'lr_scheduler',
-    'amp_scaler',
-    'loss_scaler',
-)
+TRAINING_STATES = re.compile('optim|sched|scaler|message_hub')
 
 
 @dataclass(frozen=True)
@@ -75,6 +69,7 @@ def convert_file(
     *,
     source_format: str | None = None,
     prefix: str | None = None,
+    entry: str | None = None,
     trust: bool = False,
     force: bool = False,
 ) -> ConversionReport:
@@ -92,6 +87,7 @@ def convert_file(
         source_format: The format of the source; found out if not given.
         prefix: What stands before the backbone's names, such as `'backbone.'`; found
             out if not given.
+        entry: The entry to take, see `unwrap`; the new file holds no other weights.
         trust: See `read_checkpoint`.
         force: Whether to replace an existing file.
 
@@ -115,7 +111,7 @@ def convert_file(
     if path.suffix == paddle.SUFFIX and source_format == 'paddle':
         source_format = None  # the reader has turned the linear weights
     flat = destination.suffix in FLAT
-    entries = _entries(content, str(source), only_first=flat)
+    entries = _entries(content, str(source), entry, only_first=flat)
     first = next(iter(entries.values()))
     prefix = find_prefix(first) if prefix is None else prefix
     part = {k.removeprefix(prefix): v for k, v in first.items() if k.startswith(prefix)}
@@ -128,7 +124,7 @@ def convert_file(
             name: weights | paddle.with_linear_turned(_others(weights, prefix))
             for name, weights in converted.items()
         }
-    result = _result(content, converted, flat)
+    result = _result(content, converted, flat, entry)
     _write(result, destination)
     return ConversionReport(
         source=file_format(path, part),
@@ -146,12 +142,12 @@ def convert_file(
 
 
 def _entries(
-    content: Mapping, name: str, only_first: bool
+    content: Mapping, name: str, entry: str | None, only_first: bool
 ) -> dict[str, dict[str, Tensor]]:
     """Return the entries that hold weights, the preferred one first."""
-    first, weights = unwrap(content, name)
+    first, weights = unwrap(content, name, entry)
     entries = {first: weights}
-    if first and not only_first:
+    if first and entry is None and not only_first:
         others = (w for w in WRAPPERS if w != first)
         entries |= {
             w: content[w] for w in others if isinstance(content.get(w), Mapping)
@@ -163,13 +159,19 @@ def _others(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k: v for k, v in weights.items() if not k.startswith(prefix)}
 
 
-def _result(content: Mapping, converted: Mapping[str, dict], flat: bool) -> dict:
-    if flat or '' in converted:
-        return next(iter(converted.values()))
+def _result(
+    content: Mapping, converted: Mapping[str, dict], flat: bool, entry: str | None
+) -> dict:
+    first = next(iter(converted))
+    if flat or first == '':
+        return converted[first]
+    if entry is not None or first not in content:
+        about = {'meta': content['meta']} if 'meta' in content else {}
+        return {'state_dict': converted[first], **about}
     return {
         key: converted.get(key, value)
         for key, value in content.items()
-        if key not in TRAINING_STATES
+        if not TRAINING_STATES.search(key)
     }
 
 

@@ -122,6 +122,12 @@ LINEAR = re.compile(
 ATTENTION = re.compile(r'stages\.(\d+)\.blocks\.\d+\.token_mixer\.qkv\.weight')
 
 
+# What stands in the names of modules that were compiled, sharded, or recompute.
+MARK = re.compile(
+    r'(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.'
+)
+
+
 @dataclass(frozen=True)
 class KeyMap:
     """One table of names.
@@ -263,6 +269,30 @@ MAPS += tuple(
 )
 
 
+def without_marks(entries: dict) -> dict:
+    """Take out of names what torch's wrappers put in: `_orig_mod.` and the like.
+
+    Args:
+        entries: Parameters by name, and whatever else.
+
+    Returns:
+        The same dict where no name has a mark.
+
+    Raises:
+        ValueError: If two names would be the same.
+    """
+    marked = [k for k in entries if isinstance(k, str) and MARK.search(k)]
+    if not marked:
+        return entries
+    plain = {}
+    for key, value in entries.items():
+        key = MARK.sub('', key) if isinstance(key, str) else key
+        if key in plain:
+            raise ValueError(f'duplicate parameter {key!r}, with and without a mark')
+        plain[key] = value
+    return plain
+
+
 def detect_format(part: Iterable[str]) -> str:
     """Tell which codebase parameter names come from.
 
@@ -326,7 +356,9 @@ def find_prefix(keys: Iterable[str]) -> str:
         found.pop(f'{prefix}backbone.')  # belongs to mmpretrain's own names
     if len(found) > 1:
         raise ValueError(
-            f'several backbones, under {some(sorted(found))}: choose one by its prefix'
+            f'several backbones, under {some(sorted(found))}: choose one by prefix=, '
+            'or write it to a file of its own by: mmpoolformer convert FILE NEW_FILE '
+            f'--to timm --entry {sorted(found)[-1].rstrip(".")}'
         )
     if not found:
         raise ValueError(_unknown(keys))

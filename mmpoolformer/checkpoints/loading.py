@@ -17,6 +17,7 @@ from mmpoolformer.checkpoints.keymaps import (
     detect_format,
     find_prefix,
     some,
+    without_marks,
 )
 from mmpoolformer.checkpoints.paddle import SUFFIX as PADDLE
 from mmpoolformer.checkpoints.reading import read_checkpoint
@@ -26,6 +27,9 @@ from mmpoolformer.utils.errors import UserError, one_line
 # The entries under which files keep weights; averaged ones (EMA) are preferred. Not
 # `ema_state_dict`: mmengine swaps, and keeps the plain weights there.
 WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
+# mmengine's plain weights beside averaged ones, and what is an optimizer's.
+NO_ENTRY = ('ema_state_dict', 'optimizer', 'optimizer_state_dict', 'message_hub')
+DEEPEST = 3  # levels of dicts that are looked through for weights
 OUTPUT_NORMS = ('norm0', 'norm1', 'norm2', 'norm3')
 
 SHOWN = 4
@@ -87,6 +91,7 @@ def load_weights(
     trust: bool = False,
     prefix: str | None = None,
     name: str | None = None,
+    entry: str | None = None,
 ) -> LoadReport:
     """Load weights of any known format into a model with native names.
 
@@ -105,6 +110,7 @@ def load_weights(
         prefix: What stands before the names of the backbone, such as `'backbone.'`;
             found out if not given.
         name: How messages call the source; by default as it is given.
+        entry: See `unwrap`.
 
     Returns:
         What was loaded, what is new, what was left.
@@ -116,7 +122,7 @@ def load_weights(
         name = 'a dict' if isinstance(source, Mapping) else str(source)
     path = None if isinstance(source, Mapping) else resolve_source(source)
     content = source if path is None else read_checkpoint(path, trust=trust)
-    wrapper, weights = unwrap(content, name)
+    wrapper, weights = unwrap(content, name, entry)
     found = _found_prefix(weights, prefix, name)
     part = {k[len(found) :]: v for k, v in weights.items() if k.startswith(found)}
     native = convert_state_dict(part, 'native')
@@ -135,24 +141,83 @@ def load_weights(
     )
 
 
-def unwrap(content: Mapping, name: str = 'the dict') -> tuple[str, dict[str, Tensor]]:
+def unwrap(
+    content: Mapping, name: str = 'the dict', entry: str | None = None
+) -> tuple[str, dict[str, Tensor]]:
     """Find the weights in what a file holds.
 
     Args:
-        content: What the file holds: the weights, or a dict with them in an entry.
+        content: What the file holds: the weights, or a dict with them in an entry,
+            perhaps of an entry (`state.model`).
         name: How messages call the file.
+        entry: The entry to take, where several hold weights, or what stands before
+            names that share a dict, such as `'teacher'`. By default one of `WRAPPERS`,
+            or the only one with weights.
 
     Returns:
         The entry's name, empty if there is none, and the weights.
 
     Raises:
-        CheckpointError: If there are no weights.
+        CheckpointError: If there are no weights, or those of several models.
     """
+    found = _entries_with_weights(content)
+    if entry is not None:
+        return entry, _chosen_entry(found, entry, name)
     for wrapper in WRAPPERS:
-        entry = content.get(wrapper)
-        if isinstance(entry, Mapping) and entry:
-            return wrapper, _tensors(entry, f'{name}, entry {wrapper!r},')
-    return '', _tensors(content, name)
+        if wrapper in found:
+            return wrapper, found[wrapper]
+    # Not a criterion's few tensors, or a mean and deviation beside the weights.
+    most = max(map(len, found.values()), default=0)
+    large = [key for key in found if 10 * len(found[key]) >= most]
+    if not large:
+        raise CheckpointError(_without_weights(content, name))
+    if len(large) > 1:
+        raise CheckpointError(
+            f'{name} holds weights in several entries ({some(large)}): choose one by '
+            f'entry={large[0]!r}, or write it to a file of its own by: mmpoolformer '
+            f'convert FILE NEW_FILE --to timm --entry {large[0]}'
+        )
+    return large[0], found[large[0]]
+
+
+def _without_weights(content: Mapping, name: str) -> str:
+    for wrapper in WRAPPERS:
+        if isinstance(content.get(wrapper), Mapping):
+            content, name = content[wrapper], f'{name}, entry {wrapper!r},'
+            break
+    return f'{name} holds no weights, only {some(list(content))}'
+
+
+def _entries_with_weights(
+    content: Mapping, place: str = '', depth: int = 0
+) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of every dict by its place; those of the file itself by ''."""
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    # The numbers of an optimizer's state are no names of weights.
+    named = tensors and all(isinstance(key, str) for key in tensors)
+    found = {place: without_marks(tensors)} if named else {}
+    for key, value in content.items() if depth < DEEPEST else ():
+        if isinstance(value, Mapping) and isinstance(key, str) and key not in NO_ENTRY:
+            inner = f'{place}.{key}' if place else key
+            found |= _entries_with_weights(value, inner, depth + 1)
+    return found
+
+
+def _chosen_entry(
+    found: Mapping[str, dict[str, Tensor]], entry: str, name: str
+) -> dict[str, Tensor]:
+    if entry in found:
+        return found[entry]
+    start = f'{entry}.'
+    for weights in found.values():
+        part = {
+            k.removeprefix(start): weights[k] for k in weights if k.startswith(start)
+        }
+        if part:
+            return part
+    raise CheckpointError(
+        f'{name} has no weights in an entry {entry!r}, only in {some(list(found))}'
+    )
 
 
 def file_format(path: Path | None, part: Mapping[str, Tensor]) -> str:
@@ -167,13 +232,6 @@ def _averaged(content: Mapping, wrapper: str) -> bool:
     # Where mmengine averages, `state_dict` holds the averaged weights.
     swapped = wrapper == 'state_dict' and 'ema_state_dict' in content
     return swapped or 'ema' in wrapper
-
-
-def _tensors(entries: Mapping, name: str) -> dict[str, Tensor]:
-    tensors = {k: v for k, v in entries.items() if isinstance(v, Tensor)}
-    if not tensors:
-        raise CheckpointError(f'{name} holds no weights, only {some(list(entries))}')
-    return tensors
 
 
 def _found_prefix(weights: Mapping[str, Tensor], prefix: str | None, name: str) -> str:

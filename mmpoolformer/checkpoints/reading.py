@@ -37,7 +37,7 @@ from mmpoolformer.checkpoints.errors import (
     UntrustedCheckpointError,
     errors_of,
 )
-from mmpoolformer.checkpoints.keymaps import some
+from mmpoolformer.checkpoints.keymaps import some, without_marks
 from mmpoolformer.checkpoints.paddle import SUFFIX, read_paddle
 from mmpoolformer.checkpoints.pickle_check import (
     ARRAY_NAMES,
@@ -99,7 +99,9 @@ def read_checkpoint(path: str | os.PathLike, *, trust: bool = False) -> dict:
             f'{path} holds a {type(content).__name__}, not a dict of weights'
         )
     _check_names(path, content)
-    return content
+    return without_marks(
+        {k: without_marks(v) if isinstance(v, dict) else v for k, v in content.items()}
+    )
 
 
 def _check_torch(path: Path) -> None:

@@ -52,6 +52,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='what stands before the names, such as backbone.; found out if not given',
     )
     parser.add_argument(
+        '--entry',
+        metavar='NAME',
+        help='the entry to take where several hold weights, such as teacher',
+    )
+    parser.add_argument(
         '--force', action='store_true', help='replace an existing destination'
     )
     add_trust_option(parser)
@@ -71,6 +76,7 @@ def main(argv: Sequence[str]) -> None:
             args.to,
             source_format=args.source_format,
             prefix=args.prefix,
+            entry=args.entry,
             trust=args.trust_checkpoint,
             force=args.force,
         )

@@ -1,0 +1,143 @@
+"""Files of other trainers: where in them the weights are, and marks in their names."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmpoolformer import PoolFormer
+from mmpoolformer.checkpoints import (
+    CheckpointError,
+    convert_file,
+    load_weights,
+    read_checkpoint,
+    unwrap,
+)
+from mmpoolformer.cli.convert import main as convert
+
+from .weights import same
+
+TINY = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
+
+
+def weights(seed: int = 0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    model = PoolFormer(TINY)
+    return {k: torch.randn_like(v) for k, v in model.state_dict().items()}
+
+
+def save(content: dict, path: Path) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def loaded(source: object, **options) -> dict[str, torch.Tensor]:
+    model = PoolFormer(TINY)
+    load_weights(model, source, **options)
+    return model.state_dict()
+
+
+ENTRIES = (
+    'model_state_dict',
+    'net',
+    'module',
+    'teacher',
+    'params_ema',
+    'student',
+    'weights',
+    'generator',
+)
+
+
+@pytest.mark.parametrize('entry', ENTRIES)
+def test_the_only_entry_with_weights_is_taken(entry, tmp_path) -> None:
+    momentum = {0: {'exp_avg': torch.ones(2)}}
+    content = {
+        'epoch': 1,
+        entry: weights(),
+        'optimizer_state_dict': {'state': momentum, 'param_groups': []},
+        'loss': {'center': torch.zeros(1, 8)},  # as DINO's loss has
+        'best': torch.tensor(0.5),
+    }
+    path = save(content, tmp_path / 'a.pth')
+    assert unwrap(content)[0] == entry
+    assert same(loaded(path), weights())
+    report = convert_file(path, tmp_path / 'b.pth', 'sail')
+    assert report.entries == (entry,)
+    assert report.dropped == ('optimizer_state_dict',)
+    assert same(loaded(tmp_path / 'b.pth'), weights())
+
+
+@pytest.mark.parametrize('place', [['state', 'model'], ['app', 'model', 'module']])
+def test_entry_of_an_entry(place, tmp_path) -> None:
+    content = weights()
+    for key in reversed(place):
+        content = {key: content, 'step': 3}
+    path = save(content, tmp_path / 'a.pth')
+    assert unwrap(content)[0] == '.'.join(place)
+    assert same(loaded(path), weights())
+    convert_file(path, tmp_path / 'b.pth', 'sail')
+    assert same(loaded(tmp_path / 'b.pth'), weights())
+
+
+def test_several_entries_are_named_and_one_can_be_chosen(tmp_path) -> None:
+    content = {'student': weights(1), 'teacher': weights(2), 'meta': {'epoch': 3}}
+    path = save(content, tmp_path / 'a.pth')
+    with pytest.raises(
+        CheckpointError, match=r'several entries \(student, teacher\).*--entry student$'
+    ) as caught:
+        loaded(path)
+    assert '\n' not in str(caught.value)
+    for i, entry in enumerate(['student', 'teacher'], 1):
+        assert same(loaded(path, entry=entry), weights(i))
+        new = tmp_path / f'{entry}.pth'
+        convert([str(path), str(new), '--to', 'sail', '--entry', entry])
+        assert read_checkpoint(new)['meta'] == {'epoch': 3}
+        assert same(loaded(new), weights(i))
+    with pytest.raises(CheckpointError, match=r"entry 'net', only in student, teacher"):
+        loaded(path, entry='net')
+
+
+def test_models_under_prefixes_of_one_dict(tmp_path) -> None:
+    flat = {f'student.{k}': v for k, v in weights(1).items()}
+    flat |= {f'teacher.{k}': v for k, v in weights(2).items()}
+    path = save({'state_dict': flat}, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'several backbones.*--entry teacher$'):
+        loaded(path)
+    assert same(loaded(path, entry='teacher'), weights(2))
+    assert same(loaded(path, prefix='student'), weights(1))
+    convert([str(path), str(tmp_path / 'b.pth'), '--to', 'sail', '--entry', 'teacher'])
+    assert same(loaded(tmp_path / 'b.pth'), weights(2))
+
+
+@pytest.mark.parametrize('kind', ['_orig_mod.', '_fsdp_wrapped_module.'])
+@pytest.mark.parametrize('entry', ['', 'state_dict', 'net'])
+def test_marks_of_wrappers_anywhere_in_names(entry, kind, tmp_path) -> None:
+    marked = {
+        f'module.{kind}backbone.{k.replace("stages.", f"stages.{kind}")}': v
+        for k, v in weights().items()
+    }
+    path = save({entry: marked} if entry else marked, tmp_path / 'a.pth')
+    assert same(loaded(path), weights())
+    assert same(loaded({entry: marked} if entry else marked), weights())
+    read = read_checkpoint(path)
+    assert list(read[entry] if entry else read) == [
+        f'module.backbone.{k}' for k in weights()
+    ]
+
+
+def test_compiled_module_gives_its_weights_back() -> None:
+    model = PoolFormer(TINY)
+    model.stages[1] = torch.compile(model.stages[1], backend='eager')
+    compiled = torch.compile(model, backend='eager').state_dict()
+    assert sum('_orig_mod.' in key for key in compiled) == len(compiled)
+    plain = {key.replace('_orig_mod.', ''): v for key, v in compiled.items()}
+    assert same(loaded(compiled), plain)
+
+
+def test_name_with_and_without_a_mark_is_refused(tmp_path) -> None:
+    key = 'stem.conv.weight'
+    content = weights()
+    content[f'_orig_mod.{key}'] = content[key]
+    with pytest.raises(ValueError, match=rf'duplicate parameter {key!r}'):
+        loaded(save(content, tmp_path / 'a.pth'))
