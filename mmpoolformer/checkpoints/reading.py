@@ -37,6 +37,7 @@ from mmpoolformer.checkpoints.errors import (
     UntrustedCheckpointError,
     errors_of,
 )
+from mmpoolformer.checkpoints.folders import checkpoint_files, joined
 from mmpoolformer.checkpoints.keymaps import some, without_marks
 from mmpoolformer.checkpoints.paddle import SUFFIX, read_paddle
 from mmpoolformer.checkpoints.pickle_check import (
@@ -66,7 +67,8 @@ def read_checkpoint(path: str | os.PathLike, *, trust: bool = False) -> dict:
 
     Args:
         path: A file written by `torch.save` (today's or the format before 1.6), a
-            `.safetensors` file, or a `.pdparams` file of Paddle's.
+            `.safetensors` file, a `.pdparams` file of Paddle's, or a folder with
+            such files, as transformers' `save_pretrained` writes it.
         trust: Whether to let the file run whatever it asks for, as pickle does by
             itself. Only for files that you or people you trust have made. The
             environment variable `MMPOOLFORMER_TRUST_CHECKPOINTS=1` says the same for
@@ -81,6 +83,9 @@ def read_checkpoint(path: str | os.PathLike, *, trust: bool = False) -> dict:
         CheckpointError: If it is damaged or no checkpoint at all.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        shards = (read_checkpoint(p, trust=trust) for p in checkpoint_files(path))
+        return joined(path, shards)
     if not path.is_file():
         raise FileNotFoundError(f'no checkpoint file {str(path)!r}')
     with path.open('rb') as file:

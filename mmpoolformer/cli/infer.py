@@ -89,7 +89,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.model.endswith('.py') and not Path(args.model).is_file():
         raise UsageError(f'{args.model}: no such config file')
-    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
+    if '://' not in args.checkpoint and not Path(args.checkpoint).exists():
         raise UsageError(f'{args.checkpoint}: no such checkpoint')
     return args
 

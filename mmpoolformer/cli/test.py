@@ -81,6 +81,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parse_config_command(parser, argv)
     if args.dtype != 'fp32' and not args.optimize:
         raise UsageError(f'--dtype {args.dtype}: goes with --optimize')
-    if '://' not in args.checkpoint and not Path(args.checkpoint).is_file():
+    if '://' not in args.checkpoint and not Path(args.checkpoint).exists():
         raise UsageError(f'{args.checkpoint}: no such checkpoint')
     return args

@@ -201,7 +201,7 @@ def check_weights(config: Config) -> None:
         UserError: Naming the setting and the file.
     """
     for setting, file in _weight_files(config):
-        if '://' not in file and not Path(file).expanduser().is_file():
+        if '://' not in file and not Path(file).expanduser().exists():
             raise UserError(f'{setting}={file}: no such file')
 
 
@@ -257,7 +257,7 @@ def use_resume(config: Config, resume: str | None) -> list[Path]:
         config.resume = False
     if auto or resume is None:
         return []
-    if '://' not in resume and not Path(resume).is_file():
+    if '://' not in resume and not Path(resume).exists():
         raise UserError(f'--resume {resume}: no such file')
     config.resume = True
     config.load_from = resume

@@ -91,7 +91,7 @@ def split_model(text: str) -> tuple[str, str | None]:
         raise UsageError(f'{model}: no such config file')
     if is_config(model) and not checkpoint:
         raise UsageError(f'{model}: say which weights, as in {model}:CKPT')
-    if checkpoint and '://' not in checkpoint and not Path(checkpoint).is_file():
+    if checkpoint and '://' not in checkpoint and not Path(checkpoint).exists():
         raise UsageError(f'{checkpoint}: no such checkpoint')
     return model, checkpoint or None
 

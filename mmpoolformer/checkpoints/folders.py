@@ -1,0 +1,130 @@
+"""Folders in place of checkpoint files: which files in them hold the weights."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmpoolformer.checkpoints.errors import CheckpointError, shown
+from mmpoolformer.checkpoints.keymaps import some
+
+# What transformers, timm and accelerate write, the preferred one first.
+FILES = ('model.safetensors', 'pytorch_model.safetensors', 'pytorch_model.bin')
+INDICES = tuple(f'{name}.index.json' for name in FILES)
+ENDINGS = ('.safetensors', '.bin', '.pth', '.pt', '.ckpt', '.tar', '.pdparams')
+MOST_INDEX = 2**24  # bytes, 100 or so a tensor
+
+
+def checkpoint_files(folder: Path) -> tuple[Path, ...]:
+    """Find the files that hold the weights of a folder.
+
+    Args:
+        folder: As transformers' `save_pretrained` writes it, whole or in shards.
+
+    Returns:
+        The file, or the shards that its index names.
+
+    Raises:
+        CheckpointError: If there are none, or parts that another program joins.
+    """
+    for name, index in zip(FILES, INDICES, strict=True):
+        if (folder / name).is_file():
+            return (folder / name,)
+        if (folder / index).is_file():
+            return _shards(folder / index)
+    raise CheckpointError(f'{folder} is a folder{_cure(folder)}')
+
+
+def joined(folder: Path, shards: Iterable[dict]) -> dict:
+    """Join the weights of shards.
+
+    Args:
+        folder: Where they are from, for messages.
+        shards: What `checkpoint_files` names, read.
+
+    Returns:
+        All entries in one dict.
+
+    Raises:
+        CheckpointError: If two shards hold the same name.
+    """
+    whole = {}
+    for shard in shards:
+        twice = sorted(whole.keys() & shard.keys())
+        if twice:
+            raise CheckpointError(f'{folder}: duplicate in its shards: {some(twice)}')
+        whole |= shard
+    return whole
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """Return the files that an index names, which are data: none outside its folder."""
+    names = sorted(set(_weight_map(index).values()))
+    wrong = [name for name in names if not _is_plain(name)]
+    if wrong:
+        raise CheckpointError(
+            f'{index} names files that are not in its folder: {some(wrong)}; they were '
+            'not read'
+        )
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f'{index} names shards that are missing: {some(missing)}; fetch or copy '
+            'the whole folder'
+        )
+    return tuple(index.parent / name for name in names)
+
+
+def _is_plain(name: str) -> bool:
+    """Tell whether a name is that of a file in the same folder, on any system."""
+    return name.endswith(ENDINGS) and not set(name) & set('/\\:\0')
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    if index.stat().st_size > MOST_INDEX:
+        raise CheckpointError(f'{index} is too large for an index of shards')
+    try:
+        content = json.loads(index.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f'{index} is damaged: it is no JSON') from error
+    weights = content.get('weight_map') if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not weights:
+        raise CheckpointError(f'{index} is damaged: it has no weight_map')
+    if not all(isinstance(name, str) for name in weights.values()):
+        raise CheckpointError(f'{index} is damaged: its weight_map names no files')
+    return weights
+
+
+def _cure(folder: Path) -> str:
+    """Say what to give in place of a folder without a file of a known name."""
+    for place in (folder, *_inner(folder)):
+        if (place / '.metadata').is_file():
+            return (
+                ' of torch.distributed.checkpoint (FSDP). Join its parts first: python '
+                '-m torch.distributed.checkpoint.format_utils dcp_to_torch '
+                f'{shown(str(place))} FILE'
+            )
+    for place in (folder, folder.parent):
+        if (place / 'zero_to_fp32.py').is_file():
+            own = shown(str(place))
+            return (
+                ' of DeepSpeed. Join its parts first: python '
+                f'{own}/zero_to_fp32.py {own} FILE'
+            )
+    if _is_deepspeed(folder):
+        return (
+            ' of DeepSpeed. Join its parts first: python -m '
+            f'deepspeed.utils.zero_to_fp32 {shown(str(folder))} FILE'
+        )
+    files = [p.name for p in sorted(folder.iterdir()) if p.suffix in ENDINGS]
+    if files:
+        return f'; give a file in it: {some(files)}'
+    return f' without weights (no {", ".join(FILES)}, and no other such file)'
+
+
+def _is_deepspeed(folder: Path) -> bool:
+    name = 'mp_rank_00_model_states.pt'
+    return any((place / name).is_file() for place in (folder, *_inner(folder)))
+
+
+def _inner(folder: Path) -> list[Path]:
+    return [place for place in sorted(folder.iterdir()) if place.is_dir()]
