@@ -11,7 +11,7 @@ the same order, so each table reads in both directions. Native names are timm's,
 | `timm` | timm's `metaformer.py`; the same names, no output norms |
 | `sail` | the authors' code: PoolFormer and its ablations, and the baselines |
 | `mmpretrain` | mmpretrain's classifiers, a `backbone.` and a `head.` |
-| `huggingface` | transformers' `PoolFormerForImageClassification` |
+| `huggingface` | transformers' `PoolFormerForImageClassification`, `PoolFormerModel` |
 | `pit` | the authors' code of PiT, naver-ai/pit |
 | `paddle` | PaddlePaddle: names of `sail` or `pit`, linear weights transposed |
 
@@ -85,6 +85,15 @@ HUGGINGFACE = (
     ('norm.*', 'head.norm.*'),
     ('classifier.*', 'head.fc.*'),
 )
+
+# The base model, `PoolFormerModel`, has the names without the classifier's prefix.
+HUGGINGFACE_BASE = tuple(
+    (theirs.removeprefix('poolformer.'), native)
+    for theirs, native in HUGGINGFACE
+    if theirs.startswith('poolformer.')
+)
+# What stands before names that fit a table by themselves, too.
+INNER = {'mmpretrain': 'backbone.', 'huggingface': 'poolformer.'}
 
 NATIVE = tuple((f'{x}.*', f'{x}.*') for x in ('stem', 'stages', 'norm{n}', 'head'))
 
@@ -255,6 +264,11 @@ MAPS = (
         ('poolformer.encoder.patch_embeddings.0.projection.weight',),
         HUGGINGFACE,
     ),
+    KeyMap(
+        'huggingface',
+        ('encoder.patch_embeddings.0.projection.weight',),
+        HUGGINGFACE_BASE,
+    ),
     KeyMap('native', ('stem.conv.weight', 'stages.0.blocks.', 'norm'), NATIVE),
     KeyMap('timm', ('stem.conv.weight', 'stages.0.blocks.'), NATIVE),
     KeyMap('pit', (*PIT_MARKS, 'pools.'), PIT),
@@ -352,8 +366,9 @@ def find_prefix(keys: Iterable[str]) -> str:
         for prefix in _prefixes(keys, key_map.marks[0]):
             if key_map.fits(_under(keys, prefix)):
                 found.setdefault(prefix, key_map.format)
-    for prefix in [p for p, name in found.items() if name == 'mmpretrain']:
-        found.pop(f'{prefix}backbone.')  # belongs to mmpretrain's own names
+    for prefix, name in list(found.items()):
+        if name in INNER:
+            found.pop(f'{prefix}{INNER[name]}', None)  # of the names found already
     if len(found) > 1:
         raise ValueError(
             f'several backbones, under {some(sorted(found))}: choose one by prefix=, '

@@ -308,6 +308,11 @@ def _cure(missing: Sequence[str], reshaped: Sequence[str]) -> str:
     if reshaped == ['pos_embed'] and not missing:
         return 'It is of another image size: arch=dict(base=..., image_size=...)'
     heads = {key.rpartition('.')[0] for key in wrong}
+    if missing and not reshaped and all(key.startswith('head') for key in missing):
+        return (
+            'The file has no classifier: load it into a backbone, or start the layers '
+            f'anew by load_weights(..., fresh={tuple(sorted(heads))})'
+        )
     if heads and heads <= {'head.fc', 'head', 'head_dist'}:
         return (
             'The number of classes differs: load_weights(..., '

@@ -19,7 +19,7 @@ EXAMPLES = """names:
   timm         timm's metaformer and pit models
   sail         the authors' repositories (PoolFormer and the MetaFormer baselines)
   mmpretrain   mmpretrain's classifiers
-  huggingface  transformers' PoolFormerForImageClassification
+  huggingface  transformers' PoolFormerForImageClassification, PoolFormerModel
   pit          the authors' repository of PiT
   paddle       copies of sail and pit in PaddlePaddle, with transposed linear weights
 

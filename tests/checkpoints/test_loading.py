@@ -13,6 +13,7 @@ from mmpoolformer import PoolFormer, create_model
 from mmpoolformer.checkpoints import (
     CheckpointError,
     convert_state_dict,
+    find_prefix,
     load_weights,
 )
 from mmpoolformer.models import POOLFORMER, MetaFormerClassifier
@@ -264,6 +265,27 @@ def test_half_precision_files_fill_single_precision_models() -> None:
     load_weights(model, weights)
     assert model.stem.conv.weight.dtype == torch.float32
     assert torch.equal(model.stem.conv.weight, weights['stem.conv.weight'].float())
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.', 'model.'])
+def test_base_model_of_transformers(golden, prefix) -> None:
+    whole = convert_state_dict(golden, 'huggingface')
+    base = {
+        prefix + key.removeprefix('poolformer.'): value
+        for key, value in whole.items()
+        if key.startswith('poolformer.')
+    }
+    model = create_model('poolformer_s12', features_only=True)
+    report = load_weights(model, base)
+    assert (report.format, report.prefix) == ('huggingface', prefix)
+    assert (len(report.loaded), report.left) == (128, ())
+    assert_loaded(model, convert_state_dict(golden, 'native'), report.loaded)
+    assert find_prefix(whole) == ''
+    assert find_prefix(f'net.{key}' for key in whole) == 'net.'
+    with pytest.raises(
+        CheckpointError, match=r"no classifier.*'head\.fc', 'head\.norm'"
+    ):
+        load_weights(create_model('poolformer_s12'), base)
 
 
 def test_files_without_weights() -> None:
