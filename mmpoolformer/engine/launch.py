@@ -162,7 +162,7 @@ def _train(request: StopRequest, args: Namespace, config: Config) -> None:
     stop = StopOnSignal(request)
     older = _prepare_config(args, config)
     with locked(config.work_dir):
-        runner = _prepared_runner(config, older, (validations, stop))
+        runner = _prepared_runner(args, config, older, (validations, stop))
         with full_disk_told(), stop.patient_readers():
             runner.train()
     if is_main_process():
@@ -193,7 +193,7 @@ def _prepare_config(args: Namespace, config: Config) -> list[Path]:
 
 
 def _prepared_runner(
-    config: Config, older: Sequence[Path], hooks: Sequence[Hook]
+    args: Namespace, config: Config, older: Sequence[Path], hooks: Sequence[Hook]
 ) -> ToolRunner:
     """Return a runner that is ready to train."""
     use_tensorboard(config)
