@@ -12,6 +12,7 @@ from numpy import ndarray
 from PIL import Image
 from tqdm import tqdm
 
+from mmpoolformer.data.class_names import read_class_names
 from mmpoolformer.inference import videos
 from mmpoolformer.inference.drawings import draw_result, region_legend
 from mmpoolformer.inference.outputs import Sink, open_sink
@@ -57,8 +58,9 @@ def infer(args: Namespace) -> None:
         inputs = find_inputs(args.inputs, out)
     device = choose_device(args.device)
     with blame('', MISTAKES):
+        classes = read_class_names(args.classes) if args.classes else ()
         predictor = Predictor(
-            args.model, args.checkpoint, device, args.trust_checkpoint
+            args.model, args.checkpoint, device, args.trust_checkpoint, classes
         )
         unread = _Run(args, predictor, out).run(inputs)
     if unread:

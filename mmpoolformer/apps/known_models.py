@@ -20,6 +20,7 @@ from mmpoolformer.classification.evaluation import (
 )
 from mmpoolformer.classification.prediction import Prediction, predict_pictures
 from mmpoolformer.classification.preprocessing import changed_settings, picture_size
+from mmpoolformer.data.class_names import read_class_names
 from mmpoolformer.inference.classifiers import (
     KnownClassifier,
     check_name,
@@ -34,6 +35,11 @@ from mmpoolformer.utils.progress import progress_bar
 
 WILDCARDS = '*?['
 MOST_WORKERS = 4
+TORCH_DTYPES = {
+    'fp32': torch.float32,
+    'bf16': torch.bfloat16,
+    'fp16': torch.float16,
+}
 
 
 def validate(args: Namespace) -> None:
@@ -93,9 +99,9 @@ def choose_placement(args: Namespace) -> Placement:
             name = option.replace('_', '-')
             raise UsageError(f'--{name} {value}: give a number from {least}')
     device = choose_device(args.device)
-    dtype = getattr(torch, getattr(args, 'dtype', 'float32'))
+    dtype = TORCH_DTYPES[getattr(args, 'dtype', 'fp32')]
     if device.type == 'cpu' and dtype == torch.float16:
-        raise UsageError('--dtype float16: needs a GPU; CPUs compute in bfloat16')
+        raise UsageError('--dtype fp16: needs a GPU; CPUs compute in bf16')
     return Placement(device, dtype, getattr(args, 'amp', False))
 
 
@@ -240,7 +246,8 @@ def _checkpoint_in(folder: Path, name: str) -> str | None:
 
 def _load(args: Namespace, name: str, source: str | None) -> KnownClassifier:
     try:
-        return load_classifier(name, source, args.trust_checkpoint)
+        classes = read_class_names(args.classes) if args.classes else ()
+        return load_classifier(name, source, args.trust_checkpoint, classes)
     except DownloadError as error:
         cure = '' if source else '; or give a file of the weights by --checkpoint FILE'
         raise UserError(f'{error}{cure}') from error

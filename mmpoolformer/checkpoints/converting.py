@@ -16,6 +16,7 @@ from mmpoolformer.checkpoints.keymaps import (
     convert_state_dict,
     find_prefix,
     some,
+    with_dot,
 )
 from mmpoolformer.checkpoints.loading import WRAPPERS, file_format, unwrap
 from mmpoolformer.checkpoints.reading import read_checkpoint
@@ -85,8 +86,8 @@ def convert_file(
         destination: The file to make, whole or not at all.
         target: The format to make, one of `FORMATS`; for a `.pdparams` file `paddle`.
         source_format: The format of the source; found out if not given.
-        prefix: What stands before the backbone's names, such as `'backbone.'`; found
-            out if not given.
+        prefix: What stands before the backbone's names, such as `'backbone'`; detected
+            automatically if not given.
         entry: The entry to take, see `unwrap`; the new file holds no other weights.
         trust: See `read_checkpoint`.
         force: Whether to replace an existing file.
@@ -113,7 +114,7 @@ def convert_file(
     flat = destination.suffix in FLAT
     entries = _entries(content, str(source), entry, only_first=flat)
     first = next(iter(entries.values()))
-    prefix = find_prefix(first) if prefix is None else prefix
+    prefix = find_prefix(first) if prefix is None else with_dot(prefix)
     part = {k.removeprefix(prefix): v for k, v in first.items() if k.startswith(prefix)}
     converted = {
         name: convert_state_dict(weights, target, source_format, prefix)

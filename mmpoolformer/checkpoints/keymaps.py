@@ -380,6 +380,11 @@ def find_prefix(keys: Iterable[str]) -> str:
     return next(iter(found))
 
 
+def with_dot(prefix: str) -> str:
+    """Return a prefix of names as it stands before them: `backbone` is `backbone.`."""
+    return f'{prefix.rstrip(".")}.' if prefix else ''
+
+
 def _prefixes(keys: Iterable[str], name: str) -> set[str]:
     ends = (key.removesuffix(name) for key in keys if key.endswith(name))
     return {prefix for prefix in ends if not prefix or prefix.endswith('.')}

@@ -17,6 +17,7 @@ from mmpoolformer.checkpoints.keymaps import (
     detect_format,
     find_prefix,
     some,
+    with_dot,
     without_marks,
 )
 from mmpoolformer.checkpoints.paddle import SUFFIX as PADDLE
@@ -237,7 +238,7 @@ def _averaged(content: Mapping, wrapper: str) -> bool:
 def _found_prefix(weights: Mapping[str, Tensor], prefix: str | None, name: str) -> str:
     if prefix is None:
         return find_prefix(weights)
-    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+    prefix = with_dot(prefix)
     if not any(key.startswith(prefix) for key in weights):
         starts = sorted({key.split('.')[0] for key in weights})
         raise CheckpointError(

@@ -15,7 +15,7 @@ from mmpoolformer.version import __version__
 COMMANDS = {
     'train': 'train a detector, segmentor or classifier from a config',
     'test': 'evaluate a checkpoint: AP, mIoU or top-1',
-    'infer': 'run a model on pictures and videos, write and draw what it finds',
+    'infer': 'run a model on images and videos, write and draw its results',
     'predict': 'print the most likely classes of pictures',
     'validate': 'measure top-1 and top-5 of classifiers on an image folder',
     'export': 'write a model as ONNX, TorchScript or torch.export file',

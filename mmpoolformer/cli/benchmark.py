@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from mmpoolformer.cli.options import add_traceback_option, tool_parser
+from mmpoolformer.cli.options import add_dtype_option, add_traceback_option, tool_parser
 from mmpoolformer.utils.errors import UsageError, blame
 from mmpoolformer.utils.progress import progress_bar
 
@@ -63,7 +63,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         '--size', nargs='+', type=int, default=[512], help='height and width in pixels'
     )
     parser.add_argument('--sizes', nargs='+', type=int, help='several square sizes')
-    parser.add_argument('--dtype', default='fp32', choices=('fp32', 'bf16'))
+    add_dtype_option(parser, ('fp32', 'bf16'), 'type that is computed in')
     parser.add_argument('--threads', type=int, help="default: torch's own choice")
     parser.add_argument('--rounds', type=int, default=9, metavar='N')
     parser.add_argument('--device', default='cpu', help='cpu or cuda')

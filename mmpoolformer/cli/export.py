@@ -7,6 +7,7 @@ from pathlib import Path
 from mmpoolformer.cli.options import (
     add_config_options,
     add_traceback_option,
+    add_trust_option,
     tool_parser,
 )
 from mmpoolformer.utils.errors import UsageError, blame
@@ -94,6 +95,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_config_options(
         parser, 'change settings of the config, such as model.test_cfg.score_thr=0.3'
     )
+    add_trust_option(parser)
     add_traceback_option(parser)
     return checked(parser.parse_args(argv))
 
@@ -147,8 +149,14 @@ def build(args: argparse.Namespace) -> tuple:
     from mmpoolformer.export.sources import config_model, named_model
 
     if not args.model.endswith('.py'):
-        return named_model(args.model, args.checkpoint, args.features, args.num_classes)
+        return named_model(
+            args.model,
+            args.checkpoint,
+            args.features,
+            args.num_classes,
+            args.trust_checkpoint,
+        )
     from mmpoolformer.engine.config import load_config
 
     config = load_config(args.model, ('model',), overrides=args.cfg_options)
-    return config_model(config, args.checkpoint, args.features)
+    return config_model(config, args.checkpoint, args.features, args.trust_checkpoint)

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.cli.options import add_traceback_option, tool_parser
+from mmpoolformer.cli.options import add_traceback_option, add_trust_option, tool_parser
 from mmpoolformer.utils.errors import UsageError, blame
 from mmpoolformer.utils.progress import progress_bar
 
@@ -122,6 +122,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='most boxes or regions for --config (default: %(default)s)',
     )
     add('--out', default='cam.png', metavar='PNG', help='default: %(default)s')
+    add_trust_option(parser)
     add_traceback_option(parser)
     return checked(parser.parse_args(argv))
 
@@ -198,7 +199,7 @@ def load_models(args: argparse.Namespace) -> list:
         if args.model:
             models.append(pages.load_classifier(name, given, args.num_classes, size))
         else:
-            models.append(load_whole(read_config(name), given))
+            models.append(load_whole(read_config(name), given, args.trust_checkpoint))
     return models
 
 

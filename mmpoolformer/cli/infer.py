@@ -4,7 +4,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.cli.options import add_traceback_option, add_trust_option, tool_parser
+from mmpoolformer.cli.options import (
+    add_classes_option,
+    add_traceback_option,
+    add_trust_option,
+    tool_parser,
+)
 from mmpoolformer.utils.errors import UsageError
 
 DESCRIPTION = """Run a detector, segmentor or classifier on pictures and videos.
@@ -84,6 +89,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add('--device', metavar='NAME', help='such as cuda:1 (default: cuda or else cpu)')
     add('--force', action='store_true', help='write into a folder that is not empty')
+    add_classes_option(parser)
     add_trust_option(parser)
     add_traceback_option(parser)
     args = parser.parse_args(argv)

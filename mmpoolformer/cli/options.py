@@ -7,6 +7,10 @@ from pathlib import Path
 
 from mmpoolformer.utils.errors import UsageError
 
+# Names of number types, and torch's for them.
+DTYPES = {'fp32': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}
+SHORT_DTYPES = {long: short for short, long in DTYPES.items()}
+
 
 def config_parser(
     name: str, description: str, examples: str
@@ -93,6 +97,35 @@ def add_config_options(
         default=[],
         metavar='KEY=VALUE',
         help=text,
+    )
+
+
+def add_dtype_option(
+    parser: argparse._ActionsContainer, choices: Sequence[str], text: str
+) -> None:
+    """Add `--dtype`, one of `choices`; torch's own names stand for the same.
+
+    Args:
+        parser: The tool's parser, or a group of it.
+        choices: Some of `DTYPES`, the default first.
+        text: The option's help.
+    """
+    parser.add_argument(
+        '--dtype',
+        type=lambda name: SHORT_DTYPES.get(name, name),
+        choices=choices,
+        default=choices[0],
+        help=f'{text} (default: %(default)s)',
+    )
+
+
+def add_classes_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--classes FILE`, the names of the classes in the order of the labels."""
+    parser.add_argument(
+        '--classes',
+        metavar='FILE',
+        help='text file of class names, one per line, in the order of the labels '
+        "(default: those in the checkpoint, else the config's or ImageNet's)",
     )
 
 

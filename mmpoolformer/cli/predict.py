@@ -3,7 +3,11 @@
 import argparse
 from collections.abc import Sequence
 
-from mmpoolformer.cli.options import add_inference_options, tool_parser
+from mmpoolformer.cli.options import (
+    add_classes_option,
+    add_inference_options,
+    tool_parser,
+)
 
 DESCRIPTION = """Print the likeliest classes of pictures, with their probabilities.
 
@@ -44,6 +48,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument('--csv', metavar='FILE', help='write a table too')
     parser.add_argument('--json', metavar='FILE', help='write JSON too')
+    add_classes_option(parser)
     add_inference_options(parser, batch_size=16)
     return parser.parse_args(argv)
 

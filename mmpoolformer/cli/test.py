@@ -4,7 +4,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.cli.options import config_parser, parse_config_command
+from mmpoolformer.cli.options import (
+    add_dtype_option,
+    config_parser,
+    parse_config_command,
+)
 from mmpoolformer.engine.signals import StopRequest
 from mmpoolformer.utils.errors import UsageError
 
@@ -72,11 +76,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='fold constants into weights first: the same results up to rounding, '
         'sooner',
     )
-    parser.add_argument(
-        '--dtype',
-        choices=('fp32', 'bf16'),
-        default='fp32',
-        help='type that the backbone computes in with --optimize (default: fp32)',
+    add_dtype_option(
+        parser, ('fp32', 'bf16'), 'type that the backbone computes in with --optimize'
     )
     args = parse_config_command(parser, argv)
     if args.dtype != 'fp32' and not args.optimize:

@@ -3,7 +3,12 @@
 import argparse
 from collections.abc import Sequence
 
-from mmpoolformer.cli.options import add_inference_options, tool_parser
+from mmpoolformer.cli.options import (
+    add_classes_option,
+    add_dtype_option,
+    add_inference_options,
+    tool_parser,
+)
 
 DESCRIPTION = """Measure top-1, top-5 and loss of a known model on an image folder.
 
@@ -45,11 +50,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         '--results', metavar='FILE.csv', help='table, written anew after each model'
     )
     numbers = parser.add_mutually_exclusive_group()
-    numbers.add_argument(
-        '--dtype',
-        choices=['float32', 'bfloat16', 'float16'],
-        default='float32',
-        help='numbers of weights and pictures (default: %(default)s)',
+    add_dtype_option(
+        numbers, ('fp32', 'bf16', 'fp16'), 'numbers of weights and pictures'
     )
     numbers.add_argument(
         '--amp',
@@ -68,6 +70,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar='SHARE',
         help="share of the resized picture that is seen, in place of the model's own",
     )
+    add_classes_option(parser)
     add_inference_options(parser, batch_size=64)
     return parser.parse_args(argv)
 

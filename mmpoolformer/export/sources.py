@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import nn
 
-from mmpoolformer.checkpoints.loaders import load_from_source
+from mmpoolformer.checkpoints import load_weights, read_checkpoint, resolve_source
 from mmpoolformer.checkpoints.loading import fill_model
 from mmpoolformer.classification.class_labels import describe_classes, recorded_classes
 from mmpoolformer.classification.preprocessing import (
@@ -26,6 +26,7 @@ def named_model(
     checkpoint: str | None = None,
     features_only: bool = False,
     num_classes: int | None = None,
+    trust: bool = False,
 ) -> tuple[nn.Module, dict]:
     """Build a model of this package.
 
@@ -35,6 +36,7 @@ def named_model(
             leaves them random.
         features_only: Whether to build the backbone in place of the classifier.
         num_classes: Classes of a classifier with random weights; else the weights tell.
+        trust: See `read_checkpoint`.
 
     Returns:
         The model, and for the file `model`, `mean`, `std`, `size` of the pictures,
@@ -44,10 +46,12 @@ def named_model(
         ValueError: If there is no such model or the weights do not fit.
     """
     if checkpoint is None or features_only:
-        model = create_model(name, checkpoint, num_classes, features_only)
+        model = create_model(name, num_classes=num_classes, features_only=features_only)
+        if checkpoint is not None:
+            load_weights(model, checkpoint, trust=trust)
         settings, classes = evaluation_settings(name), ()
     else:
-        known = load_classifier(name, checkpoint)
+        known = load_classifier(name, checkpoint, trust)
         model, settings, classes = known.network, known.settings, known.classes
     info = {
         'model': name,
@@ -60,7 +64,10 @@ def named_model(
 
 
 def config_model(
-    config: Config, checkpoint: str | None = None, features_only: bool = False
+    config: Config,
+    checkpoint: str | None = None,
+    features_only: bool = False,
+    trust: bool = False,
 ) -> tuple[nn.Module, dict]:
     """Build the model of a config.
 
@@ -68,6 +75,7 @@ def config_model(
         config: A config with `model`.
         checkpoint: Weights of the whole model; `None` leaves them random.
         features_only: Whether only its backbone is wanted.
+        trust: See `read_checkpoint`.
 
     Returns:
         The model, and for the file what `named_model` gives.
@@ -78,7 +86,7 @@ def config_model(
     model = build_whole(config)
     info: dict = {'model': Path(config.filename or 'model').stem}
     if checkpoint is not None:
-        content = load_from_source(str(checkpoint))
+        content = read_checkpoint(resolve_source(checkpoint), trust=trust)
         fill_model(model, content, str(checkpoint))
         info['classes'] = list(recorded_classes(content))
     info = {key: value for key, value in info.items() if value}

@@ -1,7 +1,7 @@
 """Classifiers by name: the network with weights, class names and preprocessing."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 
@@ -60,7 +60,10 @@ class KnownClassifier:
 
 
 def load_classifier(
-    name: str, checkpoint: str | PathLike | None = None, trust: bool = False
+    name: str,
+    checkpoint: str | PathLike | None = None,
+    trust: bool = False,
+    classes: Sequence[str] = (),
 ) -> KnownClassifier:
     """Build a classifier by name, with weights.
 
@@ -73,9 +76,12 @@ def load_classifier(
             `timm://NAME`; in any known key format, for timm's models in timm's. By
             default the published weights, which are downloaded.
         trust: See `read_checkpoint`.
+        classes: Names of the classes in the order of the labels, in place of those in
+            the checkpoint.
 
     Raises:
-        ValueError: If the name is unknown, or the checkpoint is none of this model.
+        ValueError: If the name is unknown, the classes are of another number, or the
+            checkpoint is none of this model.
     """
     check_name(name)
     source = str(checkpoint or default_source(name))
@@ -87,7 +93,12 @@ def load_classifier(
     else:
         network = create_model(name, num_classes=_last_size(weights))
         load_weights(network, content, trust=trust, name=source)
-    classes = recorded_classes(content)
+    if classes and len(classes) != network.num_classes:
+        raise ValueError(
+            f'{len(classes)} class names, but {source} is for {network.num_classes} '
+            'classes; give one name for each'
+        )
+    classes = tuple(classes) or recorded_classes(content)
     if classes and len(classes) != network.num_classes:
         raise CheckpointError(
             f'{source}: names {len(classes)} classes, but its weights are for '

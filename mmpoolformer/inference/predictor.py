@@ -47,6 +47,8 @@ class Predictor:
             for names alone: the published weights, which are downloaded.
         device: Where to compute.
         trust: See `read_checkpoint`.
+        classes: Names of the classes in the order of the labels, in place of those in
+            the checkpoint or config.
 
     Attributes:
         task: `'classification'`, `'detection'`, `'instance segmentation'` or
@@ -69,13 +71,19 @@ class Predictor:
         checkpoint: str | os.PathLike | None = None,
         device: str | torch.device = 'cpu',
         trust: bool = False,
+        classes: Sequence[str] = (),
     ) -> None:
         checkpoint = None if checkpoint is None else str(checkpoint)
         self._engine = load_engine(model, checkpoint, trust)
         self.network = self._engine.network.to(device).eval()
         self.task = self._engine.task
         self.title = self._engine.title
-        self.classes = tuple(self._engine.classes)
+        self.classes = tuple(classes or self._engine.classes)
+        if len(self.classes) != len(self._engine.classes):
+            raise ValueError(
+                f'{len(self.classes)} class names, but {self.title} has '
+                f'{len(self._engine.classes)} classes; give one name for each'
+            )
         self.colours = self._engine.colours
         self.lock = threading.RLock()
 

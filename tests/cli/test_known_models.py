@@ -272,7 +272,7 @@ def test_predictions_of_a_training_have_its_names(outcomes: dict) -> None:
         ('batch', 2, ['--batch-size 0: give a number from 1']),
         ('workers', 2, ['--workers -1: give a number from 0']),
         ('device', 2, ['--device gpu0: not here']),
-        ('half', 2, ['--dtype float16: needs a GPU']),
+        ('half', 2, ['--dtype fp16: needs a GPU']),
         ('results', 2, ['old.csv: exists', '--force']),
         ('csv', 2, ['old.csv: exists', '--force']),
         ('topk', 2, ['--topk 0: give a number from 1']),

@@ -112,6 +112,15 @@ def test_a_trained_file_brings_classes_and_preprocessing(tmp_path: Path) -> None
         assert torch.equal(own[key.removeprefix('backbone.')], value)
 
 
+def test_given_class_names_replace_those_of_the_file(tmp_path: Path) -> None:
+    torch.save(whole_file(), tmp_path / 'epoch_1.pth')
+    names = tuple('fedcba')
+    known = load_classifier('poolformer_s12', tmp_path / 'epoch_1.pth', classes=names)
+    assert known.classes == names
+    with pytest.raises(ValueError, match=r'2 class names, but .* is for 6 classes'):
+        load_classifier('poolformer_s12', tmp_path / 'epoch_1.pth', classes=('a', 'b'))
+
+
 def test_class_names_that_do_not_fit_the_head_are_refused(tmp_path: Path) -> None:
     torch.save(whole_file(num_classes=4), tmp_path / 'odd.pth')
     with pytest.raises(CheckpointError, match=r'names 4 classes, but .* for 6'):
