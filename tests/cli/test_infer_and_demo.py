@@ -36,6 +36,9 @@ def write_inputs(models: Models, here: Path) -> None:
         picture.save(here / 'in' / 'sub' / f'{i}.PNG')
     (here / 'bad').mkdir()
     Image.open(models.pictures[0]).save(here / 'bad' / 'good.png')
+    Image.open(models.pictures[0]).save(here / 'bad' / 'half.avif')
+    half = (here / 'bad' / 'half.avif').read_bytes()
+    (here / 'bad' / 'half.avif').write_bytes(half[: len(half) * 2 // 3])
     (here / 'bad' / 'text.jpg').write_text('no picture')
     (here / 'bad' / 'text.mp4').write_text('no video')
     (here / 'empty').mkdir()
@@ -261,8 +264,9 @@ def test_broken_inputs_are_named_and_the_others_done(
     outcome = outcomes['some bad']
     assert outcome['code'] == 1
     lines = outcome['err'].splitlines()
-    assert lines[-1].startswith('error: 3 of 4 inputs could not be read')
-    for words in ('text.jpg: can not be', 'text.mp4: can not be', 'cut.avi: only'):
+    assert lines[-1].startswith('error: 4 of 5 inputs could not be read')
+    named = ('half.avif', 'text.jpg', 'text.mp4')
+    for words in (*(f'{name}: can not be' for name in named), 'cut.avi: only'):
         assert sum(words in line for line in lines) == 1
     data, _ = load_results(here / 'some')
     names = [image['file_name'] for image in data.imgs.values()]
