@@ -17,6 +17,7 @@ from timm.data.readers.class_map import load_class_map
 from timm.data.readers.reader import Reader
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar, extract_tarinfos
 
+from mmpoolformer.checkpoints.errors import shown
 from mmpoolformer.utils.images import SUFFIXES
 
 # Folders that systems and programs make beside data; those of a dot are hidden.
@@ -71,7 +72,11 @@ class ClassFolders(Reader):
         super().__init__()
         self.root = Path(root)
         entries = [name for name in os.listdir(root) if not is_strange(name)]
-        folders = [name for name in entries if (self.root / name).is_dir()]
+        folders = [
+            name
+            for name in entries
+            if (self.root / name).is_dir() and not _leads_back(self.root / name)
+        ]
         files = {name: list(_files(self.root / name)) for name in folders}
         pictures = {name: [*filter(is_picture, files[name])] for name in folders}
         self._check(pictures, [name for name in entries if name not in pictures])
@@ -84,7 +89,8 @@ class ClassFolders(Reader):
         self.samples.sort(key=lambda sample: _sort_key(sample[0]))
         self.missing = tuple(n for n in self.class_to_idx if not pictures.get(n))
         names = tuple(self.class_to_idx)
-        self.notes = [*self._notes(files), *class_notes(root, names, class_map)]
+        notes = [*self._notes(files), *class_notes(root, names, class_map)]
+        self.notes = [*map(shown, notes)]
 
     def __len__(self) -> int:
         """Return the number of pictures."""
@@ -107,8 +113,8 @@ class ClassFolders(Reader):
         loose = sorted(name for name in files if is_picture(name))
         if loose and not any(pictures.values()):
             raise ValueError(
-                f'{self.root}: {len(loose)} pictures (such as {loose[0]}), but no '
-                f'class folders: sort them into {self.root}/CLASS/, or set root and '
+                f'{self.root}: {len(loose)} pictures (such as {shown(loose[0])}), but '
+                f'no class folders: sort them into {self.root}/CLASS/, or set root and '
                 'split of the data set to a folder that has class folders'
             )
         if not any(pictures.values()):
@@ -119,8 +125,8 @@ class ClassFolders(Reader):
             )
         if loose:
             raise ValueError(
-                f'{self.root}: {loose[0]} lies outside of the class folders; expected '
-                f'{self.root}/CLASS/{loose[0]}'
+                f'{self.root}: {shown(loose[0])} lies outside of the class folders; '
+                f'expected {self.root}/CLASS/{shown(loose[0])}'
             )
 
     def _labels(
@@ -231,14 +237,15 @@ class ClassTar(ReaderImageInTar):
         self.samples = [sample for sample, _ in found]
         self.targets = [self.class_name_to_idx[name] for _, name in found]
         self.missing = tuple(n for n in self.class_name_to_idx if n not in known)
-        self.notes = [*class_notes(root, tuple(self.class_name_to_idx), class_map)]
+        notes = class_notes(root, tuple(self.class_name_to_idx), class_map)
+        self.notes = [*map(shown, notes)]
 
     def _check(self, places: Sequence[tuple[str, ...]]) -> None:
         around = {place[:-2] for place in places}
         if any(len(place) < 2 for place in places) or len(around) > 1:
-            shown = some(sorted({'/'.join(place[:-1]) or '.' for place in places}))
+            found = some(sorted({'/'.join(place[:-1]) or '.' for place in places}))
             raise ValueError(
-                f'{self.root}: pictures lie in {shown}; a tar file has one split, as '
+                f'{self.root}: pictures lie in {found}; a tar file has one split, as '
                 'CLASS/*.jpg: unpack it, and set root of the data set to the folder'
             )
 
@@ -307,7 +314,7 @@ def class_notes(
 def some(names: Sequence[str]) -> str:
     """Return the first few names of many, joined by commas."""
     more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
-    return ', '.join(names[:SHOWN]) + more
+    return ', '.join(map(shown, names[:SHOWN])) + more
 
 
 def _sort_key(text: str) -> tuple[list[str | int], str]:
@@ -320,9 +327,20 @@ def _files(folder: Path) -> Iterator[str]:
     """Find all files below a folder but hidden ones, as paths from there."""
     start = len(str(folder)) + 1
     for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
-        folders[:] = [name for name in folders if not is_strange(name)]
+        folders[:] = [
+            name
+            for name in folders
+            if not is_strange(name) and not _leads_back(os.path.join(place, name))
+        ]
         seen = (name for name in files if not is_strange(name))
         yield from (os.path.join(place, name)[start:] for name in seen)
+
+
+def _leads_back(folder: str | Path) -> bool:
+    """Tell whether a folder is a link to one that it lies in."""
+    if not os.path.islink(folder):
+        return False
+    return Path(folder).parent.resolve().is_relative_to(Path(folder).resolve())
 
 
 def _raise(error: OSError) -> None:

@@ -86,6 +86,15 @@ def test_links_are_followed(tmp_path: Path) -> None:
     assert found == {'ant/0.png': 'ant', 'ant/deep/1.png': 'ant', 'bee/0.png': 'bee'}
 
 
+@pytest.mark.parametrize('target', ['.', '..', '../..'])
+def test_a_link_that_leads_back_is_not_followed(tmp_path: Path, target: str) -> None:
+    write(tmp_path, 'data/ant/deep/0.png', 'data/bee/0.png')
+    (tmp_path / 'data' / 'ant' / 'deep' / 'loop').symlink_to(target)
+    (tmp_path / 'data' / 'cow').symlink_to('.')
+    found = labels(tmp_path / 'data')
+    assert found == {'ant/deep/0.png': 'ant', 'bee/0.png': 'bee'}
+
+
 @pytest.mark.parametrize(
     ('names', 'message'),
     [
@@ -261,6 +270,16 @@ def test_folders_around_the_classes_are_named(
 def test_classes_may_be_called_like_splits(tmp_path: Path) -> None:
     write(tmp_path, 'test/0.png', 'train/0.png')
     assert tuple(ClassFolders(tmp_path).class_to_idx) == ('test', 'train')
+
+
+def test_names_can_not_steer_a_terminal(tmp_path: Path) -> None:
+    write(tmp_path, 'a\x1b[2Jnt/0.png')
+    (note,) = notes(tmp_path)
+    assert r'a\x1b[2Jnt' in note
+    write(tmp_path, '\x1b]0;x.png')
+    with pytest.raises(ValueError, match=r'\\x1b\]0;x\.png lies outside') as error:
+        ClassFolders(tmp_path)
+    assert str(error.value).isprintable()
 
 
 def test_notes_are_logged_once_for_a_data_set(
