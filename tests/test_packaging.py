@@ -22,7 +22,10 @@ from mmpoolformer.utils.paths import config_path, list_configs
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ('mmpoolformer', 'configs', 'tools', 'requirements')
-INDEX = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+IMPORTED = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+METAFILES = [yaml.safe_load((ROOT / name).read_text()) for name in IMPORTED]
+MODELS = [model for metafile in METAFILES for model in metafile['Models']]
+COLLECTIONS = [one['Name'] for file in METAFILES for one in file.get('Collections', [])]
 
 # Read by a process in another folder: the names of all configs, and those of the
 # smallest sizes, which inherit every base.
@@ -352,8 +355,17 @@ def test_pre_commit_uses_the_pinned_ruff() -> None:
 # -------------------------------------------------------------- model-index
 
 
+def test_index_imports_every_metafile() -> None:
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.glob('configs/*/metafile.yml')
+    }
+    assert set(IMPORTED) == found
+    assert len(COLLECTIONS) == len(set(COLLECTIONS))
+
+
 def test_index_lists_exactly_the_published_recipes() -> None:
-    files = {model['Config'] for model in INDEX['Models']}
+    files = {model['Config'] for model in MODELS}
     heads = {path: head_of(path) for path in ROOT.glob('configs/*/*.py')}
     # What shows a single row of a study is no recipe of its own.
     published = [
@@ -362,7 +374,7 @@ def test_index_lists_exactly_the_published_recipes() -> None:
         if 'Published: ' in head and 'ablation' not in path.name
     ]
     assert files == {path.relative_to(ROOT).as_posix() for path in published}
-    assert len(INDEX['Models']) == len(files) == 11 + 29 + 8
+    assert len(MODELS) == len(files) == 11 + 29 + 8
 
 
 def head_of(path: Path) -> str:
@@ -370,11 +382,11 @@ def head_of(path: Path) -> str:
     return ' '.join(line for line in lines if line.startswith('#'))
 
 
-@pytest.mark.parametrize('model', INDEX['Models'], ids=lambda model: model['Name'])
+@pytest.mark.parametrize('model', MODELS, ids=lambda model: model['Name'])
 def test_index_agrees_with_the_head_of_the_config(model: dict) -> None:
     path = ROOT / model['Config']
     assert path.stem == model['Name']
-    assert model['In Collection'] in [x['Name'] for x in INDEX['Collections']]
+    assert model['In Collection'] in COLLECTIONS
     head = head_of(path)
     assert f'{model["Metadata"]["Parameters"] / 1e6:.1f} M' in head
     for result in model['Results']:

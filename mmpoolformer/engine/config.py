@@ -14,6 +14,7 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from mmpoolformer.engine.bases import package_bases
 from mmpoolformer.engine.hooks.checkpoint import resumable, since_start
 from mmpoolformer.utils.errors import (
     SETTING_ERRORS,
@@ -75,7 +76,7 @@ def load_config(
             that is not installed, or if an option does not fit it.
     """
     path = Path(path)
-    with blame(str(path), CONFIG_ERRORS):
+    with blame(str(path), CONFIG_ERRORS), package_bases():
         config = Config.fromfile(str(path))
     merge_options(config, overrides)
     missing = [key for key in needed if config.get(key) is None]

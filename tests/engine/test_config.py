@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from tiny_data import ROOT
 
 from mmpoolformer.engine import config as settings
@@ -186,3 +187,35 @@ def test_class_names_that_are_one_text_are_refused(tmp_path: Path, place: str) -
     (tmp_path / 'names.txt').write_text('box\n')
     write(repr(str(tmp_path / 'names.txt')))  # which mmengine reads
     load_config(file)
+
+
+@pytest.mark.parametrize(
+    ('base', 'model', 'scope'),
+    [
+        # Its own base is mmdet's.
+        ('mmpoolformer::detection/retinanet_poolformer_s12_fpn_1x_coco', 'R', 'mmdet'),
+        ('mmpoolformer::segmentation/fpn_poolformer_s12_ade20k_40k.py', 'E', None),
+        ('mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py', 'E', 'mmseg'),
+        ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'R', 'mmdet'),
+    ],
+)
+def test_bases_by_the_name_of_a_package(
+    tmp_path: Path, base: str, model: str, scope: str | None
+) -> None:
+    names = {'R': 'RetinaNet', 'E': 'EncoderDecoder'}
+    pytest.importorskip('mmdet' if model == 'R' else 'mmseg')
+    before, find = dict(MODULE2PACKAGE), Config._get_cfg_path
+    file = tmp_path / 'own.py'
+    file.write_text(f'_base_ = {base!r}\nmodel = dict(backbone=dict(init_cfg=None))')
+    config = load_config(file, ['model'])
+    assert config.model.type == names[model]
+    assert config.model.get('_scope_') == scope
+    assert config.model.backbone.init_cfg is None
+    assert (before, find) == (MODULE2PACKAGE, Config._get_cfg_path)
+
+
+def test_a_base_that_is_not_ours_is_told_with_near_ones(tmp_path: Path) -> None:
+    file = tmp_path / 'own.py'
+    file.write_text("_base_ = 'mmpoolformer::detection/retinanet_poolformer_s13.py'")
+    with pytest.raises(UserError, match=r"no config 'detection/.*retinanet_poolform"):
+        load_config(file)
