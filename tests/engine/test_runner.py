@@ -1,9 +1,11 @@
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModule
+from mmengine.registry import TRANSFORMS
 from torch import nn
 
 from mmpoolformer.checkpoints import loading
@@ -143,6 +145,61 @@ def test_data_sets_without_files_are_refused(tmp_path) -> None:
         check_dataset(Images([]))
     with pytest.raises(UserError, match=r'gone\.png is missing; check data_root'):
         check_dataset(Images([str(there), str(tmp_path / 'gone.png')]))
+
+
+class Labelled(Images):
+    """Pictures, and labels that are missing, with some transforms."""
+
+    def __init__(self, path: str, *transforms: object) -> None:
+        super().__init__([path])
+        self.pipeline = SimpleNamespace(transforms=list(transforms))
+
+    def get_data_info(self, index: int) -> dict:
+        return {**super().get_data_info(index), 'seg_map_path': 'gone/labels.png'}
+
+
+class Wrapped(Images):
+    def __init__(self, dataset: Images) -> None:
+        self.dataset, self.get_data_info = dataset, dataset.get_data_info
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+@pytest.mark.parametrize('wrap', [lambda dataset: dataset, Wrapped])
+def test_labels_are_looked_for_if_a_transform_reads_them(tmp_path, wrap) -> None:
+    there = tmp_path / 'a.png'
+    there.touch()
+    boxes = SimpleNamespace(with_bbox=True, with_mask=True, with_seg=False)
+    labels = SimpleNamespace(with_seg=True)
+    check_dataset(wrap(Labelled(str(there), boxes)))
+    check_dataset(wrap(Labelled(str(there))))
+    for transforms in ([boxes, labels], [SimpleNamespace(transforms=[labels])]):
+        with pytest.raises(UserError, match=r'labels\.png is missing'):
+            check_dataset(wrap(Labelled(str(there), *transforms)))
+    with pytest.raises(UserError, match=r'gone\.png is missing'):
+        check_dataset(wrap(Labelled('gone.png', boxes)))
+
+
+@pytest.mark.parametrize(
+    ('reader', 'is_read'),
+    [
+        (dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True), False),
+        (dict(type='mmdet.LoadAnnotations', with_seg=True), True),
+        (dict(type='mmseg.LoadAnnotations'), True),
+        (dict(type='mmseg.LoadBiomedicalAnnotation'), True),
+    ],
+)
+def test_labels_are_read_as_the_transforms_of_mmdet_and_mmseg_do(reader, is_read):
+    scope = reader['type'].split('.')[0]
+    pytest.importorskip(scope)
+    import_module(f'{scope}.datasets')
+    there = Labelled(__file__, TRANSFORMS.build(reader))
+    if not is_read:
+        check_dataset(there)
+        return
+    with pytest.raises(UserError, match=r'labels\.png is missing'):
+        check_dataset(there)
 
 
 def test_large_data_sets_are_sampled(tmp_path) -> None:

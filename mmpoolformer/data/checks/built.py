@@ -13,7 +13,8 @@ from mmpoolformer.utils.errors import UserError
 # What mmengine's BaseDataset says when nothing is left in its list.
 NOTHING_LEFT = 'need at least one array to concatenate'
 SAMPLES = 100  # files looked for; more would be slow on a network disk
-FILE_KEYS = ('img_path', 'seg_map_path')
+# A reader of labels that has no option with_seg, as the others do.
+LABEL_READERS = ('LoadBiomedicalAnnotation',)
 
 
 @contextmanager
@@ -40,8 +41,9 @@ def explain_empty(dataset: dict) -> Iterator[None]:
 def check_dataset(dataset: Dataset) -> None:
     """Refuse a data set that is empty or whose files are not there.
 
-    At most `SAMPLES` entries, spread evenly, are looked for. Data sets of an
-    unknown kind, and files on other machines, are left alone.
+    At most `SAMPLES` entries, spread evenly, are looked for: pictures, and labels if
+    a transform reads them. Data sets of an unknown kind, and files on other machines,
+    are left alone.
 
     Args:
         dataset: A data set of mmengine's kind (`get_data_info`) or any other.
@@ -55,10 +57,23 @@ def check_dataset(dataset: Dataset) -> None:
     if not hasattr(dataset, 'get_data_info'):
         return
     step = max(1, len(dataset) // SAMPLES)
+    keys = ['img_path', *(['seg_map_path'] if _reads_labels(dataset) else [])]
     for index in range(0, len(dataset), step):
         info = dataset.get_data_info(index)
-        for key in FILE_KEYS:
+        for key in keys:
             _check_file(info.get(key), name)
+
+
+def _reads_labels(part: object) -> bool:
+    """Tell whether a transform of a data set, or of one inside, reads label maps."""
+    name = type(part).__name__
+    if getattr(part, 'with_seg', False) or name in LABEL_READERS:
+        return True
+    inner = [getattr(part, key, None) for key in ('pipeline', 'dataset')]
+    for key in ('datasets', 'transforms'):
+        several = getattr(part, key, None)
+        inner += several if isinstance(several, list | tuple) else [several]
+    return any(_reads_labels(one) for one in inner if one is not None)
 
 
 def check_classes(model: nn.Module, dataset: Dataset) -> None:
