@@ -1,7 +1,6 @@
 """Pages of class-activation maps, pictures by models, for tools/gradcam.py."""
 
 import copy
-import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from mmpoolformer.inference.openmmlab import WholeModel
 from mmpoolformer.models.from_config import build_classifier, input_size, resolve_name
 from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.results import Detections
+from mmpoolformer.utils.text import did_you_mean
 from mmpoolformer.visual.drawing import (
     arrange,
     caption,
@@ -339,8 +339,7 @@ def _class_number(wanted: int | str | None, names: Sequence[str]) -> int | None:
         return list(names).index(wanted)
     if isinstance(wanted, int) and 0 <= wanted < len(names):
         return wanted
-    close = difflib.get_close_matches(str(wanted), names)
-    hint = f'; did you mean {", ".join(close)}?' if close else ''
+    hint = did_you_mean(str(wanted), names)
     raise ValueError(
         f'class {wanted!r}: give a name or a number from 0 to {len(names) - 1}{hint}'
     )

@@ -24,6 +24,7 @@ from mmpoolformer.utils.files import whole_path
 from mmpoolformer.utils.images import SUFFIXES, find_pictures
 from mmpoolformer.utils.progress import progress_bar
 from mmpoolformer.utils.results import SEGMENTATION, Result
+from mmpoolformer.utils.text import distinct
 
 MISTAKES = (OSError, ValueError)
 
@@ -104,13 +105,8 @@ def distinct_names(paths: Sequence[str]) -> dict[str, str]:
     """
     names, taken = {}, set()
     for path in paths:
-        stem = name = Path(path).stem
-        number = 1
-        while name.casefold() in taken:
-            number += 1
-            name = f'{stem}_{number}'
-        taken.add(name.casefold())
-        names[path] = name
+        names[path] = distinct(Path(path).stem, taken, '{}_{}')
+        taken.add(names[path].casefold())
     return names
 
 

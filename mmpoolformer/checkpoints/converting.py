@@ -15,12 +15,13 @@ from mmpoolformer.checkpoints.errors import CheckpointError
 from mmpoolformer.checkpoints.keymaps import (
     convert_state_dict,
     find_prefix,
-    some,
     with_dot,
 )
 from mmpoolformer.checkpoints.loading import WRAPPERS, file_format, unwrap
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
+from mmpoolformer.utils.files import whole_file
+from mmpoolformer.utils.text import first_few
 
 # Training states are lists in the order of the parameters, which codebases number
 # differently: under other names they would silently go to other parameters.
@@ -53,13 +54,13 @@ class ConversionReport:
         """Say it in one line."""
         parts = [f'{self.renamed} tensors from {self.source} to {self.target} names']
         if self.entries != ('',):
-            parts.append(f'in {some(self.entries)}')
+            parts.append(f'in {first_few(self.entries)}')
         if self.prefix:
             parts.append(f'under {self.prefix!r}')
         if self.kept:
             parts.append(f'{self.kept} others kept')
         if self.dropped:
-            parts.append(f'without {some(self.dropped)}')
+            parts.append(f'without {first_few(self.dropped)}')
         return ', '.join(parts)
 
 
@@ -177,19 +178,11 @@ def _result(
 
 
 def _write(result: dict, destination: Path) -> None:
-    """Write under a temporary name first, so that the file is whole or not there."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    temporary = destination.with_name(f'.{destination.name}.{os.getpid()}.tmp')
     try:
-        with temporary.open('wb') as file:
+        with whole_file(destination) as file:
             FLAT.get(destination.suffix, torch.save)(result, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, destination)
     except RuntimeError as error:  # as torch reports a full disk
         raise CheckpointError(f'cannot write {destination}: {error}') from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_safetensors(weights: dict[str, Tensor], file: BinaryIO) -> None:

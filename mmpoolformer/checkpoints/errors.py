@@ -8,6 +8,8 @@ import struct
 import zipfile
 from collections.abc import Iterator
 
+from mmpoolformer.utils.text import shown
+
 # How a damaged or malicious file can fail.
 STREAM_ERRORS = (
     pickle.UnpicklingError,
@@ -36,13 +38,6 @@ class UntrustedCheckpointError(CheckpointError):
 
 class DownloadError(CheckpointError):
     """A download that failed; nothing is left under the file's final name."""
-
-
-def shown(text: str) -> str:
-    """Make text of a file fit for a terminal, which control characters would steer."""
-    return ''.join(
-        c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
-    )
 
 
 def cause_of(error: BaseException) -> str:

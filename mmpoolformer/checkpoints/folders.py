@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mmpoolformer.checkpoints.errors import CheckpointError, shown
-from mmpoolformer.checkpoints.keymaps import some
+from mmpoolformer.utils.text import first_few
 
 # What transformers, timm and accelerate write, the preferred one first.
 FILES = ('model.safetensors', 'pytorch_model.safetensors', 'pytorch_model.bin')
@@ -51,7 +51,9 @@ def joined(folder: Path, shards: Iterable[dict]) -> dict:
     for shard in shards:
         twice = sorted(whole.keys() & shard.keys())
         if twice:
-            raise CheckpointError(f'{folder}: duplicate in its shards: {some(twice)}')
+            raise CheckpointError(
+                f'{folder}: duplicate in its shards: {first_few(twice)}'
+            )
         whole |= shard
     return whole
 
@@ -62,13 +64,13 @@ def _shards(index: Path) -> tuple[Path, ...]:
     wrong = [name for name in names if not _is_plain(name)]
     if wrong:
         raise CheckpointError(
-            f'{index} names files that are not in its folder: {some(wrong)}; they were '
+            f'{index} names files outside of its folder: {first_few(wrong)}; they were '
             'not read'
         )
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise CheckpointError(
-            f'{index} names shards that are missing: {some(missing)}; fetch or copy '
+            f'{index} names missing shards: {first_few(missing)}; fetch or copy '
             'the whole folder'
         )
     return tuple(index.parent / name for name in names)
@@ -117,7 +119,7 @@ def _cure(folder: Path) -> str:
         )
     files = [p.name for p in sorted(folder.iterdir()) if p.suffix in ENDINGS]
     if files:
-        return f'; give a file in it: {some(files)}'
+        return f'; give a file in it: {first_few(files)}'
     return f' without weights (no {", ".join(FILES)}, and no other such file)'
 
 

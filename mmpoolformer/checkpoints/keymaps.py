@@ -25,7 +25,7 @@ from functools import cache
 
 from torch import Tensor
 
-from mmpoolformer.checkpoints.errors import shown
+from mmpoolformer.utils.text import first_few
 
 FORMATS = ('native', 'timm', 'sail', 'mmpretrain', 'huggingface', 'pit', 'paddle')
 
@@ -335,7 +335,7 @@ def _map_of(part: Collection[str]) -> KeyMap:
 
 def _unknown(keys: Sequence[str]) -> str:
     return (
-        f'parameter names of no known format ({some(keys)}): known are '
+        f'parameter names of no known format ({first_few(keys)}): known are '
         f'{", ".join(FORMATS)}'
     )
 
@@ -371,9 +371,9 @@ def find_prefix(keys: Iterable[str]) -> str:
             found.pop(f'{prefix}{INNER[name]}', None)  # of the names found already
     if len(found) > 1:
         raise ValueError(
-            f'several backbones, under {some(sorted(found))}: choose one by prefix=, '
-            'or write it to a file of its own by: mmpoolformer convert FILE NEW_FILE '
-            f'--to timm --entry {sorted(found)[-1].rstrip(".")}'
+            f'several backbones, under {first_few(sorted(found))}: choose one by '
+            'prefix=, or write it to a file of its own by: mmpoolformer convert FILE '
+            f'NEW_FILE --to timm --entry {sorted(found)[-1].rstrip(".")}'
         )
     if not found:
         raise ValueError(_unknown(keys))
@@ -486,7 +486,7 @@ def _source_map(part: Mapping[str, Tensor], source: str | None) -> KeyMap:
     if source not in (None, key_map.format) and not same:
         raise ValueError(
             f'the names are of the format {key_map.format!r}, not {source!r} '
-            f'({some(list(part))})'
+            f'({first_few(list(part))})'
         )
     return key_map
 
@@ -497,7 +497,7 @@ def _to_native(part: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]
     if unknown:
         raise ValueError(
             f'{len(unknown)} names that {key_map.format} files do not have: '
-            f'{some(unknown)}'
+            f'{first_few(unknown)}'
         )
     if key_map.transposed:
         part = _with_linear_turned(part)
@@ -520,7 +520,7 @@ def _from_native(native: Mapping[str, Tensor], target: str) -> dict[str, Tensor]
     if not fewest:
         raise ValueError(f'{target} files hold a whole classifier, and this is not one')
     raise ValueError(
-        f'{target} has no name for {len(fewest)} parameters: {some(fewest)}'
+        f'{target} has no name for {len(fewest)} parameters: {first_few(fewest)}'
     )
 
 
@@ -553,9 +553,3 @@ def _pointwise(key: str, value: Tensor, linear: bool) -> Tensor:
     if not linear and value.ndim == 2:
         return value[:, :, None, None]  # (O, I) -> (O, I, 1, 1)
     return value
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """Name a few of many, for messages."""
-    few = [shown(str(name)[:200]) for name in names[:most]]
-    return ', '.join([*few, *(['...'] if len(names) > most else [])])

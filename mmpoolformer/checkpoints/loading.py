@@ -16,7 +16,6 @@ from mmpoolformer.checkpoints.keymaps import (
     convert_state_dict,
     detect_format,
     find_prefix,
-    some,
     with_dot,
     without_marks,
 )
@@ -24,6 +23,7 @@ from mmpoolformer.checkpoints.paddle import SUFFIX as PADDLE
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
 from mmpoolformer.utils.errors import UserError, one_line
+from mmpoolformer.utils.text import first_few
 
 # The entries under which files keep weights; averaged ones (EMA) are preferred. Not
 # `ema_state_dict`: mmengine swaps, and keeps the plain weights there.
@@ -33,7 +33,6 @@ NO_ENTRY = ('ema_state_dict', 'optimizer', 'optimizer_state_dict', 'message_hub'
 DEEPEST = 3  # levels of dicts that are looked through for weights
 OUTPUT_NORMS = ('norm0', 'norm1', 'norm2', 'norm3')
 
-SHOWN = 4
 BACKBONE = 'backbone.'
 COUNTS = 'num_batches_tracked'  # of BatchNorm, which files may lack
 # What torch says of a tensor: its name, the shape in the file and in the model.
@@ -174,8 +173,8 @@ def unwrap(
         raise CheckpointError(_without_weights(content, name))
     if len(large) > 1:
         raise CheckpointError(
-            f'{name} holds weights in several entries ({some(large)}): choose one by '
-            f'entry={large[0]!r}, or write it to a file of its own by: mmpoolformer '
+            f'{name} holds weights in several entries ({first_few(large)}): choose one '
+            f'by entry={large[0]!r}, or write it to a file of its own by: mmpoolformer '
             f'convert FILE NEW_FILE --to timm --entry {large[0]}'
         )
     return large[0], found[large[0]]
@@ -186,7 +185,7 @@ def _without_weights(content: Mapping, name: str) -> str:
         if isinstance(content.get(wrapper), Mapping):
             content, name = content[wrapper], f'{name}, entry {wrapper!r},'
             break
-    return f'{name} holds no weights, only {some(list(content))}'
+    return f'{name} holds no weights, only {first_few(list(content))}'
 
 
 def _entries_with_weights(
@@ -217,7 +216,7 @@ def _chosen_entry(
         if part:
             return part
     raise CheckpointError(
-        f'{name} has no weights in an entry {entry!r}, only in {some(list(found))}'
+        f'{name} has no weights in an entry {entry!r}, only in {first_few(list(found))}'
     )
 
 
@@ -242,7 +241,8 @@ def _found_prefix(weights: Mapping[str, Tensor], prefix: str | None, name: str) 
     if not any(key.startswith(prefix) for key in weights):
         starts = sorted({key.split('.')[0] for key in weights})
         raise CheckpointError(
-            f'{name} has nothing under the prefix {prefix!r}, only under {some(starts)}'
+            f'{name} has nothing under the prefix {prefix!r}, only under '
+            f'{first_few(starts)}'
         )
     return prefix
 
@@ -323,7 +323,7 @@ def _cure(missing: Sequence[str], reshaped: Sequence[str]) -> str:
 
 
 def _counted(what: str, names: Sequence[str]) -> str:
-    return f'{len(names)} {what}' + (f' ({some(names)})' if names else '')
+    return f'{len(names)} {what}' + (f' ({first_few(names)})' if names else '')
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -356,23 +356,20 @@ def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
             f'{name} {ours}, not {own}'
             for name, ours, own in SHAPES.findall(str(error))
         ]
-        text = (
-            f'tensors of another shape: {shorten(shapes)}'
-            if shapes
-            else one_line(error)
-        )
+        listed = first_few(shapes, between='; ')
+        text = f'tensors of another shape: {listed}' if shapes else one_line(error)
         raise UserError(f'{filename}: {text}') from error
     missing = [key for key in missing if not key.endswith(COUNTS)]
     if missing:
         raise UserError(
             f"{filename}: lacks {len(missing)} of the model's "
-            f'{len(model.state_dict())} tensors: {shorten(missing)}; is it a '
+            f'{len(model.state_dict())} tensors: {first_few(missing)}; is it a '
             'checkpoint of this config?'
         )
     if unexpected:
         print_log(
             f'{filename}: {len(unexpected)} tensors that the model has no place for: '
-            f'{shorten(unexpected)}',
+            f'{first_few(unexpected)}',
             logger='current',
             level=logging.WARNING,
         )
@@ -469,9 +466,3 @@ def _whole_report(
         left=tuple(unexpected),
         reshaped=tuple(shapes),
     )
-
-
-def shorten(names: list[str]) -> str:
-    """Join the first few names, and say how many there are more."""
-    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
-    return '; '.join(names[:SHOWN]) + more

@@ -38,7 +38,7 @@ from mmpoolformer.checkpoints.errors import (
     errors_of,
 )
 from mmpoolformer.checkpoints.folders import checkpoint_files, joined
-from mmpoolformer.checkpoints.keymaps import some, without_marks
+from mmpoolformer.checkpoints.keymaps import without_marks
 from mmpoolformer.checkpoints.paddle import SUFFIX, read_paddle
 from mmpoolformer.checkpoints.pickle_check import (
     ARRAY_NAMES,
@@ -50,6 +50,7 @@ from mmpoolformer.checkpoints.pickle_check import (
     TORCH_NAMES,
     PickleCheck,
 )
+from mmpoolformer.utils.text import first_few
 
 PICKLE = b'\x80'  # the first byte since protocol 2
 SAFE_TORCH = (2, 6)
@@ -127,7 +128,9 @@ def _check_names(path: Path, content: dict) -> None:
     for entry in (content, *weights):
         wrong = [repr(key) for key in entry if not isinstance(key, str)]
         if wrong:
-            raise CheckpointError(f'{path} has names that are not text: {some(wrong)}')
+            raise CheckpointError(
+                f'{path} has names that are not text: {first_few(wrong)}'
+            )
 
 
 def _read_safetensors(path: Path) -> dict:

@@ -1,6 +1,5 @@
 """Published weights by name, and everything else that a source can be."""
 
-import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from urllib.request import url2pathname
 
 from mmpoolformer.checkpoints.download import fetch, fetch_from_hub
 from mmpoolformer.checkpoints.errors import DownloadError
-from mmpoolformer.utils.text import nearest
+from mmpoolformer.utils.text import did_you_mean, nearest
 
 RELEASE = 'https://github.com/sail-sg/poolformer/releases/download/v1.0'
 HUB = 'https://huggingface.co/sail/dl/resolve/main'
@@ -285,6 +284,5 @@ def _timm_repository(name: str) -> str:
         config = get_pretrained_cfg(name)
         if config and config.hf_hub_id:
             return config.hf_hub_id
-    close = difflib.get_close_matches(name, tagged)
-    hint = f'; did you mean {", ".join(close)}?' if close else ''
+    hint = did_you_mean(name, tagged)
     raise ValueError(f'timm://{name}: timm has no weights of this name{hint}')

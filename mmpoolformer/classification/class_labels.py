@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
 from mmpoolformer.checkpoints.errors import shown
-
-SHOWN = 5
+from mmpoolformer.utils.text import first_few
 
 
 def recorded_classes(content: Mapping) -> tuple[str, ...]:
@@ -69,14 +68,11 @@ def match_classes(
         return {name: i for i, name in enumerate(names)}
     if len(folders) != num_classes:
         raise ValueError(
-            f'{len(folders)} classes ({", ".join(folders[:SHOWN])}'
-            f'{", ..." if len(folders) > SHOWN else ""}), but the model has '
-            f'{num_classes}'
+            f'{len(folders)} classes ({first_few(folders)}), but the model '
+            f'has {num_classes}'
         )
     return {name: i for i, name in enumerate(folders)}
 
 
 def _names(where: str, names: set[str]) -> str:
-    listed = ', '.join(shown(name) for name in sorted(names)[:SHOWN]) or 'none'
-    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
-    return f'{where}: {listed}{more}'
+    return f'{where}: {first_few(sorted(names)) or "none"}'

@@ -9,6 +9,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from mmpoolformer.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
+from mmpoolformer.utils.text import first_few
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -56,7 +57,9 @@ class TimmOptimizer:
             if parameter.requires_grad and not name.startswith('backbone.')
         ]
         if network is not model and outside:
-            raise ValueError(f'parameters outside of the backbone: {outside[:4]}')
+            raise ValueError(
+                f'parameters outside of the backbone: {first_few(outside)}'
+            )
         optimizer = create_optimizer_v2(
             network, opt=self.name, **self.rules, **self.optimizer
         )

@@ -39,7 +39,6 @@ SPLITS = (
     ('train', 'training'),
     ('val', 'valid', 'validation', 'eval', 'evaluation', 'test'),
 )
-SHOWN = 8  # names in a message
 
 
 class ClassFolders(Reader):
@@ -120,7 +119,7 @@ class ClassFolders(Reader):
         if not any(pictures.values()):
             raise ValueError(
                 f'{self.root}: no picture in class folders (CLASS/*.jpg); it has '
-                f'{some(in_order(pictures)) or "no folders"}; set root and split of '
+                f'{first_few(in_order(pictures)) or "no folders"}; set root and split of '
                 'the data set to the folder that has the class folders'
             )
         if loose:
@@ -139,7 +138,7 @@ class ClassFolders(Reader):
             return _mapped(self.root, pictures.keys() - {*empty}, class_map)
         if empty:
             raise ValueError(
-                f'{self.root}: no picture in {some(empty)}; fill or remove the '
+                f'{self.root}: no picture in {first_few(empty)}; fill or remove the '
                 'folder, because class labels are counted from those with pictures'
             )
         self._refuse_folders_of_classes(pictures)
@@ -154,14 +153,14 @@ class ClassFolders(Reader):
         names = in_order(pictures)
         if len(names) > 1 and splits.issuperset(names):
             raise ValueError(
-                f'{self.root}: its folders are splits, no classes ({some(names)}); set '
+                f'{self.root}: its folders are splits, no classes ({first_few(names)}); set '
                 f'split of the data set, such as split={names[0]!r}'
             )
         below = in_order({path.split(os.sep)[0] for path in inside})
         if len(names) == 1 and len(below) > 1:
             raise ValueError(
                 f'{self.root}: {names[0]} is its only folder and has no picture but in '
-                f'folders ({some(below)}); set root of the data set to '
+                f'folders ({first_few(below)}); set root of the data set to '
                 f'{self.root / names[0]}, and no split, if those are the classes'
             )
 
@@ -177,7 +176,7 @@ class ClassFolders(Reader):
             kinds = [f'{suffix} ({count})' for suffix, count in suffixes.most_common()]
             yield (
                 f'{self.root}: {suffixes.total()} files left out, because their '
-                f"endings are no known pictures': {some(kinds)}"
+                f"endings are no known pictures': {first_few(kinds)}"
             )
         deep = [
             (name, path)
@@ -243,7 +242,7 @@ class ClassTar(ReaderImageInTar):
     def _check(self, places: Sequence[tuple[str, ...]]) -> None:
         around = {place[:-2] for place in places}
         if any(len(place) < 2 for place in places) or len(around) > 1:
-            found = some(sorted({'/'.join(place[:-1]) or '.' for place in places}))
+            found = first_few(sorted({'/'.join(place[:-1]) or '.' for place in places}))
             raise ValueError(
                 f'{self.root}: pictures lie in {found}; a tar file has one split, as '
                 'CLASS/*.jpg: unpack it, and set root of the data set to the folder'
@@ -258,8 +257,8 @@ def _mapped(
     unknown = in_order(names - labels.keys())
     if unknown:
         raise ValueError(
-            f'{root}: folders of unknown classes: {some(unknown)}; the classes are '
-            f'{some(tuple(labels))}; rename or remove the folders, or add them to the '
+            f'{root}: folders of unknown classes: {first_few(unknown)}; the classes are '
+            f'{first_few(tuple(labels))}; rename or remove the folders, or add them to the '
             'classes'
         )
     return labels
@@ -309,12 +308,6 @@ def class_notes(
             f'small letters): label {names.index(name)} is {name}, but {plain} in the '
             'plain order of torchvision and others; a list of classes sets another'
         )
-
-
-def some(names: Sequence[str]) -> str:
-    """Return the first few names of many, joined by commas."""
-    more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
-    return ', '.join(map(shown, names[:SHOWN])) + more
 
 
 def _sort_key(text: str) -> tuple[list[str | int], str]:

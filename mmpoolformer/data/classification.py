@@ -16,9 +16,10 @@ from mmengine.logging import print_log
 from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import Dataset, IterableDataset
 
-from mmpoolformer.data.class_folders import SPLITS, ClassFolders, ClassTar, some
+from mmpoolformer.data.class_folders import SPLITS, ClassFolders, ClassTar
 from mmpoolformer.data.class_names import chosen_classes
 from mmpoolformer.registry import DATASETS
+from mmpoolformer.utils.text import first_few
 from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
 from mmpoolformer.utils.seeding import seeded
 
@@ -146,7 +147,7 @@ class TimmDataset(Dataset):
         if not isinstance(reader, (ClassFolders, ClassTar)):
             return []
         if self.is_training and reader.missing:
-            missing = f'{self.root}: no picture to learn {some(reader.missing)} from'
+            missing = f'{self.root}: no picture to learn {first_few(reader.missing)} from'
             return [*reader.notes, missing]
         return list(reader.notes)
 
@@ -226,7 +227,7 @@ def find_split(root: str | Path, split: str) -> Path:
     raise ValueError(
         f'{root}: has no folder for the split {split!r} '
         f'(looked for {", ".join(dict.fromkeys(names))}); it has '
-        f'{some(there) or "no folders"}'
+        f'{first_few(there) or "no folders"}'
     )
 
 

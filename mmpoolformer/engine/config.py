@@ -1,7 +1,6 @@
 """Reading a config and changing it by the command line, with mistakes found early."""
 
 import ast
-import difflib
 import inspect
 import logging
 import os
@@ -23,6 +22,7 @@ from mmpoolformer.utils.errors import (
     blame,
     one_line,
 )
+from mmpoolformer.utils.text import did_you_mean
 
 KEY = re.compile(r'[A-Za-z_]\w*(\.\w+)*')
 
@@ -159,8 +159,7 @@ def _check_top(key: str, config: Config, readable: set[str]) -> None:
     if top in readable:
         return
     if top not in config:
-        near = difflib.get_close_matches(top, [*config, *readable], n=1)
-        hint = f'; did you mean {near[0]}?' if near else ''
+        hint = did_you_mean(top, [*config, *readable], most=1)
         raise UsageError(f'--cfg-options {key}: the config has no {top!r}{hint}')
     print_log(
         f'--cfg-options {key}: {top} is a variable of the config file; what the file '

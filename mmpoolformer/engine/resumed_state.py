@@ -19,6 +19,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from mmpoolformer.engine.loops import DONE
 from mmpoolformer.engine.resuming import check_files, is_count, is_name, kind, refused
+from mmpoolformer.utils.text import first_few
 
 SEEDS = 2**32
 # What optimizers keep for each weight, by the names of torch's.
@@ -284,13 +285,13 @@ def _check_averages(runner: Runner, checkpoint: dict) -> None:
     own = hooks[0].ema_model.state_dict()
     _check_tensors(averaged, own, 'ema_state_dict')
     missing = own.keys() - averaged.keys()
-    _need(not missing, 'ema_state_dict', f'has no {", ".join(sorted(missing)[:4])}')
+    _need(not missing, 'ema_state_dict', f'has no {first_few(sorted(missing))}')
     weights = checkpoint.get('state_dict')
     _need_kind(weights, dict, 'state_dict')
     # They change places with the weights.
     inner = {k.removeprefix('module.'): v for k, v in own.items() if '.' in k}
     missing = inner.keys() - weights.keys()
-    _need(not missing, 'state_dict', f'has no {", ".join(sorted(missing)[:4])}')
+    _need(not missing, 'state_dict', f'has no {first_few(sorted(missing))}')
     _check_tensors({name: weights[name] for name in inner}, inner, 'state_dict')
 
 

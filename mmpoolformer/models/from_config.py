@@ -1,6 +1,5 @@
 """Models for the tools of this folder: by name, or whole ones of configs."""
 
-import difflib
 from os import PathLike
 
 import timm
@@ -12,6 +11,7 @@ from torch import nn
 
 from mmpoolformer.models import VARIANTS, create_model, list_models
 from mmpoolformer.models.timm_models import TIMM, load_timm
+from mmpoolformer.utils.text import nearest
 
 DEFAULT_SIZE = (224, 224)
 
@@ -34,10 +34,9 @@ def resolve_name(name: str) -> str:
     bare = name.removeprefix(TIMM)
     if timm.is_model(bare):
         return TIMM + bare
-    known = {*list_models(), *timm.list_models()}
-    close = difflib.get_close_matches(bare, known, n=4) or list_models()[:4]
+    known = [*list_models(), *timm.list_models()]
     raise ValueError(
-        f'no model {name!r}: did you mean {", ".join(close)}? Names are those of '
+        f'no model {name!r}: did you mean {nearest(bare, known)}? Names are those of '
         'mmpoolformer.list_models() and of timm'
     )
 

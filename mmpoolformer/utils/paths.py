@@ -1,7 +1,8 @@
 """Where the package's configs lie, installed or in a clone of the repository."""
 
-from difflib import get_close_matches
 from pathlib import Path
+
+from mmpoolformer.utils.text import nearest
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -54,5 +55,4 @@ def config_path(name: str) -> Path:
     if path.is_file() and path.resolve().is_relative_to(root.resolve()):
         return path
     known = list_configs()
-    close = get_close_matches(relative, known, n=3, cutoff=0.5) or known
-    raise ValueError(f'no config {name!r}; choose for example one of {close}')
+    raise ValueError(f'no config {name!r}: did you mean {nearest(relative, known)}?')

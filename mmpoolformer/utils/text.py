@@ -1,7 +1,53 @@
-"""Names for messages."""
+"""Names in messages."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+
+LONGEST = 200  # characters of one name in a list
+
+
+def shown(text: str) -> str:
+    """Make text of a file fit for a terminal, which control characters would steer."""
+    return ''.join(
+        c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
+    )
+
+
+def first_few(names: Iterable[object], most: int = 5, between: str = ', ') -> str:
+    """Name the first few of many, and say how many there are more.
+
+    Args:
+        names: The names, or other things by their texts.
+        most: Names to give at most.
+        between: What stands between them.
+
+    Returns:
+        The names, such as `a, b and 3 more`; empty if there are none.
+    """
+    names = list(names)
+    few = between.join(shown(str(name)[:LONGEST]) for name in names[:most])
+    return few + (f' and {len(names) - most} more' if len(names) > most else '')
+
+
+def did_you_mean(name: str, names: Iterable[str], most: int = 3) -> str:
+    """Return `; did you mean A, B?` for names that are similar; empty if none is."""
+    close = difflib.get_close_matches(name, list(names), n=most)
+    return f'; did you mean {", ".join(close)}?' if close else ''
+
+
+def distinct(name: str, taken: Container[str], form: str = '{} ({})') -> str:
+    """Return a name that is not taken, also not in other capitals.
+
+    Args:
+        name: The one wanted.
+        taken: The names that are, each by its `casefold()`.
+        form: How a number, from 2 on, is added to a name.
+    """
+    candidate, number = name, 1
+    while candidate.casefold() in taken:
+        number += 1
+        candidate = form.format(name, number)
+    return candidate
 
 
 def nearest(name: str, names: Iterable[str], most: int = 5) -> str:

@@ -3,7 +3,7 @@
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
@@ -15,6 +15,7 @@ from mmpoolformer.inference.adapters import is_config
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.utils.devices import choose_device
 from mmpoolformer.utils.errors import UsageError, UserError, blame
+from mmpoolformer.utils.text import distinct
 
 ENDINGS = ('SIGINT', 'SIGTERM', 'SIGHUP')
 LOOPBACK = ('127.0.0.1', 'localhost', '::1')
@@ -33,7 +34,8 @@ def serve(args: Namespace) -> None:
     for model, checkpoint in models:
         with blame('', (OSError, ValueError)):
             one = Predictor(model, checkpoint, device, args.trust_checkpoint)
-        predictors[_distinct(one.title, predictors)] = one
+        title = distinct(one.title, {name.casefold() for name in predictors})
+        predictors[title] = one
     limits = page.Limits(args.max_megabytes, round(args.max_megapixels * 1e6))
     where = args.host if args.port is None else f'{args.host}:{args.port}'
     with (
@@ -119,14 +121,6 @@ def trained_models() -> list[tuple[str, str]]:
             '(some minutes), or give MODEL_OR_CONFIG:CKPT'
         )
     return found
-
-
-def _distinct(title: str, taken: Sequence[str]) -> str:
-    number, name = 1, title
-    while name in taken:
-        number += 1
-        name = f'{title} ({number})'
-    return name
 
 
 def _import_page() -> object:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.text import first_few
 
 # What mmengine's BaseDataset says when nothing is left in its list.
 NOTHING_LEFT = 'need at least one array to concatenate'
@@ -103,10 +104,9 @@ def wrong_class_count(
         classes: The data's names.
         place: The setting to mend.
     """
-    named = ', '.join(classes[:3]) + (', ...' if len(classes) > 3 else '')
     return (
-        f'the model has {count} classes, the data {len(classes)} ({named}): set '
-        f'{place} to {len(classes)}'
+        f'the model has {count} classes, the data {len(classes)} '
+        f'({first_few(classes, 3)}): set {place} to {len(classes)}'
     )
 
 

@@ -8,12 +8,13 @@ the order of the file, not of the config.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from mmpoolformer.data.checks.report import ERROR, WARNING, Findings
+from mmpoolformer.utils.text import first_few
 
 LARGEST = 2**31  # numbers beyond are taken for damage
 SLACK = 1.0  # pixels that rounding may put a box or a point outside
@@ -141,8 +142,8 @@ def _check_classes(
     for name in wanted:
         if name not in found:
             findings.error(
-                f'classes of the config that the file (with {_listed(found)}) '
-                'does not name',
+                'classes of the config that the file (with '
+                f'{first_few(map(repr, found), 8)}) does not name',
                 name,
             )
     for name in found:
@@ -152,7 +153,8 @@ def _check_classes(
     if set(wanted) <= set(found) and ordered != list(wanted):
         findings.error(
             'names the classes in another order than the config, and labels follow '
-            f'the file: write metainfo=dict(classes=({_listed(ordered)}))'
+            'the file: write metainfo=dict(classes=('
+            f'{first_few(map(repr, ordered), 8)}))'
         )
     return wanted
 
@@ -273,7 +275,7 @@ class _Boxes:
         if self.pictures and not self.usable():
             self.findings.error(
                 'no image to use: none has a box of the classes '
-                f'{_listed(self.classes)}'
+                f'{first_few(map(repr, self.classes), 8)}'
             )
 
     def usable(self) -> list[int]:
@@ -469,8 +471,3 @@ def _are_numbers(values: object) -> bool:
     # Whatever is compared with NaN, and whatever it is added to, gives it away.
     in_bounds = min(values) > -LARGEST and max(values) < LARGEST
     return in_bounds and not math.isnan(sum(values))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = ', ...' if len(names) > 8 else ''
-    return ', '.join(repr(name) for name in names[:8]) + more

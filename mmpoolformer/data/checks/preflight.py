@@ -34,10 +34,7 @@ from mmpoolformer.data.checks.built import (
 )
 from mmpoolformer.utils.distributed import launched_rank
 from mmpoolformer.utils.errors import SETTING_ERRORS, UserError, blame, one_line
-from mmpoolformer.data.checks.report import DataReport, Findings
-from mmpoolformer.data.checks.labels import LabelUse, Mapped, check_labels, measure_mapping
-from mmpoolformer.data.checks.images import (OPENCV, OPENCV_LIMIT, PILLOW, PILLOW_LIMIT, Look, look, look_at_all, look_at_labels, report_looks,)
-from mmpoolformer.data.checks.resizing import smallest_scales, vanishes
+from mmpoolformer.utils.text import first_few
 from mmpoolformer.version import __version__
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
