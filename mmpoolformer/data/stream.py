@@ -7,9 +7,9 @@ from mmengine.dist import get_rank
 from timm.data import create_dataset, create_transform
 from torch.utils.data import IterableDataset, get_worker_info
 
+from mmpoolformer.registry import DATASETS
 from mmpoolformer.utils.images import convert_picture
 from mmpoolformer.utils.seeding import seeded
-from mmpoolformer.registry import DATASETS
 
 
 @DATASETS.register_module()

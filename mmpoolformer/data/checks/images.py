@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mmpoolformer.utils.images import FORMATS, PICTURE_ERRORS, orientation
 from mmpoolformer.utils.errors import one_line
+from mmpoolformer.utils.images import FORMATS, PICTURE_ERRORS, orientation
 from mmpoolformer.utils.progress import progress_bar
 
 # Kinds of files in which OpenCV heeds EXIF's orientation.

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmpoolformer.utils.errors import one_line
-from mmpoolformer.data.checks.report import Findings
 from mmpoolformer.data.checks.images import BITS_8, Look
+from mmpoolformer.data.checks.report import Findings
+from mmpoolformer.utils.errors import one_line
 
 # How a pipeline turns any values into labels; `ids` are the values, by class.
 MAP = "dict(type='mmpoolformer.MapLabels', ids=[...]) after LoadAnnotations"

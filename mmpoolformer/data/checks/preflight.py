@@ -5,8 +5,8 @@ is checked file by file. Of pictures only the headers are read, and the whole fi
 its end is missing (a picture cut short); `decode` reads all. Of the pictures of labels
 some are read, or all with `decode`.
 
-What mmengine's Runner builds later is checked again by `mmpoolformer.data.checks.built`, in
-passing and for every tool; here is what takes time.
+What mmengine's Runner builds later is checked again by `data.checks.built`,
+in passing and for every tool; here is what takes time.
 """
 
 import hashlib

@@ -1,13 +1,13 @@
 """What a check of data has found: how often, and where first."""
 
-import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 import json
 import os
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+
 from mmpoolformer.data.checks.images import MOST_WORKERS
 from mmpoolformer.utils.files import write_whole
 

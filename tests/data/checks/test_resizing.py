@@ -9,8 +9,8 @@ from mmcv.transforms import RandomChoiceResize, RandomResize, Resize
 from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
-from mmpoolformer.engine import launch
 from mmpoolformer.data.checks.resizing import smallest_scales, vanishes
+from mmpoolformer.engine import launch
 from mmpoolformer.utils.errors import UserError
 
 KEPT = {'keep_ratio': True}
