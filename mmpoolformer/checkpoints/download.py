@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from functools import partial
 from hashlib import sha256 as hash_of
 from pathlib import Path
@@ -77,7 +76,11 @@ def fetch(
         ValueError: If the URL or the hash is not one.
     """
     url, _, fragment = url.partition('#')
-    sha256 = _checked_hash(sha256 or _hash_in(fragment))
+    if not sha256 and fragment.startswith('sha256='):
+        sha256 = fragment.removeprefix('sha256=')
+    if sha256 and not re.fullmatch('[0-9a-fA-F]{64}', sha256):
+        raise ValueError(f'sha256={sha256!r}: give 64 hexadecimal digits')
+    sha256 = sha256 and sha256.lower()
     _check_url(url, sha256)
     folder = _cache_folder(cache_dir)
     if place := _HUB_URL.fullmatch(url.partition('?')[0]):
@@ -181,7 +184,7 @@ def _transfer(
         headers = {'Accept-Encoding': 'identity'}
         answer = session.get(url, stream=True, timeout=TIMEOUT, headers=headers)
         with answer, open(output_file, 'wb') as file:
-            size = _checked_size(url, answer, sha256, Path(output_file).parent)
+            size = _checked_size(url, answer, sha256)
             name = urlsplit(url).path.rsplit('/', 1)[-1]
             hidden = None if progress else True  # None: only on a terminal
             style = dict(unit='B', unit_scale=True, desc=name, disable=hidden)
@@ -193,7 +196,7 @@ def _transfer(
 
 
 def _checked_size(
-    url: str, answer: requests.Response, sha256: str | None, folder: Path
+    url: str, answer: requests.Response, sha256: str | None
 ) -> int | None:
     """Return the announced size of an answer that is worth reading."""
     answer.raise_for_status()
@@ -205,9 +208,6 @@ def _checked_size(
     length = answer.headers.get('Content-Length', '')
     size = int(length) if length.isdigit() else None
     _check_size(url, size or 0)
-    free = shutil.disk_usage(folder).free
-    if size and size > free:
-        raise OSError(f'no space: {size} bytes needed, {free} free')
     return size
 
 
@@ -217,17 +217,6 @@ def _check_size(name: str, size: float) -> None:
             f'{name}: more than {MAX_SIZE / 1e9:g} GB, which no checkpoint should '
             'have; if it is right, download it by other means and give its path'
         )
-
-
-def _checked_hash(sha256: str | None) -> str | None:
-    if sha256 is None or re.fullmatch('[0-9a-fA-F]{64}', sha256):
-        return sha256 and sha256.lower()
-    raise ValueError(f'sha256={sha256!r}: give 64 hexadecimal digits')
-
-
-def _hash_in(fragment: str) -> str | None:
-    key, _, value = fragment.partition('=')
-    return value if key == 'sha256' else None
 
 
 def _check_url(url: str, sha256: str | None, may_be_local: bool = True) -> None:
