@@ -18,7 +18,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmpoolformer.analysis.complexity import count
-from mmpoolformer.apps.steps import claim, final_checkpoint, quiet, train_to_end
+from mmpoolformer.apps.guided import claim, final_checkpoint, quiet, train_to_end
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.classification import folder_classes
 from mmpoolformer.engine.config import load_config

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmpoolformer.apps.steps import (
+from mmpoolformer.apps.guided import (
     claim,
     final_checkpoint,
     quiet,

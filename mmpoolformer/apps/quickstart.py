@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmpoolformer.apps.steps import (
+from mmpoolformer.apps.guided import (
     ProgressHook,
     claim,
     final_checkpoint,

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mmpoolformer.apps.demo_arguments import demo_settings
+from mmpoolformer.cli.demo_options import demo_settings
 from mmpoolformer.cli.options import tool_parser
 from mmpoolformer.data.demo import scenes as demo_data
 from mmpoolformer.utils.errors import blame

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.apps.demo_arguments import add_demo_options, demo_settings
+from mmpoolformer.cli.demo_options import add_demo_options, demo_settings
 from mmpoolformer.cli.options import add_config_options, tool_parser
 
 DESCRIPTION = """\
