@@ -140,11 +140,8 @@ def test_mistakes_are_one_line_and_leave_nothing(
 
 
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs /dev/full')
-def test_full_disk_leaves_nothing(
-    convert, source, tmp_path, capsys, monkeypatch
-) -> None:
-    temporary = tmp_path / '.b.pth.1.tmp'
-    monkeypatch.setattr('os.getpid', lambda: 1)
+def test_full_disk_leaves_nothing(convert, source, tmp_path, capsys) -> None:
+    temporary = tmp_path / 'b.pth.part'
     temporary.symlink_to('/dev/full')
     assert convert(source, tmp_path / 'b.pth', '--to', 'timm') == 1
     assert capsys.readouterr().err.count('\n') == 1
