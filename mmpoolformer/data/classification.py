@@ -19,9 +19,9 @@ from torch.utils.data import Dataset, IterableDataset
 from mmpoolformer.data.class_folders import SPLITS, ClassFolders, ClassTar
 from mmpoolformer.data.class_names import chosen_classes
 from mmpoolformer.registry import DATASETS
-from mmpoolformer.utils.text import first_few
 from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
 from mmpoolformer.utils.seeding import seeded
+from mmpoolformer.utils.text import first_few
 
 ON_ERROR = ('raise', 'skip')
 NO_CLASS = -1  # the label of what takes no part in the evaluation
@@ -147,7 +147,9 @@ class TimmDataset(Dataset):
         if not isinstance(reader, (ClassFolders, ClassTar)):
             return []
         if self.is_training and reader.missing:
-            missing = f'{self.root}: no picture to learn {first_few(reader.missing)} from'
+            missing = (
+                f'{self.root}: no picture to learn {first_few(reader.missing)} from'
+            )
             return [*reader.notes, missing]
         return list(reader.notes)
 

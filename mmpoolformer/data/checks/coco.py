@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,6 +32,9 @@ class CocoUse:
         masks: Whether masks are learned or measured.
         evaluated: Whether the file is the truth of an evaluation.
         measured: Whether that measures, and does not write results alone.
+        flagged: Whether that is by pycocotools, which needs "iscrowd".
+        own_reading: Whether the data set class has a reading of its own, so that names
+            of files and the order of classes are for it to say.
         drops_empty: Whether pictures without boxes are left out.
         min_size: Pictures with a shorter side, in pixels, are left out.
     """
@@ -40,6 +43,8 @@ class CocoUse:
     masks: bool = False
     evaluated: bool = False
     measured: bool = True
+    flagged: bool = False
+    own_reading: bool = False
     drops_empty: bool = False
     min_size: int = 0
 
@@ -67,11 +72,13 @@ class CocoContent:
         pictures: The pictures, by their ids.
         classes: Class names, in the order of the labels.
         facts: What it holds, in words.
+        categories: Names of all classes of the file, by id.
     """
 
     pictures: dict[int, CocoPicture]
     classes: tuple[str, ...]
     facts: list[str]
+    categories: dict[int, str] = field(default_factory=dict)
 
 
 def check_coco(content: object, use: CocoUse, findings: Findings) -> CocoContent:
@@ -98,8 +105,8 @@ def check_coco(content: object, use: CocoUse, findings: Findings) -> CocoContent
             section = []
         sections[key] = section
     categories = _check_categories(sections['categories'], findings)
-    classes = _check_classes(categories, use.classes, findings)
-    pictures = _check_pictures(sections['images'], findings)
+    classes = _check_classes(categories, use, findings)
+    pictures = _check_pictures(sections['images'], use, findings)
     boxes = _Boxes(pictures, categories, classes, use, findings)
     for annotation in sections['annotations']:
         boxes.check(annotation)
@@ -109,7 +116,7 @@ def check_coco(content: object, use: CocoUse, findings: Findings) -> CocoContent
         f'{boxes.used.total()} boxes of {len(classes)} classes',
         *boxes.facts(),
     ]
-    return CocoContent(pictures, classes, facts)
+    return CocoContent(pictures, classes, facts, categories)
 
 
 def _check_categories(section: list, findings: Findings) -> dict[int, str]:
@@ -133,11 +140,11 @@ def _check_categories(section: list, findings: Findings) -> dict[int, str]:
 
 
 def _check_classes(
-    categories: dict[int, str], wanted: tuple[str, ...], findings: Findings
+    categories: dict[int, str], use: CocoUse, findings: Findings
 ) -> tuple[str, ...]:
     """Compare the config's class names with the file's."""
-    found = tuple(categories.values())
-    if not wanted or not found:
+    wanted, found = use.classes, tuple(categories.values())
+    if not wanted or not found or use.own_reading:
         return wanted or found
     for name in wanted:
         if name not in found:
@@ -159,11 +166,43 @@ def _check_classes(
     return wanted
 
 
-def _check_pictures(section: list, findings: Findings) -> dict[int, CocoPicture]:
+def check_order(
+    classes: tuple[str, ...],
+    categories: dict[int, str],
+    labels: dict[int, int],
+    findings: Findings,
+) -> None:
+    """Compare class names with the labels that a data set class gives to categories.
+
+    Names that differ in nothing but their order are an error; where a data set class
+    has names of its own, what they stand for is not known.
+
+    Args:
+        classes: Class names of the config, in the order of the labels.
+        categories: Class names of the file, by id.
+        labels: The data set's label of each category id.
+        findings: Where faults are reported.
+    """
+    named = {
+        labels[number]: name for number, name in categories.items() if number in labels
+    }
+    ordered = [named[label] for label in sorted(named)]
+    if sorted(ordered) == sorted(classes) and ordered != list(classes):
+        findings.error(
+            'names the classes in another order than the config, and labels follow '
+            f'the data set: write metainfo=dict(classes=({_listed(ordered)}))'
+        )
+
+
+def _check_pictures(
+    section: list, use: CocoUse, findings: Findings
+) -> dict[int, CocoPicture]:
     pictures, names = {}, Counter()
     for i, entry in enumerate(section):
         entry = entry if isinstance(entry, dict) else {}
         number, name = entry.get('id'), entry.get('file_name')
+        if use.own_reading and name is None:  # as in LVIS v1
+            name = entry.get('coco_url') or str(number)
         size = entry.get('width'), entry.get('height')
         place = name if isinstance(name, str) and name else f'[{i}]'
         if not _is_whole(number):
@@ -227,7 +266,7 @@ class _Boxes:
                 f'{place}: {category!r}'[:150],
             )
             return
-        chosen = self.categories[category] in self.classes
+        chosen = self.use.own_reading or self.categories[category] in self.classes
         if not self._check_box(annotation, picture, place) or not chosen:
             return
         if self.use.masks:
@@ -328,7 +367,7 @@ class _Boxes:
         if not _are_numbers([area]):
             self.findings.error('annotations whose "area" is no finite number', place)
             return False
-        if self.use.evaluated and annotation.get('iscrowd') not in (0, 1):
+        if self.use.flagged and annotation.get('iscrowd') not in (0, 1):
             self.findings.error(
                 'annotations whose "iscrowd" is neither 0 nor 1, as the evaluation '
                 'needs',

@@ -23,18 +23,18 @@ from mmengine.dist import broadcast_object_list
 from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 from torch.utils.data import Dataset
 
-from mmpoolformer.data.classification import TimmDataset
-from mmpoolformer.data.class_names import read_json
-from mmpoolformer.data.checks.report import read_notes, sound_before, write_notes
-from mmpoolformer.data.checks.coco import CocoUse, check_coco
 from mmpoolformer.data.checks.built import (
+    explain_empty,
     is_elsewhere,
     smaller_than_a_batch,
     wrong_class_count,
 )
+from mmpoolformer.data.checks.coco import CocoUse, check_coco, check_order
+from mmpoolformer.data.checks.report import read_notes, sound_before, write_notes
+from mmpoolformer.data.class_names import read_json
+from mmpoolformer.data.classification import TimmDataset
 from mmpoolformer.utils.distributed import launched_rank
 from mmpoolformer.utils.errors import SETTING_ERRORS, UserError, blame, one_line
-from mmpoolformer.utils.text import first_few
 from mmpoolformer.version import __version__
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -46,6 +46,10 @@ CACHE = 'data_check.json'
 # Pictures of labels that are read without `decode`, spread evenly.
 LABELS_READ = 1000
 FLIPPED = (2, 3, 4)  # orientations of EXIF that keep width and height
+# Methods by which a data set class decides what it reads of a COCO file.
+READING = frozenset(
+    ('load_data_list', 'get_data_info', 'full_init', 'filter_data', '_join_prefix')
+)
 PICKLES = ('.pkl', '.pickle')
 
 
@@ -306,12 +310,52 @@ def _check_coco(part: Part, report: DataReport) -> None:
     if is_elsewhere(folder):
         report.facts.append('pictures on another machine, not checked')
         return
+    if _has_own_reading(dataset):
+        if not report.findings.errors:
+            _check_own_reading(part, content.categories, report)
+        return
     pictures = list(content.pictures.values())
     paths = [os.path.join(folder, picture.file_name) for picture in pictures]
     looks = _look_at(paths, part, OPENCV_LIMIT, report)
     for path, picture, one in zip(paths, pictures, looks, strict=True):
         size = picture.width, picture.height
         _check_size(path, size, one, report.findings)
+
+
+def _has_own_reading(dataset: Dataset) -> bool:
+    """Tell whether a data set class reads COCO's files otherwise than mmdet's own."""
+    for kind in type(dataset).__mro__:
+        if kind.__name__ == 'CocoDataset':
+            return False
+        if kind.__name__ != 'CocoFolderDataset' and READING & vars(kind).keys():
+            return True
+    return False
+
+
+def _check_own_reading(
+    part: Part, categories: Mapping[int, str], report: DataReport
+) -> None:
+    """Check what a data set class of another reading says that it reads."""
+    dataset = part.dataset
+    try:
+        with explain_empty(dict(part.leaf)):
+            dataset.full_init()
+    except ImportError as error:
+        what = (
+            f'pictures not checked, as the data set can not be read: {one_line(error)}'
+        )
+        report.findings.warning(what)
+        return
+    labels = getattr(dataset, 'cat2label', {})
+    check_order(report.classes, categories, labels, report.findings)
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    infos = [info for info in infos if isinstance(info.get('img_path'), str)]
+    infos = [info for info in infos if not is_elsewhere(info['img_path'])]
+    looks = _look_at([i['img_path'] for i in infos], part, OPENCV_LIMIT, report)
+    for info, one in zip(infos, looks, strict=True):
+        if info.get('width') and info.get('height'):
+            size = info['width'], info['height']
+            _check_size(info['img_path'], size, one, report.findings)
 
 
 def _coco_use(part: Part) -> CocoUse:
@@ -322,8 +366,10 @@ def _coco_use(part: Part) -> CocoUse:
         masks=any(step.get('with_mask') for step in part.steps),
         evaluated=part.evaluated,
         measured=not part.evaluated or _measures(part),
+        flagged=part.evaluated and _by_pycocotools(part),
         drops_empty=bool(filters.get('filter_empty_gt')),
         min_size=filters.get('min_size') or 0,
+        own_reading=_has_own_reading(dataset),
     )
 
 
@@ -338,6 +384,11 @@ def _measures(part: Part) -> bool:
     """Tell whether an evaluation measures, and does not write results alone."""
     evaluators = _evaluators(part)
     return not evaluators or not all(one.get('format_only') for one in evaluators)
+
+
+def _by_pycocotools(part: Part) -> bool:
+    evaluators = _evaluators(part)
+    return not evaluators or any(_name(e).endswith('CocoMetric') for e in evaluators)
 
 
 def _check_size(

@@ -12,6 +12,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -19,11 +20,14 @@ import mmcv
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmpoolformer.data.checks import preflight
+from mmpoolformer.data.checks.built import check_dataset
 from mmpoolformer.data.checks.coco import decode_counts, rle_problem
 from mmpoolformer.data.checks.preflight import (
     Options,
@@ -614,6 +618,105 @@ def test_data_sets_inside_wrappers_are_found() -> None:
         ],
     )
     assert list(leaf_datasets(nested)) == leaves
+
+
+# -- data set classes of another reading --------------------------------------------
+
+
+class Deeper(CocoDataset):
+    """Finds pictures one folder below where the file says."""
+
+    def load_data_list(self) -> list[dict]:
+        infos = super().load_data_list()
+        for info in infos:
+            info['img_path'] = info['img_path'].replace('images/', 'images/deep/')
+        return infos
+
+
+class Linked(CocoDataset):
+    """Finds pictures by addresses, like LVIS."""
+
+    def load_data_list(self) -> list[dict]:
+        content = json.loads(Path(self.ann_file).read_text())
+        for image in content['images']:
+            image['file_name'] = image['coco_url'].split('/')[-1]
+        local = Path(self.ann_file).with_name('local.json')
+        local.write_text(json.dumps(content))
+        self.ann_file = str(local)
+        return super().load_data_list()
+
+
+class Late(CocoDataset):
+    """Gives paths only when asked for a picture."""
+
+    def get_data_info(self, index: int) -> dict:
+        info = super().get_data_info(index)
+        return {**info, 'img_path': info['img_path'].replace('images/', 'late/')}
+
+
+@pytest.mark.parametrize(('kind', 'folder'), [(Deeper, 'images/deep'), (Late, 'late')])
+def test_paths_are_those_of_the_data_set_class(
+    coco: Path, kind: type, folder: str
+) -> None:
+    (coco / folder).mkdir()
+    for name in 'abc':
+        (coco / 'images' / f'{name}.png').rename(coco / folder / f'{name}.png')
+    (report,) = check_data(coco_config(coco, type=kind))
+    assert not report.findings.errors and not report.findings.warnings
+    (coco / folder / 'a.png').unlink()
+    assert_refused_for(coco_config(coco, type=kind), f'{folder}/a.png')
+
+
+def assert_refused_for(config: Config, message: str) -> None:
+    (report,) = check_data(config)
+    assert any(message in str(one) for one in report.findings.errors)
+
+
+def test_pictures_may_be_named_by_addresses(coco: Path) -> None:
+    for i, name in enumerate('abc'):
+        rewrite(coco, ('images', i, 'coco_url'), f'http://x.org/{name}.png')
+        rewrite(coco, ('images', i, 'file_name'), GONE)
+    (report,) = check_data(coco_config(coco, type=Linked))
+    assert not report.findings.errors and not report.findings.warnings
+    assert_refused_for(coco_config(coco), 'without a "file_name"')
+
+
+@pytest.mark.parametrize('names', [('ant', 'bee'), ('bee', 'ant')])
+def test_objects365_sorts_its_classes(coco: Path, names: tuple[str, str]) -> None:
+    categories = [{'id': 2, 'name': 'bee'}, {'id': 1, 'name': 'ant'}]
+    rewrite(coco, ('categories',), categories)
+    metainfo = dict(classes=names)
+    config = coco_config(coco, type='Objects365V1Dataset', metainfo=metainfo)
+    (report,) = check_data(config)
+    assert not report.findings.warnings
+    errors = [str(one) for one in report.findings.errors]
+    right = names == ('ant', 'bee')
+    assert right == (not errors)
+    assert right or "write metainfo=dict(classes=('ant', 'bee'))" in errors[0]
+
+
+def test_objects365_v2_shortens_its_paths(coco: Path) -> None:
+    for i, name in enumerate('abc'):
+        rewrite(coco, ('images', i, 'file_name'), f'images/v2/patch0/{name}.png')
+    (coco / 'patch0').mkdir()
+    for name in 'abc':
+        (coco / 'images' / f'{name}.png').rename(coco / 'patch0' / f'{name}.png')
+    config = coco_config(coco, type='Objects365V2Dataset', data_prefix=dict(img=''))
+    (report,) = check_data(config)
+    assert not report.findings.errors and not report.findings.warnings
+
+
+@pytest.mark.parametrize('with_seg', [False, True])
+def test_maps_that_no_transform_reads_may_be_missing(
+    coco: Path, with_seg: bool
+) -> None:
+    config = coco_config(coco, data_prefix=dict(img='images/', seg='panoptic/'))
+    config.train_dataloader.dataset.pipeline[0].with_seg = with_seg
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        dataset = DATASETS.build(config.train_dataloader.dataset)
+    missing = pytest.raises(UserError, match=r'panoptic/a\.png is missing')
+    with missing if with_seg else nullcontext():
+        check_dataset(dataset)
 
 
 # -- labels ------------------------------------------------------------------------

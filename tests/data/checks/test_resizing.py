@@ -78,7 +78,11 @@ def test_a_test_ends_with_one_line(
     monkeypatch.setattr(launch, '_test', job)
     monkeypatch.setattr(launch.settings, 'load_config', lambda *_, **__: Config({}))
     args = Namespace(
-        config='', cfg_options=(), work_dir=None, trust_checkpoint=False, launcher='none'
+        config='',
+        cfg_options=(),
+        work_dir=None,
+        trust_checkpoint=False,
+        launcher='none',
     )
     with pytest.raises(UserError, match=r'OpenCV failed on a picture.*check_data') as e:
         launch.test(args)
