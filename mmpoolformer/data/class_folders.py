@@ -19,6 +19,7 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar, extract_tari
 
 from mmpoolformer.checkpoints.errors import shown
 from mmpoolformer.utils.images import SUFFIXES
+from mmpoolformer.utils.text import first_few
 
 # Folders that systems and programs make beside data; those of a dot are hidden.
 STRANGE = (
@@ -119,8 +120,8 @@ class ClassFolders(Reader):
         if not any(pictures.values()):
             raise ValueError(
                 f'{self.root}: no picture in class folders (CLASS/*.jpg); it has '
-                f'{first_few(in_order(pictures)) or "no folders"}; set root and split of '
-                'the data set to the folder that has the class folders'
+                f'{first_few(in_order(pictures)) or "no folders"}; set root and split '
+                'of the data set to the folder that has the class folders'
             )
         if loose:
             raise ValueError(
@@ -153,8 +154,8 @@ class ClassFolders(Reader):
         names = in_order(pictures)
         if len(names) > 1 and splits.issuperset(names):
             raise ValueError(
-                f'{self.root}: its folders are splits, no classes ({first_few(names)}); set '
-                f'split of the data set, such as split={names[0]!r}'
+                f'{self.root}: its folders are splits, no classes '
+                f'({first_few(names)}); set split of the data set, such as split={names[0]!r}'
             )
         below = in_order({path.split(os.sep)[0] for path in inside})
         if len(names) == 1 and len(below) > 1:
@@ -257,9 +258,9 @@ def _mapped(
     unknown = in_order(names - labels.keys())
     if unknown:
         raise ValueError(
-            f'{root}: folders of unknown classes: {first_few(unknown)}; the classes are '
-            f'{first_few(tuple(labels))}; rename or remove the folders, or add them to the '
-            'classes'
+            f'{root}: folders of unknown classes: {first_few(unknown)}; the classes '
+            f'are {first_few(tuple(labels))}; rename or remove the folders, or add '
+            'them to the classes'
         )
     return labels
 

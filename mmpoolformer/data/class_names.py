@@ -9,6 +9,11 @@ from pathlib import Path
 
 from mmpoolformer.checkpoints.errors import shown
 
+TWICE_CURE = (
+    'rename one, or remove the one without annotations from "categories", such as the '
+    'root category of exports of Roboflow'
+)
+
 
 def read_json(file: str | Path) -> object:
     """Read a JSON file.
@@ -113,7 +118,9 @@ def _categories(file: str | Path) -> tuple[str, ...]:
     names = tuple(str(category['name']) for category in categories)
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        raise ValueError(f'{file}: class names {twice} stand there more than once')
+        raise ValueError(
+            f'{file}: class names {twice} stand there more than once: {TWICE_CURE}'
+        )
     return names
 
 

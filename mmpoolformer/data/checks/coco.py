@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mmpoolformer.data.checks.report import ERROR, WARNING, Findings
+from mmpoolformer.data.class_names import TWICE_CURE
 from mmpoolformer.utils.text import first_few
 
 LARGEST = 2**31  # numbers beyond are taken for damage
@@ -75,7 +76,7 @@ class CocoContent:
         categories: Names of all classes of the file, by id.
     """
 
-    pictures: dict[int, CocoPicture]
+    pictures: dict[int | str, CocoPicture]
     classes: tuple[str, ...]
     facts: list[str]
     categories: dict[int, str] = field(default_factory=dict)
@@ -133,7 +134,7 @@ def _check_categories(section: list, findings: Findings) -> dict[int, str]:
             categories[number] = name
     twice = [name for name, n in Counter(categories.values()).items() if n > 1]
     for name in twice:
-        findings.error('class names that stand there twice', name)
+        findings.error(f'class names that stand there twice ({TWICE_CURE})', name)
     if not section:
         findings.error('has no category')
     return categories
@@ -188,9 +189,10 @@ def check_order(
     }
     ordered = [named[label] for label in sorted(named)]
     if sorted(ordered) == sorted(classes) and ordered != list(classes):
+        right = first_few(map(repr, ordered), 8)
         findings.error(
             'names the classes in another order than the config, and labels follow '
-            f'the data set: write metainfo=dict(classes=({_listed(ordered)}))'
+            f'the data set: write metainfo=dict(classes=({right}))'
         )
 
 
@@ -205,8 +207,8 @@ def _check_pictures(
             name = entry.get('coco_url') or str(number)
         size = entry.get('width'), entry.get('height')
         place = name if isinstance(name, str) and name else f'[{i}]'
-        if not _is_whole(number):
-            findings.error('pictures without a whole "id"', place)
+        if not _is_id(number):
+            findings.error('pictures without an "id", a whole number or a text', place)
         elif not isinstance(name, str) or not name or '\0' in name:
             findings.error('pictures without a "file_name"', place)
         elif not all(_is_whole(side) and side > 0 for side in size):
@@ -216,6 +218,11 @@ def _check_pictures(
         else:
             pictures[number] = CocoPicture(name, *size)
             names[name] += 1
+    if len({isinstance(number, str) for number in pictures}) > 1:
+        findings.error(
+            'picture ids that are texts in part and numbers in part, which can not be '
+            'sorted: write them as numbers'
+        )
     for name, count in names.items():
         if count > 1:
             findings.warning('pictures that stand there twice', name)
@@ -349,7 +356,15 @@ class _Boxes:
             self.findings.error('annotation ids that stand there twice', str(number))
         else:
             self.ids.add(number)
-        if not _is_whole(of) or of not in self.pictures:
+        if not _is_id(of) or of not in self.pictures:
+            other = isinstance(of, (int, float, str)) and _other_kind(of)
+            if _is_id(other) and other in self.pictures:
+                self.findings.error(
+                    'annotations whose "image_id" is a text and the picture\'s "id" a '
+                    'number, or the contrary: write both alike',
+                    f'{of!r}'[:40],
+                )
+                return None
             self.findings.warning(
                 'annotations of an image_id that no picture has', repr(number)[:40]
             )
@@ -364,13 +379,20 @@ class _Boxes:
         if not _are_numbers(box) or len(box) != 4:
             self.findings.error('boxes that are not four finite numbers', place)
             return False
+        if area is None:
+            self.findings.error(
+                'annotations without "area", which mmdet and pycocotools need: write '
+                'the pixels of the mask, or width * height of the box',
+                place,
+            )
+            return False
         if not _are_numbers([area]):
             self.findings.error('annotations whose "area" is no finite number', place)
             return False
         if self.use.flagged and annotation.get('iscrowd') not in (0, 1):
             self.findings.error(
                 'annotations whose "iscrowd" is neither 0 nor 1, as the evaluation '
-                'needs',
+                'needs: write "iscrowd": 0 where it is missing',
                 place,
             )
         left, top, width, height = box
@@ -498,7 +520,21 @@ def decode_counts(text: str) -> list[int]:
 
 
 def _is_whole(value: object) -> bool:
-    return type(value) is int and abs(value) < LARGEST**2
+    """Tell whether this is a whole number, also one written as 1.0."""
+    whole = type(value) is int or (type(value) is float and value.is_integer())
+    return whole and abs(value) < LARGEST**2
+
+
+def _is_id(value: object) -> bool:
+    """Tell whether a picture can have this id, in mmdet and in pycocotools."""
+    return _is_whole(value) or (isinstance(value, str) and value != '')
+
+
+def _other_kind(value: float | str) -> float | str | None:
+    """Return an id as a number if it is a text, and the contrary."""
+    if not isinstance(value, str):
+        return str(value)
+    return int(value) if value.isdecimal() and len(value) < 19 else None
 
 
 def _are_numbers(values: object) -> bool:

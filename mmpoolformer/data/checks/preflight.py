@@ -30,7 +30,31 @@ from mmpoolformer.data.checks.built import (
     wrong_class_count,
 )
 from mmpoolformer.data.checks.coco import CocoUse, check_coco, check_order
-from mmpoolformer.data.checks.report import read_notes, sound_before, write_notes
+from mmpoolformer.data.checks.images import (
+    OPENCV,
+    OPENCV_LIMIT,
+    PILLOW,
+    PILLOW_LIMIT,
+    Look,
+    look,
+    look_at_all,
+    look_at_labels,
+    report_looks,
+)
+from mmpoolformer.data.checks.labels import (
+    LabelUse,
+    Mapped,
+    check_labels,
+    measure_mapping,
+)
+from mmpoolformer.data.checks.report import (
+    DataReport,
+    Findings,
+    read_notes,
+    sound_before,
+    write_notes,
+)
+from mmpoolformer.data.checks.resizing import smallest_scales, vanishes
 from mmpoolformer.data.class_names import read_json
 from mmpoolformer.data.classification import TimmDataset
 from mmpoolformer.utils.distributed import launched_rank
@@ -316,10 +340,24 @@ def _check_coco(part: Part, report: DataReport) -> None:
         return
     pictures = list(content.pictures.values())
     paths = [os.path.join(folder, picture.file_name) for picture in pictures]
+    if any(_needs_slashes(path) for path in paths):
+        report.findings.error(
+            'file names with backslashes, which part folders on Windows alone: write / '
+            'in "file_name"',
+            next(filter(_needs_slashes, paths)),
+        )
+        return
     looks = _look_at(paths, part, OPENCV_LIMIT, report)
     for path, picture, one in zip(paths, pictures, looks, strict=True):
         size = picture.width, picture.height
         _check_size(path, size, one, report.findings)
+
+
+def _needs_slashes(path: str) -> bool:
+    """Tell whether a picture is there once backslashes are read as slashes."""
+    if '\\' not in path or os.path.isfile(path):
+        return False
+    return os.path.isfile(path.replace('\\', '/'))
 
 
 def _has_own_reading(dataset: Dataset) -> bool:

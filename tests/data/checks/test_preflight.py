@@ -25,6 +25,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from mmpoolformer.data.checks import preflight
 from mmpoolformer.data.checks.built import check_dataset
@@ -150,8 +152,17 @@ COCO_ERRORS = {
     'no categories': (('categories',), [], 'has no category'),
     'no picture': (('images',), [], 'names no picture'),
     'none annotated': (('annotations',), [], 'no image to use'),
-    'picture without id': ((*IMAGE, 'id'), GONE, 'without a whole "id": 1 (a.png)'),
-    'picture id a text': ((*IMAGE, 'id'), '1', 'without a whole "id": 1 (a.png)'),
+    'picture without id': ((*IMAGE, 'id'), GONE, 'without an "id", a whole number'),
+    'picture id half': ((*IMAGE, 'id'), 1.5, 'without an "id", a whole number'),
+    'picture id a list': ((*IMAGE, 'id'), [1], 'without an "id", a whole number'),
+    'picture id a text': ((*IMAGE, 'id'), '1', 'is a text and the picture\'s "id" a n'),
+    'other picture id': ((*IMAGE, 'id'), 'x', 'are texts in part and numbers in part'),
+    'image_id a text': ((*NOTE, 'image_id'), '1', 'a text and the picture\'s "id" a n'),
+    'root category': (
+        ('categories', 2),
+        {'id': 0, 'name': 'ant', 'supercategory': 'none'},
+        'remove the one without annotations from "categories", such as the root',
+    ),
     'picture id twice': ((*IMAGE, 'id'), 2, 'picture ids that stand there twice'),
     'no file name': ((*IMAGE, 'file_name'), GONE, 'without a "file_name"'),
     'file name a number': ((*IMAGE, 'file_name'), 7, 'without a "file_name"'),
@@ -184,7 +195,8 @@ COCO_ERRORS = {
     'NaN in a box': ((*NOTE, 'bbox'), [4, 4, math.nan, 8], 'not four finite numbers'),
     'endless box': ((*NOTE, 'bbox'), [4, 4, math.inf, 8], 'not four finite numbers'),
     'astronomic box': ((*NOTE, 'bbox'), [4, 4, 10**400, 8], 'not four finite numbers'),
-    'no area': ((*NOTE, 'area'), GONE, '"area" is no finite number'),
+    'no area': ((*NOTE, 'area'), GONE, 'annotations without "area", which mmdet'),
+    'area null': ((*NOTE, 'area'), None, 'annotations without "area", which mmdet'),
     'NaN area': ((*NOTE, 'area'), math.nan, '"area" is no finite number'),
     'no mask': (MASK, GONE, 'without a mask ("segmentation")'),
     'empty mask': (MASK, [], 'without a mask ("segmentation")'),
@@ -618,6 +630,43 @@ def test_data_sets_inside_wrappers_are_found() -> None:
         ],
     )
     assert list(leaf_datasets(nested)) == leaves
+
+
+@pytest.mark.parametrize('kind', [float, 'image-{}'.format, str])
+def test_ids_are_read_as_mmdet_and_pycocotools_read_them(
+    coco: Path, kind: Callable
+) -> None:
+    for i in range(3):
+        rewrite(coco, ('images', i, 'id'), kind(i + 1))
+        rewrite(coco, ('annotations', i, 'image_id'), kind(i + 1))
+    (report,) = check_data(coco_config(coco))
+    assert not report.findings.errors and not report.findings.warnings
+    config = coco_config(coco).train_dataloader.dataset
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        dataset = DATASETS.build(config)
+    assert [len(dataset.get_data_info(i)['instances']) for i in range(3)] == [1, 1, 1]
+    file = str(coco / 'train.json')
+    assert measured_by_pycocotools(file) == 1
+
+
+def measured_by_pycocotools(file: str) -> float:
+    """Return the AP of the truth against itself."""
+    truth = COCO(file)
+    found = truth.loadRes([{**one, 'score': 1} for one in truth.dataset['annotations']])
+    measure = COCOeval(truth, found, 'bbox')
+    for step in (measure.evaluate, measure.accumulate, measure.summarize):
+        step()
+    return measure.stats[0]
+
+
+@pytest.mark.parametrize('name', [r'sub\{}.png', r'sub\deep\{}.png'])
+def test_backslashes_are_named(coco: Path, name: str) -> None:
+    for i, letter in enumerate('abc'):
+        path = coco / 'images' / name.format(letter).replace('\\', '/')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (coco / 'images' / f'{letter}.png').rename(path)
+        rewrite(coco, ('images', i, 'file_name'), name.format(letter))
+    assert_refused(coco_config(coco), coco, 'backslashes, which part folders on W')
 
 
 # -- data set classes of another reading --------------------------------------------
