@@ -22,12 +22,12 @@ SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 # What whole files have near their ends, and in how many bytes it is looked for.
 ENDS = {'JPEG': (b'\xff\xd9', 65536), 'MPO': (b'\xff\xd9', 65536), 'PNG': (b'IEND', 64)}
 # mmcv's names of the libraries that decode pictures; Pillow's is classification's, too.
-OPENCV, PILLOW = 'cv2', 'pillow'
+OPENCV, PILLOW, TIFFFILE = 'cv2', 'pillow', 'tifffile'
 # Formats, by Pillow's names, that the others take; every OpenCV reads the first.
 READ_BY = {
     OPENCV: ('JPEG', 'MPO', 'PNG', 'BMP'),
     'turbojpeg': ('JPEG', 'MPO'),
-    'tifffile': ('TIFF',),
+    TIFFFILE: ('TIFF',),
 }
 # What the libraries that read pictures for training take, in pixels.
 OPENCV_LIMIT = 2**30
@@ -151,6 +151,8 @@ def report_looks(
 def _looked(path: str, decode: bool, counted: bool, reader: str) -> Look:
     if not os.path.isfile(path):  # a pipe would be waited for
         return Look(problem='pictures that are not there')
+    if reader == TIFFFILE and (one := _look_by_tifffile(path, decode)):
+        return one
     try:
         with Image.open(path, formats=FORMATS) as picture:
             width, height = picture.size
@@ -192,6 +194,24 @@ def _look_without_pillow(path: str, reader: str) -> Look:
     if size is None:
         return Look(problem='unreadable pictures: of no known format')
     return Look(*size, 'RGB')
+
+
+def _look_by_tifffile(path: str, decode: bool) -> Look | None:
+    """Look at a TIFF of any number of bands and bits; None if it is no TIFF."""
+    try:
+        import tifffile  # an option of mmcv that need not be installed
+    except ImportError:
+        return None
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages[0]
+            if decode:
+                page.asarray()
+            return Look(page.imagewidth, page.imagelength)
+    except tifffile.TiffFileError:
+        return None
+    except PICTURE_ERRORS as error:
+        return Look(problem=f'unreadable pictures: {one_line(error)[:60]}')
 
 
 def _opencv_size(path: str) -> tuple[int, int] | None:

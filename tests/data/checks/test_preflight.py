@@ -429,6 +429,11 @@ KINDS = {
 }
 
 
+FOUR_BANDS = dict(
+    type='LoadImageFromFile', color_type='unchanged', imdecode_backend='tifffile'
+)
+
+
 def is_read_by_mmcv(path: Path, backend: str) -> bool:
     try:
         return mmcv.imread(path, backend=backend) is not None
@@ -471,6 +476,38 @@ def test_the_reader_is_the_configs(
     errors = [str(one) for one in report.findings.errors]
     assert len(errors) == bool(message)
     assert not message or message in errors[0]
+
+
+@pytest.mark.parametrize('decode', [False, True])
+@pytest.mark.parametrize(
+    ('bands', 'kind'),
+    [(4, np.uint16), (4, np.uint8), (1, np.float32), (8, np.float32), (2, np.uint16)],
+)
+def test_bands_that_tifffile_reads_are_sound(
+    coco: Path, bands: int, kind: type, decode: bool
+) -> None:
+    tifffile = pytest.importorskip('tifffile')
+    values = np.zeros((HEIGHT, WIDTH, bands), kind).squeeze()
+    planes = None if bands == 1 else 'contig'
+    for name in 'abc':
+        path = coco / 'images' / f'{name}.png'
+        tifffile.imwrite(path, values, photometric='minisblack', planarconfig=planes)
+    config = coco_config(coco, pipeline=[FOUR_BANDS])
+    (report,) = check_data(config, options=Options(decode=decode))
+    assert not report.findings.errors and not report.findings.warnings
+    read = LoadImageFromFile(color_type='unchanged', imdecode_backend='tifffile')
+    assert read({'img_path': str(coco / 'images/a.png')})['img_shape'] == (16, 24)
+
+
+def test_tiffs_cut_short_are_found_by_decoding(coco: Path) -> None:
+    tifffile = pytest.importorskip('tifffile')
+    for name in 'abc':
+        path = coco / 'images' / f'{name}.png'
+        tifffile.imwrite(path, np.zeros((HEIGHT, WIDTH, 4), np.uint16))
+    path.write_bytes(path.read_bytes()[:-900])
+    config = coco_config(coco, pipeline=[FOUR_BANDS])
+    (report,) = check_data(config, options=Options(decode=True))
+    assert 'unreadable pictures: 1' in str(report.findings.errors[0])
 
 
 def test_headers_of_pictures_are_all_that_is_read(coco: Path, monkeypatch) -> None:
