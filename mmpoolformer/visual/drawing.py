@@ -5,6 +5,7 @@ the image they belong to; the right and bottom edges lie outside, as in COCO.
 """
 
 import colorsys
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from os import PathLike
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -31,6 +33,31 @@ FIRST_COLOURS = (
 IGNORED = 255
 INK, PAPER = (25, 25, 25), (255, 255, 255)
 GAP = 10
+# Fonts with Chinese, Japanese and Korean letters, those with all of them first.
+CJK_FONTS = (
+    *(f'Noto Sans CJK {part}' for part in ('SC', 'TC', 'JP', 'KR', 'HK')),
+    *(f'Source Han Sans {part}' for part in ('SC', 'TC', 'JP', 'KR')),
+    'WenQuanYi Zen Hei',
+    'WenQuanYi Micro Hei',
+    'Droid Sans Fallback',
+    'Arial Unicode MS',
+    'Microsoft YaHei',
+    'SimHei',
+    'PingFang SC',
+    'Hiragino Sans GB',
+    'Yu Gothic',
+    'Malgun Gothic',
+    'NanumGothic',
+    'IPAGothic',
+)
+# First and last of: kana, ideographs and Hangul; their full-width forms; rarer ones.
+CJK_LETTERS = (
+    ('\u1100', '\u11ff'),
+    ('\u2e80', '\ud7ff'),
+    ('\uf900', '\ufaff'),
+    ('\uff00', '\uffef'),
+    ('\U00020000', '\U0003ffff'),
+)
 HEAT = matplotlib.colormaps['turbo']
 
 
@@ -183,7 +210,7 @@ def caption(picture: ndarray, text: str, weight: int = 1) -> ndarray:
     Returns:
         uint8 (H + 22 * weight, W, 3).
     """
-    font, width = _font(13 * weight), picture.shape[1]
+    font, width = _font(13 * weight, text), picture.shape[1]
     if font.getlength(text) > width:
         while text and font.getlength(f'{text}...') > width:
             text = text[:-1]
@@ -203,7 +230,7 @@ def draw_legend(legend: Mapping[str, Sequence[int]], width: int) -> ndarray:
     Returns:
         uint8 (H, width, 3), H by the number of lines.
     """
-    font = _font(13)
+    font = _font(13, ''.join(legend))
     places, x, y = [], GAP, 0
     for name in legend:
         needed = 18 + round(font.getlength(name)) + 16
@@ -326,7 +353,7 @@ def _draw_tag(
     weight: int,
 ) -> None:
     """Write on a plate above the box, or within it at the picture's upper edge."""
-    font = _font(12 * weight)
+    font = _font(12 * weight, text)
     width, height = round(font.getlength(text)) + 5 * weight, 15 * weight
     left = max(0, min(box[0], size[0] - width))
     top = box[1] - height if box[1] >= height else max(box[1], 0)
@@ -342,7 +369,7 @@ def _ink_on(colour: tuple[int, ...]) -> tuple[int, int, int]:
 
 def _title_line(title: str, width: int) -> ndarray:
     canvas = Image.new('RGB', (width, 34), PAPER)
-    ImageDraw.Draw(canvas).text((GAP, 8), title, font=_font(17), fill=INK)
+    ImageDraw.Draw(canvas).text((GAP, 8), title, font=_font(17, title), fill=INK)
     return np.array(canvas)
 
 
@@ -351,7 +378,7 @@ def _heading_line(headings: Sequence[str], widths: list[int], width: int) -> nda
     pen = ImageDraw.Draw(canvas)
     x = GAP
     for heading, column in zip(headings, widths, strict=True):
-        pen.text((x, 2), heading, font=_font(14), fill=INK)
+        pen.text((x, 2), heading, font=_font(14, heading), fill=INK)
         x += column + GAP
     return np.array(canvas)
 
@@ -366,8 +393,31 @@ def _picture_row(row: Sequence[ndarray], width: int) -> ndarray:
     return strip
 
 
+def _font(size: int, text: str = '') -> ImageFont.FreeTypeFont:
+    """Return a font that has the letters of a text, as far as one is installed."""
+    return _font_file(size, _font_path(any(map(_is_cjk, text))))
+
+
 @lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """Return the font that comes with matplotlib; systems may have none."""
-    path = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf'
-    return ImageFont.truetype(str(path), size)
+def _font_file(size: int, path: str) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(path, size)
+
+
+@lru_cache
+def _font_path(cjk: bool) -> str:
+    """Return the font that comes with matplotlib, or an installed one for CJK."""
+    if cjk:
+        found = {entry.name: entry.fname for entry in font_manager.fontManager.ttflist}
+        for name in CJK_FONTS:
+            if name in found and Path(found[name]).is_file():
+                return found[name]
+        warnings.warn(
+            'no font for Chinese, Japanese and Korean names is installed, so they are '
+            'drawn as boxes: install Noto Sans CJK (Debian: fonts-noto-cjk)',
+            stacklevel=2,
+        )
+    return str(Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf')
+
+
+def _is_cjk(letter: str) -> bool:
+    return any(first <= letter <= last for first, last in CJK_LETTERS)

@@ -1,9 +1,16 @@
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib import font_manager
 from PIL import Image
 
 from mmpoolformer.utils.results import Detections
+from mmpoolformer.visual import drawing
 from mmpoolformer.visual.drawing import (
     GAP,
     arrange,
@@ -257,3 +264,32 @@ def test_legend_of_heat_shows_its_ends(grey):
     assert list(legend) == ['low', 'high']
     assert legend['low'][2] > legend['low'][0]
     assert legend['high'][0] > legend['high'][2]
+
+
+@pytest.fixture
+def fresh_fonts() -> Iterator[None]:
+    drawing._font_path.cache_clear()
+    yield
+    drawing._font_path.cache_clear()
+
+
+@pytest.mark.parametrize('name', ['猫', 'ねこ', '고양이'])
+@pytest.mark.usefixtures('fresh_fonts')
+def test_letters_that_no_font_has_are_told_once(name: str, monkeypatch) -> None:
+    monkeypatch.setattr(drawing.font_manager.fontManager, 'ttflist', [])
+    with pytest.warns(UserWarning, match='install Noto Sans CJK'):
+        drawing.draw_legend({name: (1, 2, 3)}, 90)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        drawing.draw_legend({name: (1, 2, 3)}, 90)
+        drawing.draw_legend({'Katze, größer': (1, 2, 3)}, 90)
+
+
+@pytest.mark.parametrize('family', ['Noto Sans CJK JP', 'WenQuanYi Zen Hei'])
+@pytest.mark.usefixtures('fresh_fonts')
+def test_an_installed_font_draws_cjk_names(family: str, monkeypatch) -> None:
+    file = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSerif.ttf'
+    entry = font_manager.FontEntry(fname=str(file), name=family)
+    monkeypatch.setattr(drawing.font_manager.fontManager, 'ttflist', [entry])
+    assert drawing._font(12, 'ant').getname()[0] == 'DejaVu Sans'
+    assert drawing._font(12, '犬 dog').getname()[0] == 'DejaVu Serif'
