@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from mmpoolformer.checkpoints.errors import CheckpointError
@@ -30,6 +31,7 @@ from mmpoolformer.utils.text import first_few
 WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 # mmengine's plain weights beside averaged ones, and what is an optimizer's.
 NO_ENTRY = ('ema_state_dict', 'optimizer', 'optimizer_state_dict', 'message_hub')
+FIRST_LAYERS = {'stem.conv.weight', 'patch_embed.conv.weight'}
 DEEPEST = 3  # levels of dicts that are looked through for weights
 OUTPUT_NORMS = ('norm0', 'norm1', 'norm2', 'norm3')
 
@@ -51,6 +53,8 @@ class LoadReport:
         loaded: Names (the model's) that came from the file.
         new: Names of the model that the file doesn't have; they keep their values.
         left: Names of the file, in native form, that the model doesn't have.
+        channels: The model's image channels, where the file's first layer, for RGB,
+            was made to fit them; `None` if it fitted.
         averaged: Whether they are averaged weights (EMA).
         reshaped: Names of both that differ in shape, with the file's and the model's;
             they keep the model's values, and are not among `new` and `left`.
@@ -63,6 +67,7 @@ class LoadReport:
     loaded: tuple[str, ...]
     new: tuple[str, ...]
     left: tuple[str, ...]
+    channels: int | None = None
     averaged: bool = False
     reshaped: tuple[str, ...] = ()
 
@@ -77,6 +82,11 @@ class LoadReport:
         reshaped = (
             f', {_counted("of another shape", self.reshaped)}' if self.reshaped else ''
         )
+        if self.channels:
+            how = 'summed over' if self.channels == 1 else 'repeated and scaled from'
+            place.append(
+                f'first layer for {self.channels} image channels {how} RGB, as in timm'
+            )
         return (
             f'{len(self.loaded)} tensors from {self.source} ({", ".join(place)}), '
             f'{_counted("new", self.new)}, {_counted("left", self.left)}{reshaped}'
@@ -95,7 +105,8 @@ def load_weights(
 ) -> LoadReport:
     """Load weights of any known format into a model with native names.
 
-    The file may be an ImageNet checkpoint or a whole detector or segmentor. Its
+    The file may be an ImageNet checkpoint or a whole detector or segmentor. A first
+    layer for RGB is made to fit other numbers of image channels by timm's rule. Its
     classifier, output norms and last stages are left where the model has none.
     Nothing is copied unless everything fits.
 
@@ -126,6 +137,7 @@ def load_weights(
     found = _found_prefix(weights, prefix, name)
     part = {k[len(found) :]: v for k, v in weights.items() if k.startswith(found)}
     native = convert_state_dict(part, 'native')
+    channels = _fit_channels(module, native)
     chosen = _checked(module, native, tuple(fresh), name)
     module.load_state_dict(chosen, strict=False)
     own = module.state_dict()
@@ -137,6 +149,7 @@ def load_weights(
         loaded=tuple(chosen),
         new=tuple(key for key in own if key not in chosen),
         left=tuple(key for key in native if key not in chosen),
+        channels=channels,
         averaged=_averaged(content, wrapper),
     )
 
@@ -247,6 +260,22 @@ def _found_prefix(weights: Mapping[str, Tensor], prefix: str | None, name: str) 
     return prefix
 
 
+def _fit_channels(module: nn.Module, native: dict[str, Tensor]) -> int | None:
+    """Make a first layer for RGB fit other channels, in place, by timm's rule.
+
+    For one channel its weights are summed over RGB; for others they are repeated and
+    scaled by 3 / channels, so that outputs keep their size.
+    """
+    own = module.state_dict()
+    for key in FIRST_LAYERS & own.keys() & native.keys():
+        theirs, channels = native[key], own[key].shape[1]
+        fits = theirs[:, :1].shape == own[key][:, :1].shape
+        if fits and channels != theirs.shape[1] == 3:
+            native[key] = adapt_input_conv(channels, theirs)
+            return channels
+    return None
+
+
 def _checked(
     module: nn.Module, native: Mapping[str, Tensor], fresh: Sequence[str], name: str
 ) -> dict[str, Tensor]:
@@ -298,8 +327,7 @@ def _may_stay(key: str, own: Mapping[str, Tensor]) -> bool:
 
 def _cure(missing: Sequence[str], reshaped: Sequence[str]) -> str:
     wrong = {*missing, *reshaped}
-    first = {'stem.conv.weight', 'patch_embed.conv.weight'}
-    if reshaped and wrong <= first:
+    if reshaped and wrong <= FIRST_LAYERS:
         return (
             'The number of image channels differs: train from scratch '
             f'(init_cfg=None), or change {reshaped[0]} in the file'

@@ -155,7 +155,8 @@ class ClassFolders(Reader):
         if len(names) > 1 and splits.issuperset(names):
             raise ValueError(
                 f'{self.root}: its folders are splits, no classes '
-                f'({first_few(names)}); set split of the data set, such as split={names[0]!r}'
+                f'({first_few(names)}); set split of the data set, such as '
+                f'split={names[0]!r}'
             )
         below = in_order({path.split(os.sep)[0] for path in inside})
         if len(names) == 1 and len(below) > 1:

@@ -41,7 +41,8 @@ class PretrainedModule(BaseModule):
         `timm://NAME`, in any key format that `mmpoolformer.checkpoints` knows; an
         optional `prefix` names the part of the file to take, an optional `fresh`
         parameters that start anew, such as `['head.fc']` for other classes. Other
-        initialisers are mmengine's. Without `init_cfg` the parameters stay as
+        initialisers are mmengine's. The first layer of RGB weights is made to fit
+        `in_channels` by timm's rule. Without `init_cfg` the parameters stay as
         constructed.
 
         Raises:

@@ -9,7 +9,7 @@ import torch
 from golden_rule import golden_image, golden_output, golden_state_dict
 from torch import nn
 
-from mmpoolformer import PoolFormer, create_model
+from mmpoolformer import PiT, PoolFormer, create_model
 from mmpoolformer.checkpoints import (
     CheckpointError,
     convert_state_dict,
@@ -203,13 +203,50 @@ def test_other_number_of_classes() -> None:
     assert_loaded(model, source, report.loaded)
 
 
-def test_other_number_of_channels() -> None:
+@pytest.mark.parametrize('channels', [1, 2, 4, 6])
+@pytest.mark.parametrize('kind', [PoolFormer, PiT])
+def test_rgb_weights_for_other_channels_are_those_of_timm(kind, channels) -> None:
+    key = {PoolFormer: 'stem.conv.weight', PiT: 'patch_embed.conv.weight'}[kind]
+    arch = {PoolFormer: TINY, PiT: 'ti'}[kind]
+    source = values(kind(arch))
+    weight = source[key]
+    model = kind(arch, in_channels=channels)
+    report = load_weights(model, source)
+    if channels == 1:
+        expected, said = weight.sum(1, keepdim=True), '1 image channels summed over RGB'
+    else:
+        # Channels R, G, B, R, ... with outputs of the same size.
+        expected = torch.stack([weight[:, i % 3] for i in range(channels)], 1)
+        expected *= 3 / channels
+        said = f'{channels} image channels repeated and scaled from RGB'
+    torch.testing.assert_close(model.state_dict()[key], expected)
+    assert report.channels == channels
+    assert f'first layer for {said}, as in timm' in str(report)
+    assert_loaded(model, source, tuple(k for k in report.loaded if k != key))
+
+
+def test_rgb_weights_for_one_channel_see_a_grey_picture_alike(tmp_path) -> None:
+    rgb = tiny().eval()
+    torch.save(rgb.state_dict(), tmp_path / 'a.pth')
+    grey = tiny(
+        1,
+        in_channels=1,
+        init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth')),
+    ).eval()
+    grey.init_weights()
+    x = torch.rand(1, 1, 64, 64)
+    for one, three in zip(grey(x), rgb(x.expand(1, 3, 64, 64)), strict=True):
+        torch.testing.assert_close(one, three, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(('theirs', 'ours'), [(4, 3), (1, 3), (4, 1)])
+def test_weights_of_other_channels_than_rgb_are_refused(theirs, ours) -> None:
     message = (
-        r'1 of another shape \(stem\.conv\.weight \(8, 3, 7, 7\), not \(8, 1, 7, 7\)\)'
-        r'.*init_cfg=None'
+        rf'1 of another shape \(stem\.conv\.weight \(8, {theirs}, 7, 7\), not '
+        rf'\(8, {ours}, 7, 7\)\).*init_cfg=None'
     )
     with pytest.raises(CheckpointError, match=message):
-        load_weights(tiny(in_channels=1), values(tiny()))
+        load_weights(tiny(in_channels=ours), values(tiny(in_channels=theirs)))
 
 
 @pytest.mark.parametrize(
