@@ -12,13 +12,15 @@ import torch
 from mmengine.structures import BaseDataElement
 from numpy import ndarray
 from PIL import Image
-from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+from timm.data import ImageNetInfo, create_transform
 from torch import Tensor, nn
 
 from mmpoolformer.analysis.gradcam import box_map, classifier_map, region_map
-from mmpoolformer.checkpoints import ZOO
+from mmpoolformer.classification.class_labels import describe_classes
+from mmpoolformer.classification.preprocessing import evaluation_settings, normalisation
+from mmpoolformer.inference.classifiers import load_classifier as load_known
 from mmpoolformer.inference.openmmlab import WholeModel
-from mmpoolformer.models.from_config import build_classifier, input_size, resolve_name
+from mmpoolformer.models.from_config import build_classifier, resolve_name
 from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.results import Detections
 from mmpoolformer.utils.text import did_you_mean
@@ -101,32 +103,60 @@ def read_picture(path: str | PathLike) -> Picture:
 def load_classifier(
     name: str,
     checkpoint: str | None = None,
-    num_classes: int = IMAGENET_CLASSES,
+    num_classes: int | None = None,
     size: tuple[int, int] | None = None,
+    trust: bool = False,
 ) -> Classifier:
     """Make a classifier ready.
 
     Args:
         name: One of `mmpoolformer.list_models()` or a name of timm's.
-        checkpoint: Its weights; `None` leaves them random, which the title says.
-        num_classes: Classes; the names of 1000 are taken to be ImageNet's.
+        checkpoint: Its weights; `None` leaves them random, which the title says. The
+            number of classes, their names and how pictures are prepared are those of
+            the checkpoint, where it records them.
+        num_classes: Classes of random weights, by default 1000; of a checkpoint, to
+            have it refused if it has others. The names of 1000 are ImageNet's.
         size: Height and width of its images; `None` is what it was made for.
+        trust: See `read_checkpoint`.
 
     Raises:
         ValueError: If there is no such model or the weights do not fit.
     """
-    model = build_classifier(name, size, num_classes, checkpoint)
-    data = resolve_model_data_config(model)
-    entry = ZOO.get(resolve_name(name))
-    if entry:
-        data.update(mean=entry.mean, std=entry.std, crop_pct=entry.crop_pct)
-    data['input_size'] = (3, *(size or input_size(name)))
-    transform = create_transform(**data, is_training=False)
-    classes = [f'class {i}' for i in range(num_classes)]
-    if num_classes == IMAGENET_CLASSES:
-        classes = _imagenet_names()
-    title = name if checkpoint else f'{name} (random)'
-    return Classifier(title, model, transform, data['mean'], data['std'], classes)
+    name_there = resolve_name(name)
+    if checkpoint is None:
+        network = build_classifier(name, size, num_classes or IMAGENET_CLASSES)
+        settings, recorded, title = (
+            evaluation_settings(name_there),
+            (),
+            f'{name} (random)',
+        )
+    else:
+        known = load_known(name_there, checkpoint, trust, size)
+        network, settings, recorded, title = (
+            known.network,
+            known.settings,
+            known.classes,
+            name,
+        )
+        if num_classes not in (None, known.num_classes):
+            raise ValueError(
+                f'{checkpoint} is for {known.num_classes} classes, not {num_classes}: '
+                'leave out --num-classes'
+            )
+    if size:
+        settings = {**settings, 'input_size': (3, *size)}
+    transform = create_transform(**{**settings, 'is_training': False})
+    mean, std = normalisation(settings)
+    classes = _class_names(recorded, network.num_classes)
+    return Classifier(title, network, transform, mean, std, classes)
+
+
+def _class_names(recorded: Sequence[str], count: int) -> Sequence[str]:
+    if recorded:
+        return describe_classes(recorded, count)
+    if count == IMAGENET_CLASSES:
+        return _imagenet_names()
+    return [f'class {i}' for i in range(count)]
 
 
 def classification_page(

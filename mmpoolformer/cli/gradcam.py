@@ -36,8 +36,8 @@ EXAMPLES = (
   another class than the most likely one, by another method:
     python tools/gradcam.py cat.jpg --model poolformer_s12 \\
         --checkpoint poolformer_s12.pth.tar --class 'tiger cat' --method LayerCAM
-  a classifier of your own with 10 classes:
-    python tools/gradcam.py shoe.jpg --model poolformer_s12 --num-classes 10 \\
+  a classifier of your own, with the classes and the preprocessing of its training:
+    python tools/gradcam.py shoe.jpg --model poolformer_s12 --class sandal \\
         --checkpoint work_dirs/mine/epoch_20.pth
   the 4 surest boxes of a detector, a map for each:
     python tools/gradcam.py street.jpg --top 4 --checkpoint epoch_12.pth \\
@@ -103,9 +103,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add(
         '--num-classes',
         type=int,
-        default=1000,
         metavar='N',
-        help='classes of --model (default: %(default)s)',
+        help="classes of --model with random weights (default: 1000); a checkpoint's "
+        'are its own',
     )
     add(
         '--score-thr',
@@ -133,7 +133,7 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
         raise UsageError('give either --model or --config')
     if args.size and (not args.model or len(args.size) > 2 or min(args.size) < 1):
         raise UsageError('--size: give height and width in pixels, for --model')
-    if args.top < 1 or args.num_classes < 1:
+    if args.top < 1 or (args.num_classes is not None and args.num_classes < 1):
         raise UsageError('--top and --num-classes: give a whole number from 1')
     if not 0 <= args.score_thr <= 1:
         raise UsageError(f'--score-thr {args.score_thr}: must be from 0 to 1')
@@ -197,7 +197,11 @@ def load_models(args: argparse.Namespace) -> list:
                 file=sys.stderr,
             )
         if args.model:
-            models.append(pages.load_classifier(name, given, args.num_classes, size))
+            models.append(
+                pages.load_classifier(
+                    name, given, args.num_classes, size, args.trust_checkpoint
+                )
+            )
         else:
             models.append(load_whole(read_config(name), given, args.trust_checkpoint))
     return models

@@ -64,6 +64,7 @@ def load_classifier(
     checkpoint: str | PathLike | None = None,
     trust: bool = False,
     classes: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
 ) -> KnownClassifier:
     """Build a classifier by name, with weights.
 
@@ -78,6 +79,8 @@ def load_classifier(
         trust: See `read_checkpoint`.
         classes: Names of the classes in the order of the labels, in place of those in
             the checkpoint.
+        size: Height and width of the images, for models of timm that are built for one
+            size alone; `None` is the model's own.
 
     Raises:
         ValueError: If the name is unknown, the classes are of another number, or the
@@ -88,7 +91,7 @@ def load_classifier(
     content = read_checkpoint(resolve_source(source), trust=trust)
     weights = without_wrappers(unwrap(content, source)[1])
     if name.startswith(TIMM):
-        network = _timm_network(name.removeprefix(TIMM), weights)
+        network = _timm_network(name.removeprefix(TIMM), weights, size)
         load_timm(network, content, source)
     else:
         network = create_model(name, num_classes=_last_size(weights))
@@ -140,7 +143,9 @@ def default_source(name: str) -> str:
     return f'zoo://{name}'
 
 
-def _timm_network(name: str, weights: Mapping[str, Tensor]) -> nn.Module:
+def _timm_network(
+    name: str, weights: Mapping[str, Tensor], size: tuple[int, int] | None
+) -> nn.Module:
     published = get_pretrained_cfg(name)
     layers = published.classifier
     layer = layers if isinstance(layers, str) or not layers else layers[0]
@@ -148,7 +153,8 @@ def _timm_network(name: str, weights: Mapping[str, Tensor]) -> nn.Module:
     count = published.num_classes if weight is None else len(weight)
     if not count:
         raise ValueError(f'timm/{name} gives features, not classes')
-    return build_timm(name, count)
+    other = size and published.fixed_input_size and size != published.input_size[1:]
+    return build_timm(name, count, options={'img_size': size} if other else None)
 
 
 def _last_size(weights: Mapping[str, Tensor]) -> int | None:

@@ -10,6 +10,7 @@ from tiny_data import write_detection_config, write_segmentation_config
 from tool_process import ROOT, run_many
 from torch import Tensor, nn
 
+from mmpoolformer import create_model
 from mmpoolformer.analysis.gradcam import METHODS
 from mmpoolformer.analysis.gradcam_pages import (
     CLASSIFIED_WIDTH,
@@ -132,6 +133,43 @@ def test_classifier_sees_what_it_was_made_for() -> None:
     small = load_classifier('poolformer_s12', num_classes=3, size=(64, 96))
     assert small.transform(Image.new('RGB', (400, 300))).shape == (3, 64, 96)
     assert list(small.classes) == ['class 0', 'class 1', 'class 2']
+
+
+CONFIG = """test_dataloader = dict(
+    dataset=dict(transform=dict(input_size=(3, 64, 64), mean=(0.5, 0.25, 0.5),
+                                std=(0.5, 0.5, 0.5), crop_pct=1.0)))"""
+
+
+def save_classifier(path: Path, classes: tuple[str, ...]) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    weights = create_model('poolformer_s12', num_classes=len(classes)).state_dict()
+    meta = {'dataset_meta': {'classes': classes}, 'cfg': CONFIG}
+    torch.save({'state_dict': weights, 'meta': meta}, path)
+    return weights
+
+
+@pytest.mark.parametrize('classes', [('apple', 'cherry'), ('a', 'b', 'c')])
+def test_classifier_is_prepared_as_its_checkpoint_says(
+    classes: tuple[str, ...], tmp_path: Path
+) -> None:
+    weights = save_classifier(tmp_path / 'a.pth', classes)
+    ready = load_classifier('poolformer_s12', str(tmp_path / 'a.pth'))
+    assert (ready.title, tuple(ready.classes)) == ('poolformer_s12', classes)
+    assert torch.equal(
+        ready.model.state_dict()['head.fc.bias'], weights['head.fc.bias']
+    )
+    seen = ready.transform(Image.new('RGB', (90, 90), (255, 0, 51)))
+    assert seen.shape == (3, 64, 64)
+    expected = torch.tensor([1.0, -0.5, -0.6]).view(3, 1, 1).expand_as(seen)
+    torch.testing.assert_close(seen, expected, atol=1e-6, rtol=0)
+    other = load_classifier('poolformer_s12', str(tmp_path / 'a.pth'), size=(32, 96))
+    assert other.transform(Image.new('RGB', (90, 90))).shape == (3, 32, 96)
+
+
+def test_another_number_of_classes_than_the_checkpoint_has(tmp_path: Path) -> None:
+    save_classifier(tmp_path / 'a.pth', ('apple', 'cherry'))
+    with pytest.raises(ValueError, match=r'2 classes, not 5: leave out --num-classes'):
+        load_classifier('poolformer_s12', str(tmp_path / 'a.pth'), num_classes=5)
 
 
 # ------------------------------------------------------------- whole models
