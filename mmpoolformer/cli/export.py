@@ -1,6 +1,7 @@
 """Export a model as a file."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -121,7 +122,12 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Export what the command line says."""
     args = parse(argv)
-    from mmpoolformer.export import export  # torch: not for --help
+    # torch: not for --help
+    from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
+    from mmpoolformer.export import export
+
+    if args.trust_checkpoint:
+        os.environ[TRUST_VARIABLE] = '1'
 
     size = args.fixed and tuple(args.fixed)
     with blame('', (OSError, ValueError, RuntimeError, ImportError)):
