@@ -141,9 +141,12 @@ def load_weights(
     chosen = _checked(module, native, tuple(fresh), name)
     module.load_state_dict(chosen, strict=False)
     own = module.state_dict()
+    format = file_format(path, part)
+    if format == 'timm' and 'head.norm.weight' in chosen:
+        _warn_of_head(module, content, name)
     return LoadReport(
         source=name,
-        format=file_format(path, part),
+        format=format,
         wrapper=wrapper,
         prefix=found,
         loaded=tuple(chosen),
@@ -258,6 +261,26 @@ def _found_prefix(weights: Mapping[str, Tensor], prefix: str | None, name: str) 
             f'{first_few(starts)}'
         )
     return prefix
+
+
+def _warn_of_head(module: nn.Module, content: Mapping, name: str) -> None:
+    """Say where weights may have been trained with another head than the model's.
+
+    timm's published PoolFormers are the original's, whose head is ours. The same names
+    in any other file may come from a training in timm.
+    """
+    meta = content.get('meta')
+    ours = isinstance(meta, Mapping) and 'mmengine_version' in meta
+    published = name.startswith('timm://')
+    differs = getattr(getattr(module, 'head', None), 'timm_averages_first', False)
+    if differs and not ours and not published:
+        print_log(
+            f'{name}: if this PoolFormer was trained or tuned in timm, its outputs '
+            "differ a little here: timm's head averages before its norm, this one "
+            'after it, as in the original. Use the model timm/poolformer_... then',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _fit_channels(module: nn.Module, native: dict[str, Tensor]) -> int | None:

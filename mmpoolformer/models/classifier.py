@@ -72,6 +72,9 @@ class NormPoolHead(nn.Module):
         drop_rate: Share of the features that training drops before the linear layer.
     """
 
+    # `load_weights` warns of weights that may be from timm.
+    timm_averages_first = True
+
     def __init__(self, variant: Variant, num_classes: int, drop_rate: float) -> None:
         super().__init__()
         channels = variant.dims[-1]

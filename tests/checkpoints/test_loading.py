@@ -15,6 +15,7 @@ from mmpoolformer.checkpoints import (
     convert_state_dict,
     find_prefix,
     load_weights,
+    loading,
 )
 from mmpoolformer.models import POOLFORMER, MetaFormerClassifier
 
@@ -323,6 +324,58 @@ def test_base_model_of_transformers(golden, prefix) -> None:
         CheckpointError, match=r"no classifier.*'head\.fc', 'head\.norm'"
     ):
         load_weights(create_model('poolformer_s12'), base)
+
+
+def head_warnings(monkeypatch, load) -> list[str]:
+    said = []
+    monkeypatch.setattr(loading, 'print_log', lambda text, **_: said.append(text))
+    load()
+    return said
+
+
+@pytest.mark.parametrize('format', ['timm', 'sail', 'huggingface', 'mmpretrain'])
+def test_head_that_timm_may_have_tuned_is_told(format, monkeypatch) -> None:
+    weights = convert_state_dict(values(tiny_classifier()), format)
+    content = {'state_dict': weights, 'arch': 'poolformer_s12'}
+    said = head_warnings(monkeypatch, lambda: load_weights(tiny_classifier(1), content))
+    assert len(said) == (format == 'timm')
+    if said:
+        assert "timm's head averages before its norm" in said[0]
+        assert '\n' not in said[0]
+
+
+@pytest.mark.parametrize(
+    ('name', 'content'),
+    [
+        ('timm://poolformer_s12.sail_in1k', {}),
+        ('epoch_3.pth', {'meta': {'mmengine_version': '0.10', 'epoch': 3}}),
+    ],
+)
+def test_published_and_own_heads_are_not_warned_of(name, content, monkeypatch) -> None:
+    content = {**content, 'state_dict': values(tiny_classifier())}
+    model = tiny_classifier(1)
+    load = lambda: load_weights(model, content, name=name)  # noqa: E731
+    assert head_warnings(monkeypatch, load) == []
+
+
+def test_no_warning_without_such_a_head(monkeypatch) -> None:
+    weights = values(tiny_classifier())
+    assert not head_warnings(monkeypatch, lambda: load_weights(tiny(), weights))
+    v2 = create_model('poolformerv2_s12', num_classes=3)
+    other = create_model('poolformerv2_s12', num_classes=3)
+    assert not head_warnings(monkeypatch, lambda: load_weights(other, values(v2)))
+
+
+def test_heads_of_timm_and_the_original_differ() -> None:
+    # What the warning says.
+    ours = create_model('poolformer_s12', num_classes=5).eval()
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    theirs = timm.create_model('poolformer_s12', num_classes=5).eval()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.allclose(ours(x), theirs(x), rtol=1e-3)
 
 
 def test_files_without_weights() -> None:
