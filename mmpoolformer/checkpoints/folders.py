@@ -124,8 +124,11 @@ def _cure(folder: Path) -> str:
 
 
 def _is_deepspeed(folder: Path) -> bool:
-    name = 'mp_rank_00_model_states.pt'
-    return any((place / name).is_file() for place in (folder, *_inner(folder)))
+    # Of each rank with ZeRO 3: zero_pp_rank_0_mp_rank_00_model_states.pt.
+    return any(
+        any(place.glob('*mp_rank_*_model_states.pt'))
+        for place in (folder, *_inner(folder))
+    )
 
 
 def _inner(folder: Path) -> list[Path]:

@@ -157,6 +157,11 @@ STATES = 'mp_rank_00_model_states.pt'
             'global_step9',
             'python {0}/zero_to_fp32.py {0} FILE',
         ),
+        (
+            [f'global_step9/zero_pp_rank_0_{STATES}', 'latest'],
+            '',
+            '-m deepspeed.utils.zero_to_fp32 {} FILE',
+        ),
         ([f'global_step9/{STATES}'], '', '-m deepspeed.utils.zero_to_fp32 {} FILE'),
         (['a.pth', 'b.txt'], '', 'is a folder; give a file in it: a.pth'),
         (['b.txt'], '', 'is a folder without weights'),
