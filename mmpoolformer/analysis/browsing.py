@@ -97,7 +97,7 @@ def open_data(config: Config, split: str) -> FedData:
     if split not in SPLITS or not loader:
         there = [name for name in SPLITS if config.get(f'{name}_dataloader')]
         raise ValueError(f'no {split} data in the config: choose {", ".join(there)}')
-    scope = config.get('default_scope', 'mmengine')
+    scope = config.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
         dataset = DATASETS.build(loader.dataset)
         if hasattr(dataset, 'full_init'):
@@ -182,7 +182,7 @@ def _reader(
     config: Config, dataset: Dataset, split: str, settings: Mapping
 ) -> Callable[[dict], FedPicture]:
     """Return what makes a picture of an item of the data set."""
-    scope = config.get('default_scope', 'mmengine')
+    scope = config.get('default_scope') or 'mmengine'
     if scope not in PIPELINES:
         mean, std = (
             255 * torch.tensor(values)

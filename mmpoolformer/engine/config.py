@@ -170,7 +170,7 @@ def _check_top(key: str, config: Config, readable: set[str]) -> None:
 
 
 def _check_packages(config: Config) -> None:
-    scope = config.get('default_scope', 'mmengine')
+    scope = config.get('default_scope') or 'mmengine'
     if find_spec(scope) is not None:
         return
     extra = EXTRAS.get(scope)

@@ -110,7 +110,7 @@ def build_whole(config: Config) -> nn.Module:
     Returns:
         The model, in evaluation mode.
     """
-    scope = config.get('default_scope', 'mmengine')
+    scope = config.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(config.model)
     return revert_sync_batchnorm(model).eval()

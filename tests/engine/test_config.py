@@ -15,6 +15,7 @@ from mmpoolformer.engine.config import (
     use_auto_scale_lr,
     use_resume,
 )
+from mmpoolformer.models.from_config import build_whole
 from mmpoolformer.utils.errors import UsageError, UserError
 
 RETINANET = ROOT / 'configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py'
@@ -219,3 +220,13 @@ def test_a_base_that_is_not_ours_is_told_with_near_ones(tmp_path: Path) -> None:
     file.write_text("_base_ = 'mmpoolformer::detection/retinanet_poolformer_s13.py'")
     with pytest.raises(UserError, match=r"no config 'detection/.*retinanet_poolform"):
         load_config(file)
+
+
+def test_a_config_without_a_scope_is_loaded_and_built(tmp_path: Path) -> None:
+    own = tmp_path / 'own.py'
+    own.write_text(
+        "custom_imports = dict(imports=['mmpoolformer'])\n"
+        "default_scope = None\nmodel = dict(type='mmpoolformer.PoolFormer')\n"
+    )
+    model = build_whole(load_config(own, ['model']))
+    assert type(model).__name__ == 'PoolFormer'
