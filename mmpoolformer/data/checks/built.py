@@ -161,7 +161,8 @@ def check_pairs(model: nn.Module, loader: DataLoader) -> None:
     if not getattr(model, 'mixup', None):
         return
     size = loader.batch_sampler.batch_size
-    last = 0 if loader.batch_sampler.drop_last else len(loader.dataset) % size
+    # A sampler's length is what one process gets, repeated or cut pictures included.
+    last = 0 if loader.batch_sampler.drop_last else len(loader.sampler) % size
     if size % 2 or last % 2:
         raise UserError(
             f'train_dataloader: a batch of {size if size % 2 else last}, but Mixup and '

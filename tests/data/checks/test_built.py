@@ -1,11 +1,14 @@
 """What a Runner has built: training data that is smaller than a batch."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader, TensorDataset
 
-from mmpoolformer.data.checks.built import check_steps
+from mmpoolformer.data.checks.built import check_pairs, check_steps
 from mmpoolformer.data.samplers import SeededSampler
 from mmpoolformer.utils.errors import UserError
 
@@ -35,3 +38,17 @@ def test_no_step_is_refused(
 
 def test_endless_samplers_fill_any_batch() -> None:
     check_steps(loader(2, 8, InfiniteSampler, drop_last=True))
+
+
+@pytest.mark.parametrize(
+    ('pictures', 'fits'), [(7, True), (8, True), (6, False), (10, False)]
+)
+def test_pairs_are_counted_in_each_process(
+    pictures: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda: (1, 2))
+    data = range(pictures)
+    loader = DataLoader(data, batch_size=4, sampler=DefaultSampler(data, seed=0))
+    assert all(len(batch) % 2 == 0 for batch in loader.batch_sampler) == fits
+    with nullcontext() if fits else pytest.raises(UserError, match='a batch of'):
+        check_pairs(SimpleNamespace(mixup=True), loader)
