@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from mmpoolformer.models import block as fusing
 from mmpoolformer.models.base import RecomputedSequential, resampled_position
@@ -36,7 +37,12 @@ ACTIVATIONS = {
     nn.SiLU: 'silu',
     StarReLU: 'relu_squared',
 }
-HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks')
+HOOKS = (
+    '_forward_hooks',
+    '_forward_pre_hooks',
+    '_backward_hooks',
+    '_backward_pre_hooks',
+)
 
 
 def family_norm(variant: Variant, channels: int) -> nn.Module:
@@ -325,7 +331,7 @@ def _is_plain(x: Tensor) -> bool:
 
 def _seen(*modules: nn.Module) -> bool:
     """Tell whether a hook wants to see what goes through one of these modules."""
-    return any(
+    return _has_any_global_hook() or any(
         getattr(part, hooks)
         for module in modules
         for part in module.modules()

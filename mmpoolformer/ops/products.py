@@ -2,7 +2,9 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from mmpoolformer.ops.activations import ACTIVATIONS
 
@@ -53,11 +55,18 @@ def _uses_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def is_traced() -> bool:
-    """Tell whether the model is being traced, exported or compiled.
+    """Tell whether something looks at or transforms the single operations.
 
-    Then its plain operations are what is wanted: others optimise them.
+    Tracing, export, compiling, the transforms of `torch.func`, forward derivatives,
+    and dispatch modes such as PyTorch's counter of flops: all want plain operations.
     """
     if torch.jit.is_tracing():
         return True
     compiler = torch.compiler if hasattr(torch.compiler, 'is_compiling') else None
-    return (compiler or torch._dynamo).is_compiling()
+    if (compiler or torch._dynamo).is_compiling():
+        return True
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or _get_current_dispatch_mode() is not None
+    )

@@ -8,6 +8,8 @@ from compared import ARCHITECTURES, difference, image, shallow
 from random_weights import randomised
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmpoolformer.models import MetaFormer, MetaFormerClassifier
 
@@ -169,3 +171,42 @@ def test_copies_stay_apart() -> None:
 def test_a_wrong_switch_is_named(fused: object) -> None:
     with pytest.raises(ValueError, match=f'fused={fused!r}: choose from True, False'):
         MetaFormer('poolformer_s12', fused=fused)
+
+
+@pytest.mark.parametrize('transform', ['grad', 'jvp'])
+def test_transforms_of_torch_func(transform: str) -> None:
+    x = image(2, 3, 64, 64).double()
+
+    def result(model: MetaFormer) -> Tensor:
+        model.double().eval()
+        if transform == 'grad':
+            return torch.func.grad(lambda x: model(x)[-1].square().sum())(x)
+        return torch.func.jvp(lambda x: model(x)[-1], (x,), (x.cos(),))[1]
+
+    plain, fused = pair('poolformer_s12')
+    assert difference(result(fused), result(plain)) < 1e-10
+
+
+def test_backward_pre_hooks_and_global_hooks_see_the_modules() -> None:
+    _, model = pair('poolformer_s12')
+    part = model.stages[2].blocks[1].mlp.fc2
+    seen = []
+    part.register_full_backward_pre_hook(lambda *_: seen.append('before'))
+    handle = register_module_forward_hook(lambda m, *_: seen.append(m))
+    try:
+        maps = model(image(1, 3, 64, 64))
+    finally:
+        handle.remove()
+    assert part in seen
+    sum(m.sum() for m in model(image(1, 3, 64, 64))).backward()
+    assert 'before' in seen
+    assert len(maps) == 4
+
+
+def test_flops_are_counted_as_of_the_modules() -> None:
+    counts = []
+    for model in pair('poolformer_s12'):
+        with FlopCounterMode(display=False) as counter:
+            sum(m.sum() for m in model(image(1, 3, 64, 64))).backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
