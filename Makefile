@@ -13,12 +13,15 @@ JOBS ?= auto
 ENV_PYTHON = "$(VENV)/bin/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart pretrain-demo test lint lock doctor setup clean
+.PHONY: help quickstart pretrain-demo test test-quick test-long lint lock doctor \
+  setup clean
 
 help:
 	@echo 'make quickstart     set up, train and evaluate a small detector, draw pictures'
 	@echo 'make pretrain-demo  pretrain a classifier, then train a detector from it'
 	@echo 'make test           set up, check the style, run the tests'
+	@echo 'make test-quick     the same without the tests marked slow'
+	@echo 'make test-long      the same, with more repeats and the examples of help texts'
 	@echo 'make setup          create or complete the environment, nothing else'
 	@echo 'make lint           check the style only'
 	@echo 'make lock           write the versions of requirements/STACK.txt again'
@@ -58,7 +61,11 @@ lock: setup
 # Processes with one thread each: two that share the cores with two threads each
 # wait for each other most of the time.
 test: lint
-	@OMP_NUM_THREADS=1 $(ENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(ENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile $(TIER) $(ARGS)
+
+test-quick: TIER = -m "not slow"
+test-long: TIER = --long --timeout 3600
+test-quick test-long: test
 
 # Works in any Python, also where nothing is installed: that is when it is needed.
 doctor:

@@ -25,6 +25,8 @@ pytest.importorskip('mmseg')
 from command_place import CLASSIFIER, RETINANET, SEGMENTOR, Place
 from fork_server import serving
 
+pytestmark = pytest.mark.slow
+
 PAGES = list(dict.fromkeys(command.text for command in in_pages()))
 TEXTS = list(dict.fromkeys([*PAGES, *(command.text for command in in_helps())]))
 

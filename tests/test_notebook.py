@@ -7,6 +7,8 @@ import nbformat
 import pytest
 from tool_process import ROOT
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = ROOT / 'docs' / 'quickstart.ipynb'
 SHORT = """
 FOLDER = 'made'

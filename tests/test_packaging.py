@@ -20,6 +20,8 @@ from PIL import Image
 from mmpoolformer.utils import paths
 from mmpoolformer.utils.paths import config_path, list_configs
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ('mmpoolformer', 'configs', 'tools', 'requirements')
 IMPORTED = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']

@@ -126,6 +126,7 @@ def test_plot_is_drawn(sizes: list, tmp_path: Path) -> None:
         assert len(picture.convert('RGB').getcolors(1 << 24)) > 20
 
 
+@pytest.mark.slow
 def test_tool_times_a_model_and_tells_mistakes(tmp_path: Path) -> None:
     tool = [sys.executable, ROOT / 'tools' / 'benchmark.py', 'poolformer_s12']
     options = ['--how', 'fused', '--size', '256', '--rounds', '1', '--json', 'out.json']

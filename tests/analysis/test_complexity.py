@@ -94,6 +94,7 @@ def test_published_counts(name: str) -> None:
     assert with_rest_added(result) == (result.params, result.macs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ALSO_IN_TIMM)
 def test_agrees_with_the_model_of_timm(name: str) -> None:
     ours, theirs = count_named(name), count_named(f'timm/{name}')
@@ -319,6 +320,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     return results
 
 
+@pytest.mark.slow
 def test_tool_prints_tables_and_writes_numbers(outcomes: dict) -> None:
     two, written = outcomes['two'], outcomes['file']
     assert two['code'] == 0

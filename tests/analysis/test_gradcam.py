@@ -254,6 +254,7 @@ def test_upside_down_upside_down(name: str) -> None:
     assert_peaks(np.flip(heat, (0, 1)), CORNER, factor=1.5)
 
 
+@pytest.mark.slow
 def test_every_kind_of_classifier_is_tested() -> None:
     kinds = set()
     for name in CLASSIFIERS:

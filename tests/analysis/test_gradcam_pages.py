@@ -27,6 +27,8 @@ from mmpoolformer.inference.openmmlab import load_whole
 from mmpoolformer.models.from_config import build_whole
 from mmpoolformer.visual.drawing import GAP
 
+pytestmark = pytest.mark.slow
+
 TOOL = 'tools/gradcam.py'
 # Title, legend and headings above the first row.
 TOP = 34 + 24 + 24

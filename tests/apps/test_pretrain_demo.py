@@ -10,6 +10,8 @@ from tool_process import run
 
 from mmpoolformer.visual.curves import find_logs, read_curves
 
+pytestmark = pytest.mark.slow
+
 ARCH = {'depths': (1, 1, 1, 1), 'dims': (8, 16, 16, 16)}
 LOADERS = [
     f'{part}_dataloader.{option}'

@@ -16,6 +16,8 @@ pytest.importorskip('mmdet')
 from mmpoolformer.apps.quickstart import Quickstart, _draw_curves, summary
 from mmpoolformer.visual.curves import find_logs, read_curves
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 # Enough that the interruption comes before the end.
 EPOCHS = 15

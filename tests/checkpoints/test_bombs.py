@@ -29,6 +29,8 @@ from .test_reading import (
     text,
 )
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 30  # each, on a loaded machine; most take less than one
 MEMORY = 2**29  # bytes that each may add
 

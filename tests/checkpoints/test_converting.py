@@ -148,6 +148,7 @@ def test_full_disk_leaves_nothing(convert, source, tmp_path, capsys) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ['sail.pth']
 
 
+@pytest.mark.slow
 def test_command_line(source, tmp_path) -> None:
     command = [sys.executable, TOOL, source, tmp_path / 'b.pth', '--to', 'keras']
     done = subprocess.run(command, capture_output=True, text=True)

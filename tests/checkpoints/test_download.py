@@ -186,6 +186,7 @@ def test_plain_http_elsewhere_needs_a_hash(tmp_path) -> None:
         fetch(f'{url}#sha256={"0" * 64}', cache_dir=tmp_path)
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_once(server, tmp_path) -> None:
     server.delay = 0.5
     code = (

@@ -69,6 +69,7 @@ def test_file_of_every_format_fills_a_classifier_as_timm_would(
     assert_loaded(model, expected, tuple(model.state_dict()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', POOLFORMER)
 def test_every_size(arch) -> None:
     with torch.device('meta'):  # no numbers, only names and shapes

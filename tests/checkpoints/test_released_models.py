@@ -46,6 +46,7 @@ def build(name: str) -> nn.Module:
         return MODELS.build(config.model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('zipped', [True, False])
 @pytest.mark.parametrize('name', RELEASED)
 def test_released_file_fills_the_model(name, zipped, tmp_path) -> None:

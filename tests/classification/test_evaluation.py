@@ -49,6 +49,7 @@ def share(logits: torch.Tensor, labels: torch.Tensor, k: int) -> float:
     return 100 * hits.float().mean().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 1])
 def test_figures_are_timms(folder: Path, workers: int) -> None:
     model = network()
@@ -147,6 +148,7 @@ def test_unreadable_pictures(folder: Path, workers: int) -> None:
     assert (result.top1, result.top5) == (without.top1, without.top5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'placement', [Placement(dtype=torch.bfloat16), Placement(amp=True)]
 )

@@ -13,6 +13,8 @@ from mmpoolformer.apps.ablation import ROWS
 from mmpoolformer.checkpoints import ZOO
 from mmpoolformer.models import MetaFormerClassifier
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 2
 # Blocks and channels of S12's stages.
 BLOCKS = ((2, 64), (2, 128), (6, 320), (2, 512))

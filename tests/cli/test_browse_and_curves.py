@@ -16,6 +16,8 @@ from mmpoolformer.analysis.browsing import open_data
 from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
 from mmpoolformer.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 CLASSIFICATION = """
 _base_ = '{root}/configs/classification/demo_poolformer_s12.py'
 train_dataloader = dict(num_workers=0, dataset=dict(root='{data}/classification'))

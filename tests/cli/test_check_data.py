@@ -12,6 +12,8 @@ from tiny_data import ROOT, write_data, write_detection_config
 from tiny_data import write_segmentation_config as write_segmentation
 from tool_process import environment, free_port, run_many, start
 
+pytestmark = pytest.mark.slow
+
 CHECK, TRAIN = 'tools/check_data.py', 'tools/train.py'
 CLASSIFICATION = """
 default_scope = 'mmengine'

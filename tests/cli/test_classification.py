@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from tool_process import ROOT, finish, free_port, run_many, start
 
+pytestmark = pytest.mark.slow
+
 EPOCHS, STEPS = 5, 6
 STOPS = (4, 8, 15, 26)  # steps after which the run is killed: in epochs 1, 2, 3, 5
 

@@ -10,6 +10,8 @@ from two_processes import with_fsdp
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 def read(path: Path) -> dict | list:
     return json.loads(path.read_text())

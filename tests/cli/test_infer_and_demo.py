@@ -23,6 +23,8 @@ from tool_process import environment, free_port, run_many
 from mmpoolformer.inference.videos import Video
 from mmpoolformer.visual.drawing import INK
 
+pytestmark = pytest.mark.slow
+
 INFER, DEMO = 'tools/infer.py', 'tools/demo.py'
 FRAMES, FPS = 7, 10
 

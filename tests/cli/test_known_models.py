@@ -17,6 +17,8 @@ from tool_process import environment, run_many
 
 from mmpoolformer import create_model
 
+pytestmark = pytest.mark.slow
+
 VALIDATE, PREDICT = 'tools/validate.py', 'tools/predict.py'
 CLASSES = ('ant', 'bee', 'cat')
 RIGHT = ('train', 'test', 'mine', 'all', 'skip', 'amp')

@@ -9,6 +9,8 @@ import torch
 from tiny_data import ROOT
 from tool_process import environment, run_many
 
+pytestmark = pytest.mark.slow
+
 TRAIN = 'tools/train.py'
 TEST = 'tools/test.py'
 

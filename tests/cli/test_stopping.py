@@ -15,9 +15,12 @@ import pytest
 from tiny_data import write_classification_config
 from tool_process import free_port, start
 
-pytestmark = pytest.mark.skipif(
-    not Path('/proc/self/environ').exists(), reason='looks for processes in /proc'
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not Path('/proc/self/environ').exists(), reason='looks for processes in /proc'
+    ),
+]
 STEPS = 8
 
 

@@ -19,6 +19,8 @@ from PIL import Image
 from tiny_data import ROOT, write_classes, write_data, write_detection_config
 from tool_process import run_many
 
+pytestmark = pytest.mark.slow
+
 TRAIN, TEST, CONVERT = 'tools/train.py', 'tools/test.py', 'tools/convert_checkpoint.py'
 VALIDATE, PREDICT, CAM = 'tools/validate.py', 'tools/predict.py', 'tools/gradcam.py'
 INFER, DEMO, EXPORT = 'tools/infer.py', 'tools/demo.py', 'tools/export.py'

@@ -9,6 +9,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tiny_data import COUNTS
 
+pytestmark = pytest.mark.slow
+
 
 def results(tested: SimpleNamespace, name: str, checkpoint: str) -> dict:
     path = tested.out / f'work_{name}' / f'results_{checkpoint}.json'

@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from tool_process import run_many
 
+pytestmark = pytest.mark.slow
+
 
 def losses(work_dir: Path) -> list[float]:
     (scalars,) = work_dir.glob('*/vis_data/scalars.json')

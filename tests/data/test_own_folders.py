@@ -99,6 +99,7 @@ def test_no_picture_with_an_annotation_is_an_error(
         build_dataset(config)
 
 
+@pytest.mark.slow
 def test_chosen_classes_must_exist(
     monkeypatch: pytest.MonkeyPatch, coco_root: Path
 ) -> None:

@@ -330,6 +330,7 @@ def test_torch_that_torchvision_names(requirements: list[str], torch: str) -> No
     assert checks.pinned_torch(requirements) == torch
 
 
+@pytest.mark.slow
 def test_this_environment_can_train() -> None:
     done = subprocess.run(
         [sys.executable, '-m', 'mmpoolformer.doctor', '--json'],
@@ -343,6 +344,7 @@ def test_this_environment_can_train() -> None:
     assert told['facts']['python'] == list(sys.version_info[:3])
 
 
+@pytest.mark.slow
 def test_bare_python_is_told_what_is_missing() -> None:
     # -S -I: no site-packages at all; the package is found through the path alone.
     root = Path(mmpoolformer.__file__).parent.parent

@@ -21,6 +21,8 @@ from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.models import MetaFormer
 from mmpoolformer.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 
 

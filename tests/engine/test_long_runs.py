@@ -5,6 +5,7 @@ import gc
 import os
 from pathlib import Path
 
+import pytest
 from mmengine.hooks import Hook
 from timm.data import create_transform
 from tiny_data import write_classes
@@ -13,6 +14,8 @@ from tiny_training import settings
 from mmpoolformer.classification.prediction import predict_pictures
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.models import MetaFormerClassifier
+
+pytestmark = pytest.mark.slow
 
 # Iterations, those for warming up, and those between two readings.
 SHORT, LONG, WARM, EVERY = 300, 2000, 100, 100

@@ -14,6 +14,8 @@ from PIL import Image
 from tiny_data import write_data, write_detection_config, write_segmentation_config
 from torch import nn
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

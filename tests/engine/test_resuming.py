@@ -17,6 +17,8 @@ from tiny_data import (
 
 from mmpoolformer.engine.signals import STOPPED_CODE
 
+pytestmark = pytest.mark.slow
+
 # On top of the tiny configs: random pictures, averaged weights, a schedule.
 COMMON = """
 custom_hooks = [

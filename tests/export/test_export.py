@@ -94,6 +94,7 @@ def state_hash(model: nn.Module) -> str:
     return content.hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [*FAMILIES, 'pit'])
 @pytest.mark.parametrize('build', [backbone, classifier])
 def test_onnx_equals_eager_at_other_sizes(name, build, tmp_path):
@@ -138,6 +139,7 @@ def test_torchscript_runs_alone(name, tmp_path):
         )
 
 
+@pytest.mark.slow
 @needs_pt2
 def test_torch_export_runs_alone(tmp_path):
     model = backbone('poolformer_s12').eval()
@@ -425,6 +427,7 @@ def test_the_example_classifies_without_torch(picture, tmp_path):
     assert sum(shares.values()) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_example_detects_without_torch(picture, tmp_path):
     path = tmp_path / 'm.onnx'
     info = {**INFO_FOR_EXAMPLE, 'classes': ['square', 'disc']}
@@ -437,6 +440,7 @@ def test_the_example_detects_without_torch(picture, tmp_path):
     assert Image.open(out).size == (120, 90)
 
 
+@pytest.mark.slow
 def test_the_tool_exports_refuses_and_explains(tmp_path):
     config = tmp_path / 'config.py'
     write_segmentation_config(config, tmp_path)

@@ -103,6 +103,7 @@ def image(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', [(64, 64), (97, 131)])
 @pytest.mark.parametrize(
     'name', ['poolformerv2_m36', 'convformer_s18', 'convformer_m36', 'caformer_s36']

@@ -46,6 +46,7 @@ def test_backbone_gives_the_same_maps_at_any_size(name: str) -> None:
     assert not any(isinstance(part, FoldedBlock) for part in model.modules())
 
 
+@pytest.mark.slow
 def test_compiled_once_for_all_sizes() -> None:
     arch = dict(shallow('poolformer_s12'), depths=(1, 1, 1, 1))
     model = randomised(MetaFormer(arch, out_indices=(0,))).eval()
@@ -105,6 +106,7 @@ def build(name: str) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name',
     [

@@ -29,6 +29,7 @@ def gradients(model: MetaFormer, x: Tensor) -> tuple[list[Tensor], dict[str, Ten
     return [m.detach() for m in maps], {n: p.grad for n, p in model.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('with_cp', [False, True])
 @pytest.mark.parametrize('name', ARCHITECTURES)
@@ -60,6 +61,7 @@ def test_float32_is_as_near_to_the_exact_result(name: str) -> None:
         assert difference(ours.double(), theirs) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ARCHITECTURES)
 def test_autocast_gives_the_modules_types_and_near_results(name: str) -> None:
     plain, fused = pair(name)

@@ -82,6 +82,7 @@ def test_names_and_shapes_are_timms(name) -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['pit_ti', 'pit_b', 'pit_ti_distilled'])
 def test_logits_equal_timm(name) -> None:
     expected = reference(name)

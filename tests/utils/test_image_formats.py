@@ -122,6 +122,7 @@ for reader in sys.argv[3:]:
 """
 
 
+@pytest.mark.slow
 def test_no_other_program_is_started(tmp_path: Path) -> None:
     """A stand-in for Ghostscript says when it is started, as it is by Pillow alone."""
     path, marker = tmp_path / 'a.jpg', tmp_path / 'started'

@@ -30,6 +30,8 @@ from mmpoolformer.apps.page.door import QUESTION, Rules, is_given
 from mmpoolformer.apps.page.page import Limits, build_page, running_page, write_examples
 from mmpoolformer.inference.predictor import Predictor
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which('chromium')
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason='no chromium here')
 ARGUMENTS = (

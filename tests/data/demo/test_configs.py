@@ -55,6 +55,7 @@ def build_model(config):
     return model
 
 
+@pytest.mark.slow
 def test_classes_are_those_of_the_scenes(config):
     expected = SEGMENTATION_CLASSES if config.default_scope == 'mmseg' else CLASSES
     for part, count in (('train', 6), ('val', 6)):
@@ -75,6 +76,7 @@ def test_every_parameter_learns_from_a_batch(config):
     assert without == []
 
 
+@pytest.mark.slow
 def test_held_out_scenes_are_predicted_at_their_own_size(config):
     model = build_model(config).eval()
     loader = Runner.build_dataloader(config.val_dataloader, seed=0)

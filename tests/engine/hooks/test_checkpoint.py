@@ -17,6 +17,8 @@ from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, resumable
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.utils.files import whole_file
 
+pytestmark = pytest.mark.slow
+
 KILLS, LONG_KILLS = 5, 60
 DIED = {'time': -9, 'file': -9, 'byte': -25}  # SIGKILL, SIGXFSZ
 

@@ -37,6 +37,8 @@ from mmpoolformer.engine.signals import (
 )
 from mmpoolformer.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 class SignalIn(Hook):
     """Send this process a signal in an iteration."""
