@@ -3,14 +3,16 @@
 Commands are run by `test_commands.py`.
 """
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from documented import BLOCKS, PAGES, text_of
-from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from mmengine.config import Config, config
+from mmengine.registry import DefaultScope, build_functions
 from PIL import Image
 from random_models import make_models
 from tool_process import ROOT
@@ -20,6 +22,16 @@ from mmpoolformer import create_model
 from mmpoolformer.registry import MODELS
 
 PYTHON = [(page, text) for page, language, text in BLOCKS if language == 'python']
+
+
+# Python's and the system's; mmengine's are looked up in its modules.
+ELSEWHERE = (
+    "No module named 'mmcv._ext'",
+    'unexpected keyword argument',
+    'No space left on device',
+)
+# What stands for a value in a message that a page quotes.
+VALUES = r'\.\.\.;?|nan|(?:mmpoolformer\.)?PoolFormer|mmdet::model|mmsegmentation'
 
 
 def name(value: object) -> str:
@@ -69,3 +81,23 @@ def build(text: str, folder: Path) -> nn.Module:
         config.model.backbone.init_cfg = None
     with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmengine')):
         return MODELS.build(config.model)
+
+
+def texts(file: Path) -> Iterator[str]:
+    """Give the fixed parts of all texts in a Python file."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_quoted_messages_are_printed() -> None:
+    page = (ROOT / 'docs' / 'troubleshooting.md').read_text()
+    rows = re.findall(r'^\| ([^|]*`[^|]*) \|', page, re.M)
+    quoted = [text for row in rows for text in re.findall('`([^`]+)`', row)]
+    assert len(quoted) > 8
+    files = [*(ROOT / 'mmpoolformer').rglob('*.py')]
+    files += [Path(build_functions.__file__), Path(config.__file__)]
+    printed = '\n'.join(text for file in files for text in texts(file))
+    parts = [part.strip() for text in quoted for part in re.split(VALUES, text)]
+    missing = {part for part in parts if part not in printed}
+    assert missing <= set(ELSEWHERE)
