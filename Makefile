@@ -63,6 +63,9 @@ lock: setup
 test: lint
 	@OMP_NUM_THREADS=1 $(ENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile $(TIER) $(ARGS)
 
+ifeq ($(STACK),originals)
+TIER = -m smoke
+endif
 test-quick: TIER = -m "not slow"
 test-long: TIER = --long --timeout 3600
 test-quick test-long: test
