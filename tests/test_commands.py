@@ -121,13 +121,12 @@ def trained(name: str, last: str = 'epoch_1.pth') -> tuple[str, ...]:
 
 RULES = [
     # Training and testing. What starts several processes has its tests in
-    # tests/cli/test_dist.py, which are shorter.
+    # tests/cli/test_dist.py, which are shorter; the first here runs always.
     Rule(
         rf'tools/dist_train.sh {RETINANET} 8',
         options(*COCO),
         {' 8': ' 2'},
         trained(Path(RETINANET).stem),
-        long=True,
     ),
     Rule(
         rf'tools/dist_train.sh {CLASSIFIER} 8',
