@@ -123,9 +123,7 @@ def check(content: object, use: CocoUse, folder: Path) -> None:
         load(content, use, found.classes, folder)
 
 
-def load(
-    content: object, use: CocoUse, classes: tuple[str, ...], folder: Path
-) -> None:
+def load(content: object, use: CocoUse, classes: tuple[str, ...], folder: Path) -> None:
     (folder / 'a.json').write_text(json.dumps(content))
     read = LoadAnnotations(with_bbox=True, with_mask=use.masks)
     data = CocoDataset(
@@ -169,7 +167,7 @@ def test_any_json_loads_or_is_reported(
     folder: Path, content: object, use: CocoUse
 ) -> None:
     check(content, use, folder)
-    check({key: content for key in SOUND}, use, folder)
+    check(dict.fromkeys(SOUND, content), use, folder)
     check({key: [content] for key in SOUND}, use, folder)
 
 
