@@ -32,7 +32,7 @@ from mmpoolformer import create_model, list_models
 from mmpoolformer.checkpoints import convert_file
 from mmpoolformer.checkpoints.download import _file_name
 from mmpoolformer.checkpoints.zoo import ZOO
-from mmpoolformer.models.from_config import build_whole
+from mmpoolformer.models.from_config import build_from_config
 
 COUNTS = {'train': 4, 'val': 2}
 ADE = 'data/ade/ADEChallengeData2016'
@@ -206,7 +206,7 @@ def _whole(config: str, **options: object) -> Callable[[Place, Path], None]:
     def make(place: Place, path: Path) -> None:
         settings = Config.fromfile(place.folder / config)
         settings.merge_from_dict({'model.backbone.init_cfg': None, **options})
-        model = randomised(build_whole(settings))
+        model = randomised(build_from_config(settings))
         torch.save({'state_dict': model.state_dict()}, path)
 
     return make

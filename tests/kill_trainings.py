@@ -28,7 +28,7 @@ from tiny_training import INTERVAL, STEPS, settings, train
 
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.engine.hooks.checkpoint import full_disk_told, resumable
+from mmpoolformer.engine.hooks.checkpoint import report_full_disk, resumable
 from mmpoolformer.utils.errors import run_tool
 
 SMALLEST = 130_000  # bytes of a checkpoint, rounded down
@@ -65,7 +65,7 @@ def forked(work: Callable[[], object], output: Path) -> int:
     os.dup2(file, 1), os.dup2(file, 2)
 
     def main(_: object) -> None:
-        with full_disk_told():
+        with report_full_disk():
             work()
 
     code = 99

@@ -18,7 +18,7 @@ from tiny_data import (
 )
 
 from mmpoolformer.inference.predictor import Predictor
-from mmpoolformer.models.from_config import build_whole
+from mmpoolformer.models.from_config import build_from_config
 
 CLASSIFIER = """
 _base_ = '{root}/configs/classification/poolformer_s12_8xb128_in1k.py'
@@ -72,7 +72,7 @@ def make_models(folder: Path) -> Models:
 
 
 def write_weights(models: Models, name: str, classes: Sequence[str]) -> None:
-    model = randomised(build_whole(Config.fromfile(models.config(name))))
+    model = randomised(build_from_config(Config.fromfile(models.config(name))))
     meta = {'dataset_meta': {'classes': classes}}
     content = {'meta': meta, 'state_dict': model.state_dict()}
     torch.save(content, models.checkpoint(name))

@@ -7,7 +7,7 @@ usage() {
 usage: tools/slurm_test.sh PARTITION JOB_NAME CONFIG CHECKPOINT [options of test.py]
   GPUS=4 tools/slurm_test.sh gpu s12 CONFIG work_dirs/s12/epoch_12.pth --out s12.pkl
 Environment: GPUS in all (8), GPUS_PER_NODE (8, or GPUS if fewer), CPUS_PER_TASK (5),
-SRUN_ARGS (further options of srun, parted by blanks), PYTHON (the interpreter).
+SRUN_ARGS (further options of srun, separated by spaces), PYTHON (the interpreter).
 TEXT
 }
 

@@ -8,7 +8,7 @@ usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [options of train
   GPUS=16 tools/slurm_train.sh gpu s12 CONFIG work_dirs/s12 --auto-scale-lr
   REQUEUE=1 SBATCH_ARGS=--time=4:00:00 tools/slurm_train.sh gpu s12 CONFIG work_dirs/s12
 Environment: GPUS in all (8), GPUS_PER_NODE (8, or GPUS if fewer), CPUS_PER_TASK (5),
-SRUN_ARGS (further options of srun, parted by blanks), PYTHON (the interpreter).
+SRUN_ARGS (further options of srun, separated by spaces), PYTHON (the interpreter).
 REQUEUE=1 hands the job to sbatch, with SBATCH_ARGS and these options: 120 seconds
 (GRACE) before its time is over, or when it is preempted, it saves, ends with code 75
 and is queued again; it goes on where it was (--resume auto).

@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmpoolformer.checkpoints import ZOO
 from mmpoolformer.models import VARIANTS, MetaFormer, MetaFormerClassifier
 from mmpoolformer.models.folding import DTYPES, optimize_for_inference
-from mmpoolformer.models.from_config import build_whole
+from mmpoolformer.models.from_config import build_from_config
 
 OURS = ('fused', 'plain', 'folded', 'compiled')
 PEERS = ('timm', 'transformers')
@@ -183,7 +183,7 @@ def _build(case: Case) -> nn.Module:
         # Not later in the blocks: the stages' layout depends on it.
         if str(config.model.backbone.type).startswith('mmpoolformer.'):
             config.model.backbone.fused = case.implementation != 'plain'
-        model = build_whole(config)
+        model = build_from_config(config)
     else:
         kind = MetaFormerClassifier if case.classifier else MetaFormer
         model = kind(VARIANTS[case.model], fused=case.implementation != 'plain')

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mmpoolformer.models.from_config import (
     DEFAULT_SIZE,
     build_classifier,
-    build_whole,
+    build_from_config,
     input_size,
 )
 
@@ -133,7 +133,7 @@ def count_config(config: Config, size: Sequence[int] | None = None) -> Complexit
             segmentors and 224 x 224 for others.
     """
     size = size or SCOPE_SIZES.get(config.get('default_scope'), DEFAULT_SIZE)
-    return count(build_whole(config), size)
+    return count(build_from_config(config), size)
 
 
 def stage_table(result: Complexity) -> str:

@@ -157,8 +157,8 @@ def find_layers(model: nn.Module, path: str | None = None) -> CamLayers:
     source = next((SOURCES[name] for name in names if name in SOURCES), None)
     if path is None and source is None:
         raise ValueError(
-            f'{type(trunk).__name__}: it is not known where it shows what it sees; '
-            f'name the layer (models known: {", ".join(SOURCES)})'
+            f'{type(trunk).__name__}: no default layer is known for this model; choose '
+            f'one with --layer (known models: {", ".join(SOURCES)})'
         )
     module = _module(trunk, source.path) if path is None else _module(model, path)
     if source is None:

@@ -19,7 +19,7 @@ from mmpoolformer.analysis.gradcam import box_map, classifier_map, region_map
 from mmpoolformer.classification.class_labels import describe_classes
 from mmpoolformer.classification.preprocessing import evaluation_settings, normalisation
 from mmpoolformer.inference.classifiers import load_classifier as load_known
-from mmpoolformer.inference.openmmlab import WholeModel
+from mmpoolformer.inference.openmmlab import OpenMMLabModel
 from mmpoolformer.models.from_config import build_classifier, resolve_name
 from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.results import Detections
@@ -190,9 +190,9 @@ def classification_page(
     return arrange(rows, headings, settings.method or 'GradCAM', LEGEND)
 
 
-def whole_page(
+def config_page(
     pictures: Sequence[Picture],
-    models: Sequence[WholeModel],
+    models: Sequence[OpenMMLabModel],
     settings: Settings,
     step: Callable[[], object] = lambda: None,
 ) -> ndarray:
@@ -250,7 +250,7 @@ def _classified(
 
 
 def _explained(
-    picture: Picture, whole: WholeModel, settings: Settings
+    picture: Picture, whole: OpenMMLabModel, settings: Settings
 ) -> Iterator[ndarray]:
     """Draw what a model finds in a picture, then a map for each of the first finds."""
     images, sample = _prepare(picture, whole)
@@ -261,7 +261,7 @@ def _explained(
 
 def _boxes(
     picture: Picture,
-    whole: WholeModel,
+    whole: OpenMMLabModel,
     images: Tensor,
     sample: BaseDataElement,
     category: int | None,
@@ -300,7 +300,7 @@ def _boxes(
 
 def _regions(
     picture: Picture,
-    whole: WholeModel,
+    whole: OpenMMLabModel,
     images: Tensor,
     sample: BaseDataElement,
     category: int | None,
@@ -332,7 +332,7 @@ def _regions(
         yield caption(overlay_heat(small, _fitted(heat, sample, small)), text)
 
 
-def _prepare(picture: Picture, whole: WholeModel) -> tuple[Tensor, BaseDataElement]:
+def _prepare(picture: Picture, whole: OpenMMLabModel) -> tuple[Tensor, BaseDataElement]:
     """Return what the data preprocessor makes of a picture: (1, 3, H, W), sample."""
     with torch.no_grad():
         ready = whole.model.data_preprocessor(whole.batch([picture.pixels]), False)

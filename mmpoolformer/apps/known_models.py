@@ -29,7 +29,7 @@ from mmpoolformer.inference.classifiers import (
 from mmpoolformer.models import list_models
 from mmpoolformer.utils.devices import choose_device
 from mmpoolformer.utils.errors import UsageError, UserError, blame
-from mmpoolformer.utils.files import write_csv, write_whole
+from mmpoolformer.utils.files import write_atomically, write_csv
 from mmpoolformer.utils.images import find_pictures
 from mmpoolformer.utils.progress import progress_bar
 
@@ -84,7 +84,7 @@ def predict(args: Namespace) -> None:
             write_csv(args.csv, table_of(predictions, names))
         if args.json:
             record = record_of(known, predictions, names)
-            write_whole(args.json, json.dumps(record, indent=2) + '\n')
+            write_atomically(args.json, json.dumps(record, indent=2) + '\n')
 
 
 def choose_placement(args: Namespace) -> Placement:

@@ -20,7 +20,7 @@ from mmpoolformer.checkpoints.keymaps import (
 from mmpoolformer.checkpoints.loading import WRAPPERS, file_format, unwrap
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
-from mmpoolformer.utils.files import whole_file
+from mmpoolformer.utils.files import atomic_file
 from mmpoolformer.utils.text import first_few
 
 # Training states are lists in the order of the parameters, which codebases number
@@ -86,7 +86,7 @@ def convert_file(
         source: What `resolve_source` takes.
         destination: The file to make, whole or not at all.
         target: The format to make, one of `FORMATS`; for a `.pdparams` file `paddle`.
-        source_format: The format of the source; found out if not given.
+        source_format: The format of the source; detected automatically.
         prefix: What stands before the backbone's names, such as `'backbone'`; detected
             automatically if not given.
         entry: The entry to take, see `unwrap`; the new file holds no other weights.
@@ -179,7 +179,7 @@ def _result(
 
 def _write(result: dict, destination: Path) -> None:
     try:
-        with whole_file(destination) as file:
+        with atomic_file(destination) as file:
             FLAT.get(destination.suffix, torch.save)(result, file)
     except RuntimeError as error:  # as torch reports a full disk
         raise CheckpointError(f'cannot write {destination}: {error}') from error

@@ -408,7 +408,7 @@ def convert_state_dict(
     Args:
         state_dict: Parameters by name.
         target: The format to make, one of `FORMATS`.
-        source: The format they are in; found out if not given.
+        source: The format they are in; detected automatically.
         prefix: What stands before the names to convert, such as `backbone.`; it is
             kept, and names that don't start with it stay as they are.
 

@@ -119,7 +119,7 @@ def load_weights(
             files don't hold; add `'head.fc'` for another number of classes.
         trust: See `read_checkpoint`.
         prefix: What stands before the names of the backbone, such as `'backbone.'`;
-            found out if not given.
+            detected automatically.
         name: How messages call the source; by default as it is given.
         entry: See `unwrap`.
 
@@ -399,7 +399,7 @@ def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
         UserError: If a tensor is missing or differs in shape.
     """
     model = unwrapped(model)
-    entry, weights = whole_weights(checkpoint, filename)
+    entry, weights = model_weights(checkpoint, filename)
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -442,7 +442,7 @@ def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport
         UserError: If nothing fits, or nothing of the model's backbone.
     """
     model = unwrapped(model)
-    entry, weights = whole_weights(checkpoint, filename)
+    entry, weights = model_weights(checkpoint, filename)
     own = model.state_dict()
     reshaped = [
         key for key in own if key in weights and weights[key].shape != own[key].shape
@@ -477,7 +477,7 @@ def _part_cure(filename: str) -> str:
     )
 
 
-def whole_weights(checkpoint: dict, filename: str) -> tuple[str, dict[str, Tensor]]:
+def model_weights(checkpoint: dict, filename: str) -> tuple[str, dict[str, Tensor]]:
     """Find the weights of a whole model, without `module.` of a distributed one.
 
     Args:

@@ -53,7 +53,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         '--anew',
         action='store_true',
-        help='look again at what was found sound before (work_dir/data_check.json)',
+        help='check all files again, ignoring the cached results in '
+        'WORK_DIR/data_check.json',
     )
     args = parse_config_command(parser, argv)
     if args.workers is not None and args.workers < 1:

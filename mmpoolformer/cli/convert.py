@@ -45,11 +45,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument('--to', required=True, choices=FORMATS, help='names to give')
     parser.add_argument(
-        '--from', dest='source_format', choices=FORMATS, help='found out if not given'
+        '--from', dest='source_format', choices=FORMATS, help='detected automatically'
     )
     parser.add_argument(
         '--prefix',
-        help='what stands before the names, such as backbone.; found out if not given',
+        help='prefix of the names, such as backbone; detected automatically',
     )
     parser.add_argument(
         '--entry',

@@ -112,7 +112,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         type=float,
         default=0.3,
         metavar='P',
-        help='least confidence of boxes (default: %(default)s)',
+        help='score threshold of boxes (default: %(default)s)',
     )
     add(
         '--top',
@@ -170,7 +170,7 @@ def main(argv: Sequence[str]) -> None:
         )
         pictures = [pages.read_picture(path) for path in args.images]
         models = load_models(args)
-        draw = pages.classification_page if args.model else pages.whole_page
+        draw = pages.classification_page if args.model else pages.config_page
         with progress_bar(len(pictures) * len(models), 'maps') as bar:
             page = draw(pictures, models, settings, bar.update)
         save_picture(page, args.out)
@@ -184,7 +184,7 @@ def load_models(args: argparse.Namespace) -> list:
         UserError: If one does not exist or its weights do not fit.
     """
     from mmpoolformer.analysis import gradcam_pages as pages
-    from mmpoolformer.inference.openmmlab import load_whole
+    from mmpoolformer.inference.openmmlab import load_openmmlab
 
     size = args.size and tuple((args.size * 2)[:2])
     models = []
@@ -203,7 +203,9 @@ def load_models(args: argparse.Namespace) -> list:
                 )
             )
         else:
-            models.append(load_whole(read_config(name), given, args.trust_checkpoint))
+            models.append(
+                load_openmmlab(read_config(name), given, args.trust_checkpoint)
+            )
     return models
 
 

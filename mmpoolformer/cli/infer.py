@@ -70,7 +70,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         type=float,
         default=0.3,
         metavar='P',
-        help='least confidence of boxes, drawn and written; 0 keeps all that the model '
+        help='score threshold of boxes, drawn and written; 0 keeps all that the model '
         'gives, as for computing AP (default: %(default)s)',
     )
     add(

@@ -73,8 +73,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         '--optimize',
         action='store_true',
-        help='fold constants into weights first: the same results up to rounding, '
-        'sooner',
+        help='fuse BatchNorm and scales into the weights first: faster, results '
+        'equal up to rounding',
     )
     add_dtype_option(
         parser, ('fp32', 'bf16'), 'type that the backbone computes in with --optimize'

@@ -16,9 +16,10 @@ TRAIN_EXAMPLES = """examples:
         --cfg-options model.backbone.init_cfg=None train_dataloader.batch_size=2
   on 8 GPUs (or 2 processes on the CPU):
     tools/dist_train.sh CONFIG 8
-  the same, each with a slice of the model, for want of memory:
+  the same with FSDP, if the model does not fit into one GPU's memory:
     tools/dist_train.sh CONFIG 8 --strategy fsdp
-SIGTERM and SIGUSR1 end a run after its iteration, saved, with exit code 75.
+On SIGTERM or SIGUSR1 the current iteration is finished, a checkpoint is saved, and
+the process exits with code 75.
 """
 
 
@@ -72,7 +73,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='multiply the learning rate by (images a step) / '
+        help='scale the learning rate by (total batch size) / '
         '(auto_scale_lr.base_batch_size of the config)',
     )
     parser.add_argument(

@@ -118,9 +118,7 @@ def _categories(file: str | Path) -> tuple[str, ...]:
     names = tuple(str(category['name']) for category in categories)
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        raise ValueError(
-            f'{file}: class names {twice} stand there more than once: {TWICE_CURE}'
-        )
+        raise ValueError(f'{file}: duplicate class names {twice}: {TWICE_CURE}')
     return names
 
 

@@ -1,6 +1,6 @@
-"""Training whose parameters are shared out over the processes: FSDP.
+"""Training whose parameters are sharded over the processes: FSDP.
 
-torch's `fully_shard` (FSDP2) keeps a slice of each parameter, its gradient and what the
+torch's `fully_shard` (FSDP2) keeps a shard of each parameter, its gradient and what the
 optimizer knows of it in each process, and gathers a block's parameters while it runs.
 Checkpoints are those of any other training: whole, in one file, and read by any number
 of processes.
@@ -51,7 +51,7 @@ def strategy_of(config: Config) -> str:
 
 
 def shards(config: Config) -> bool:
-    """Tell whether a config asks to share out the parameters."""
+    """Tell whether a config asks to shard the parameters."""
     return strategy_of(config) == 'fsdp'
 
 
@@ -65,7 +65,7 @@ def shard_model(model: nn.Module) -> None:
             dicts that are loaded into it afterwards hold whole tensors.
 
     Raises:
-        ValueError: If a parameter can't be shared out (one without dimensions).
+        ValueError: If a parameter can't be sharded (one without dimensions).
     """
     # Not in torch 2.1, which check_sharding has refused.
     from torch.distributed.device_mesh import init_device_mesh
@@ -81,8 +81,8 @@ def shard_model(model: nn.Module) -> None:
             module.set_force_sum_reduction_for_comms(True)
 
 
-def share_out_loaded_steps(wrapper: OptimWrapper | OptimWrapperDict) -> None:
-    """Let optimizers of a model that is shared out load states that are whole."""
+def shard_loaded_steps(wrapper: OptimWrapper | OptimWrapperDict) -> None:
+    """Let optimizers of a model that is sharded load unsharded states."""
     several = isinstance(wrapper, OptimWrapperDict)
     for one in wrapper.optim_wrappers.values() if several else [wrapper]:
         one.optimizer.register_load_state_dict_pre_hook(_share_out_steps)
@@ -97,7 +97,8 @@ def check_sharding(runner: Runner) -> None:
     module = getattr(fsdp, 'FSDPModule', None)
     if not hasattr(module, 'set_force_sum_reduction_for_comms'):
         raise UserError(
-            f'--strategy fsdp: torch {torch.__version__} is too old for it; 2.11 is not'
+            f'--strategy fsdp: needs a newer torch than {torch.__version__} '
+            '(tested with 2.11)'
         )
     if not runner.distributed:
         raise UserError(
@@ -139,7 +140,7 @@ class ShardedState(Hook):
 
 def _gathered(tensor: Tensor) -> Tensor:
     """Return a tensor whole in the first process, and nothing in others."""
-    found = whole(tensor.detach())
+    found = full_tensor(tensor.detach())
     return found.cpu() if is_main_process() else found.new_empty(0)
 
 
@@ -149,7 +150,7 @@ def _share_out_loaded(
     """Share out what is loaded into a module's own parameters."""
     for name, parameter in module.named_parameters(prefix.rstrip('.'), recurse=False):
         if name in state_dict:
-            state_dict[name] = shared_like(state_dict[name], parameter)
+            state_dict[name] = sharded_like(state_dict[name], parameter)
 
 
 def _share_out_steps(optimizer: Optimizer, state_dict: dict) -> dict:
@@ -159,7 +160,7 @@ def _share_out_steps(optimizer: Optimizer, state_dict: dict) -> dict:
     like = dict(zip(numbers, parameters, strict=False))
     steps = {
         number: {
-            key: shared_like(value, like[number]) if torch.is_tensor(value) else value
+            key: sharded_like(value, like[number]) if torch.is_tensor(value) else value
             for key, value in known.items()
         }
         for number, known in state_dict['state'].items()
@@ -167,24 +168,24 @@ def _share_out_steps(optimizer: Optimizer, state_dict: dict) -> dict:
     return {**state_dict, 'state': steps}
 
 
-def is_shared_out(value: object) -> bool:
-    """Tell whether something is a tensor of which a process holds a slice."""
+def is_sharded(value: object) -> bool:
+    """Tell whether something is a tensor of which a process holds a shard."""
     return isinstance(value, Tensor) and hasattr(value, 'full_tensor')
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """Return a tensor whole, in every process; all must ask."""
-    return tensor.full_tensor() if is_shared_out(tensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
-def own_part(tensor: Tensor) -> Tensor:
+def own_shard(tensor: Tensor) -> Tensor:
     """Return what this process holds of a tensor."""
-    return tensor.to_local() if is_shared_out(tensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
-def shared_like(tensor: Tensor, example: Tensor) -> Tensor:
+def sharded_like(tensor: Tensor, example: Tensor) -> Tensor:
     """Share out a whole tensor as another of its shape is, if that is."""
-    wanted = is_shared_out(example) and not is_shared_out(tensor)
+    wanted = is_sharded(example) and not is_sharded(tensor)
     if not wanted or tensor.shape != example.shape:
         return tensor
     from torch.distributed.tensor import distribute_tensor

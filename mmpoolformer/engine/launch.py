@@ -31,7 +31,7 @@ from mmpoolformer.engine.distributed import (
     let_first_process_speak,
 )
 from mmpoolformer.engine.fsdp import strategy_of
-from mmpoolformer.engine.hooks.checkpoint import full_disk_told
+from mmpoolformer.engine.hooks.checkpoint import report_full_disk
 from mmpoolformer.engine.hooks.curves import DrawCurves, use_tensorboard
 from mmpoolformer.engine.hooks.draw import DrawPictures
 from mmpoolformer.engine.hooks.fold import OptimizeModel
@@ -163,7 +163,7 @@ def _train(request: StopRequest, args: Namespace, config: Config) -> None:
     older = _prepare_config(args, config)
     with locked(config.work_dir):
         runner = _prepared_runner(args, config, older, (validations, stop))
-        with full_disk_told(), stop.patient_readers():
+        with report_full_disk(), stop.patient_readers():
             runner.train()
     if is_main_process():
         _tell_unreadable(runner.train_dataloader.dataset)

@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 
 from mmpoolformer.utils.distributed import launched_rank
 from mmpoolformer.utils.errors import UserError
-from mmpoolformer.utils.files import write_whole
+from mmpoolformer.utils.files import write_atomically
 
 LOCK, HOLDER = '.training.lock', '.training.json'
 PATIENCE = 20.0  # seconds in which the readers of a killed training end
@@ -54,7 +54,7 @@ def locked(work_dir: str | Path, patience: float = PATIENCE) -> Iterator[None]:
     try:
         if lock.is_locked:
             holder = {'pid': os.getpid(), 'host': socket.gethostname()}
-            write_whole(folder / HOLDER, json.dumps(holder))
+            write_atomically(folder / HOLDER, json.dumps(holder))
         yield
     finally:
         lock.release()

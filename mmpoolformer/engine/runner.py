@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 from mmpoolformer.checkpoints.loading import (
     fill_model,
     fill_partly,
+    model_weights,
     unwrapped,
-    whole_weights,
 )
 from mmpoolformer.data.checks.built import (
     check_classes,
@@ -43,9 +43,9 @@ from mmpoolformer.engine.fitting import check_averages, check_fit, check_losses
 from mmpoolformer.engine.fsdp import (
     ShardedState,
     check_sharding,
+    shard_loaded_steps,
     shard_model,
     shards,
-    share_out_loaded_steps,
     strategy_of,
 )
 from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, read_first
@@ -100,7 +100,7 @@ class ToolRunner(Runner):
         older: Checkpoints to go on from where the one to resume can't be read.
         own_settings: Whether the config's learning rate, other settings of the
             optimizer and schedules hold in a resumed run, not the checkpoint's.
-        sharded: What gathers for checkpoints what was shared out, if anything was.
+        sharded: What gathers for checkpoints what was sharded, if anything was.
     """
 
     needs_all_weights = False
@@ -155,7 +155,7 @@ class ToolRunner(Runner):
                 self._shard_model()
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if shards(self.cfg):
-            share_out_loaded_steps(self.optim_wrapper)
+            shard_loaded_steps(self.optim_wrapper)
         self._tell_batch()
         seed_items(self.train_dataloader)
         self.register_hook(SeedSteps())
@@ -202,7 +202,7 @@ class ToolRunner(Runner):
         """Wrap the model for a distributed job; on CPUs without device numbers.
 
         SyncBN runs on GPUs alone; plain BatchNorm takes its place on CPUs. A model
-        of which something is to be shared out stays as it is until that is done.
+        of which something is to be sharded stays as it is until that is done.
         """
         is_whole = not shards(self.cfg)
         is_ours = self.distributed and (on_cpu() or not is_whole)
@@ -378,7 +378,7 @@ class ToolRunner(Runner):
         is_whole = not (report.new or report.left or report.reshaped)
         self.logger.log(INFO if is_whole else WARNING, f'Loaded {report}')
         # Hooks, such as that of averaged weights, get what the model now holds.
-        entry, _ = whole_weights(checkpoint, filename)
+        entry, _ = model_weights(checkpoint, filename)
         checkpoint = {key: checkpoint[key] for key in checkpoint if key != entry}
         checkpoint['state_dict'] = unwrapped(self.model).state_dict()
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)

@@ -16,7 +16,7 @@ from mmpoolformer.classification.preprocessing import (
 )
 from mmpoolformer.inference.classifiers import load_classifier
 from mmpoolformer.models import create_model
-from mmpoolformer.models.from_config import build_whole
+from mmpoolformer.models.from_config import build_from_config
 
 BYTE = 255
 
@@ -83,7 +83,7 @@ def config_model(
     Raises:
         UserError: If the checkpoint does not fill the model.
     """
-    model = build_whole(config)
+    model = build_from_config(config)
     info: dict = {'model': Path(config.filename or 'model').stem}
     if checkpoint is not None:
         content = read_checkpoint(resolve_source(checkpoint), trust=trust)

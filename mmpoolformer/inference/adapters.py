@@ -24,8 +24,8 @@ from mmpoolformer.classification.class_labels import describe_classes, recorded_
 from mmpoolformer.classification.classifier import ImageClassifier
 from mmpoolformer.engine.config import load_config
 from mmpoolformer.inference.classifiers import load_classifier
-from mmpoolformer.inference.openmmlab import WholeModel, load_whole
-from mmpoolformer.models.from_config import build_whole
+from mmpoolformer.inference.openmmlab import OpenMMLabModel, load_openmmlab
+from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.results import (
     CLASSIFICATION,
@@ -105,10 +105,10 @@ class ClassifierEngine:
 
 
 @dataclass(frozen=True)
-class WholeEngine:
+class OpenMMLabEngine:
     """A detector or segmentor."""
 
-    whole: WholeModel
+    whole: OpenMMLabModel
 
     @property
     def title(self) -> str:
@@ -158,7 +158,7 @@ class WholeEngine:
 
 def load_engine(
     model: str | os.PathLike | Config, checkpoint: str | None, trust: bool
-) -> ClassifierEngine | WholeEngine:
+) -> ClassifierEngine | OpenMMLabEngine:
     """Make a model ready, see `Predictor`.
 
     Raises:
@@ -171,7 +171,7 @@ def load_engine(
     if checkpoint is None:
         raise UserError(f'{config.filename}: a config needs a checkpoint')
     if config.get('default_scope') in ('mmdet', 'mmseg'):
-        return WholeEngine(load_whole(config, checkpoint, trust))
+        return OpenMMLabEngine(load_openmmlab(config, checkpoint, trust))
     return _classifier_of(config, checkpoint, trust)
 
 
@@ -197,7 +197,7 @@ def _known_classifier(
 def _classifier_of(config: Config, checkpoint: str, trust: bool) -> ClassifierEngine:
     """Make the classifier of a config of this package ready."""
     name = Path(config.filename or 'config').stem
-    model = build_whole(config)
+    model = build_from_config(config)
     if not isinstance(model, ImageClassifier):
         raise UserError(
             f'{config.filename}: {type(model).__name__} is no detector of mmdet, no '

@@ -31,7 +31,7 @@ def draw_result(
     Args:
         predictor: Where the result is from.
         result: The result, of a picture that could be read.
-        score_thr: Least confidence of boxes.
+        score_thr: Score threshold of boxes.
         topk: Most classes below the picture, for classifiers.
         scale: Times that the picture is enlarged, for letters that can be read.
 

@@ -16,7 +16,7 @@ from torch import nn
 from mmpoolformer.checkpoints import read_checkpoint, resolve_source
 from mmpoolformer.checkpoints.errors import shown
 from mmpoolformer.checkpoints.loading import fill_model
-from mmpoolformer.models.from_config import build_whole
+from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.images import PictureError
 from mmpoolformer.visual.drawing import class_colours
 
@@ -25,7 +25,7 @@ ANNOTATION_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'MapLabels')
 
 
 @dataclass(frozen=True)
-class WholeModel:
+class OpenMMLabModel:
     """A detector or segmentor that is ready to use.
 
     Attributes:
@@ -64,9 +64,9 @@ class WholeModel:
         return {key: [one[key] for one in packed] for key in packed[0]}
 
 
-def load_whole(
+def load_openmmlab(
     config: Config, checkpoint: str | None = None, trust: bool = False
-) -> WholeModel:
+) -> OpenMMLabModel:
     """Make the model of a config ready.
 
     Args:
@@ -85,7 +85,7 @@ def load_whole(
             f'default_scope={scope!r}: neither a detector nor a segmentor; '
             'give classifiers by --model'
         )
-    model = build_whole(config)
+    model = build_from_config(config)
     content = {}
     if checkpoint is not None:
         path = os.path.expanduser(checkpoint)
@@ -103,7 +103,7 @@ def load_whole(
         classes, colours = _class_names(content, dataset, model)
     name = Path(config.filename).stem
     title = name if checkpoint else f'{name} (random)'
-    return WholeModel(title, model, pipeline, classes, colours)
+    return OpenMMLabModel(title, model, pipeline, classes, colours)
 
 
 def _innermost(dataset: Mapping) -> Mapping:

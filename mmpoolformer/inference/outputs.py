@@ -11,7 +11,7 @@ from numpy import ndarray
 from PIL import Image
 
 from mmpoolformer.inference.predictor import Predictor
-from mmpoolformer.utils.files import whole_path, write_csv, write_whole
+from mmpoolformer.utils.files import whole_path, write_atomically, write_csv
 from mmpoolformer.utils.results import CLASSIFICATION, SEGMENTATION, Detections, Result
 
 COLUMNS = ('picture', 'rank', 'class', 'name', 'probability')
@@ -40,7 +40,7 @@ def open_sink(
     Args:
         predictor: Where the results are from.
         folder: Where the files go.
-        score_thr: Least confidence of boxes.
+        score_thr: Score threshold of boxes.
         topk: Most classes of a picture.
     """
     if predictor.task == CLASSIFICATION:
@@ -125,7 +125,7 @@ def _coco(folder: Path, classes: Sequence[str], score_thr: float) -> Iterator[Si
         file.write('\n]\n')
     categories = [dict(id=i, name=name) for i, name in enumerate(classes, start=1)]
     about = dict(info={}, images=images, annotations=[], categories=categories)
-    write_whole(folder / 'images.json', json.dumps(about, indent=1) + '\n')
+    write_atomically(folder / 'images.json', json.dumps(about, indent=1) + '\n')
 
 
 def coco_results(found: Detections) -> list[dict]:

@@ -98,7 +98,7 @@ def build_classifier(
     return model.eval()
 
 
-def build_whole(config: Config) -> nn.Module:
+def build_from_config(config: Config) -> nn.Module:
     """Build the whole model of a config: a detector, segmentor or classifier.
 
     Nothing is downloaded: the weights are random. Synchronised BatchNorm, which runs

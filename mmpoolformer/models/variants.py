@@ -35,8 +35,8 @@ class Variant:
         attention_window: Side, in cells, of the windows in which attention is taken;
             `None` takes it over the whole map. For large images, see
             `token_mixers.Attention`.
-        global_every: With windows, every so manieth block of a stage keeps attention
-            over the whole map, so that windows hear of each other; 0 is no block.
+        global_every: Use global instead of windowed attention in every n-th block of
+            a stage (0: in none).
         norm: One of `NORMS`, for blocks, dense outputs and a `norm_pool` head.
         norm_eps: Added to the variance by these and the downsampling norms.
         norm_bias: Whether they add a learned bias.

@@ -17,7 +17,7 @@ PART = '.part'
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a file that gets its name when it is whole and on the disk.
 
     Until then it is called `NAME.part`, and a file with its name stays as it is; also
@@ -59,7 +59,7 @@ def _sync_folder(folder: Path) -> None:
 def whole_path(path: str | os.PathLike) -> Iterator[Path]:
     """Give another name to write a file under; it gets its own if nothing fails.
 
-    For what opens files by itself; others take `whole_file`, which lasts through a
+    For what opens files by itself; others take `atomic_file`, which lasts through a
     crash of the machine.
 
     Args:
@@ -80,14 +80,14 @@ def whole_path(path: str | os.PathLike) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_whole(path: str | os.PathLike, text: str) -> None:
+def write_atomically(path: str | os.PathLike, text: str) -> None:
     """Write a text file under another name first, and then give it its own.
 
     Args:
         path: The file; its folder is made if need be.
         text: What to write, as UTF-8.
     """
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(text.encode('utf-8'))
 
 
@@ -102,7 +102,7 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping]) -> None:
     table = csv.DictWriter(text, list(rows[0]), lineterminator='\n')
     table.writeheader()
     table.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_atomically(path, text.getvalue())
 
 
 def plain(value: object) -> object:
@@ -127,7 +127,7 @@ def write_json(path: str | Path, content: object) -> None:
         path: The file; its folder is made if need be.
         content: Dicts, lists, numbers, strings; also tensors and arrays.
     """
-    write_whole(path, json.dumps(plain(content), indent=2) + '\n')
+    write_atomically(path, json.dumps(plain(content), indent=2) + '\n')
 
 
 def read_lines(path: str | Path) -> list[dict]:
@@ -139,4 +139,4 @@ def read_lines(path: str | Path) -> list[dict]:
 
 def write_lines(path: str | Path, lines: Sequence[dict]) -> None:
     """Write a file of one JSON object a line, whole or not at all."""
-    write_whole(path, ''.join(json.dumps(line) + '\n' for line in lines))
+    write_atomically(path, ''.join(json.dumps(line) + '\n' for line in lines))

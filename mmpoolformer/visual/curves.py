@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from mmpoolformer.utils.files import whole_file
+from mmpoolformer.utils.files import atomic_file
 
 LOG = 'vis_data/scalars.json'
 TRAIN_LOG, VAL_LOG = 'train_log.jsonl', 'val_results.json'
@@ -241,7 +241,7 @@ def draw_training(curves: Mapping[str, Curve], title: str) -> Figure:
 
 def save_figure(figure: Figure, path: str | PathLike) -> Path:
     """Write a figure as a PNG file, whole or not at all; its folder is made."""
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         FigureCanvasAgg(figure).print_figure(file, dpi=DPI, format='png')
     return Path(path)
 

@@ -23,7 +23,7 @@ from mmpoolformer.analysis.complexity import (
 )
 from mmpoolformer.checkpoints import ZOO
 from mmpoolformer.models.from_config import (
-    build_whole,
+    build_from_config,
     input_size,
     list_architectures,
     resolve_name,
@@ -244,7 +244,7 @@ def test_detector_by_hand(tiny: Callable[[str], Config]) -> None:
     cells = 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2 + 1 * 1
     outputs = 32 * (9 * 2 + 9 * 4) * 9
     assert result.by_stage['bbox_head'].macs == cells * (2 * 32 * 32 * 9 + outputs)
-    model = build_whole(config)
+    model = build_from_config(config)
     alone = count(model.backbone, (64, 96))
     assert result.by_stage['backbone'] == Part(alone.params, alone.macs)
     for name, part in alone.by_stage.items():
@@ -271,7 +271,7 @@ def test_every_proposal_counts(tiny: Callable[[str], Config]) -> None:
 
 def test_segmentor(tiny: Callable[[str], Config]) -> None:
     result = count_config(tiny('segmentation'), (64, 64))
-    model = build_whole(tiny('segmentation'))
+    model = build_from_config(tiny('segmentation'))
     alone = count(model.backbone, 64)
     assert result.by_stage['backbone'] == Part(alone.params, alone.macs)
     assert {'neck', 'decode_head'} <= set(result.by_stage)

@@ -23,7 +23,7 @@ from mmpoolformer.analysis.gradcam import (
     method_named,
     region_map,
 )
-from mmpoolformer.models.from_config import build_classifier, build_whole
+from mmpoolformer.models.from_config import build_classifier, build_from_config
 
 # Not square, so that rows and columns can't be mixed up unseen.
 HEIGHT, WIDTH = 96, 160
@@ -342,7 +342,7 @@ def red_detector(tmp_path: Path) -> nn.Module:
     path = tmp_path / 'config.py'
     write_detection_config(path, tmp_path)
     torch.manual_seed(0)
-    model = build_whole(Config.fromfile(path))
+    model = build_from_config(Config.fromfile(path))
     red_output(model.bbox_head.retina_cls, model, bias=-5)
     with torch.no_grad():
         # Red speaks for class 0 alone, and boxes stay where their anchors are.
@@ -392,7 +392,7 @@ def test_two_stage_detector_is_explained(tmp_path: Path) -> None:
     path = tmp_path / 'config.py'
     write_detection_config(path, tmp_path, masks=True)
     torch.manual_seed(0)
-    model = build_whole(Config.fromfile(path))
+    model = build_from_config(Config.fromfile(path))
     model.roi_head.test_cfg.score_thr = 0.0
     sample = sample_of()
     images = with_red(CORNER)
@@ -415,7 +415,7 @@ def red_segmentor(tmp_path: Path) -> nn.Module:
     """Its first channel tells red from grey all the way; all others are zero."""
     path = tmp_path / 'config.py'
     write_segmentation_config(path, tmp_path)
-    model = build_whole(Config.fromfile(path))
+    model = build_from_config(Config.fromfile(path))
     with torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d):

@@ -19,12 +19,12 @@ from mmpoolformer.analysis.gradcam_pages import (
     Picture,
     Settings,
     classification_page,
+    config_page,
     load_classifier,
     read_picture,
-    whole_page,
 )
-from mmpoolformer.inference.openmmlab import load_whole
-from mmpoolformer.models.from_config import build_whole
+from mmpoolformer.inference.openmmlab import load_openmmlab
+from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.visual.drawing import GAP
 
 pytestmark = pytest.mark.slow
@@ -196,12 +196,12 @@ def test_detector_draws_a_map_for_each_box(
     config = load('detection')
     config.model.test_cfg.score_thr = 0.0
     torch.manual_seed(0)
-    whole = load_whole(config)
+    whole = load_openmmlab(config)
     assert whole.classes == ('square', 'disc')
     assert whole.title == 'detection (random)'
-    page = whole_page([halves], [whole], Settings(score_thr=0.0, top=2))
+    page = config_page([halves], [whole], Settings(score_thr=0.0, top=2))
     assert page.shape[1] == 3 * (WHOLE_WIDTH + GAP) + GAP
-    nothing = whole_page([halves], [whole], Settings(score_thr=1.1))
+    nothing = config_page([halves], [whole], Settings(score_thr=1.1))
     assert nothing.shape[1] == WHOLE_WIDTH + 2 * GAP
 
 
@@ -209,9 +209,9 @@ def test_segmentor_draws_a_map_for_each_region(
     load: Callable[[str], Config], halves: Picture
 ) -> None:
     torch.manual_seed(0)
-    whole = load_whole(load('segmentation'))
+    whole = load_openmmlab(load('segmentation'))
     assert whole.classes == ('square', 'disc', 'background')
-    page = whole_page([halves], [whole], Settings(category='disc'))
+    page = config_page([halves], [whole], Settings(category='disc'))
     assert page.shape[1] == 2 * (WHOLE_WIDTH + GAP) + GAP
     height = round(128 * WHOLE_WIDTH / 256)
     assert page.shape[0] == TOP + height + 22 + GAP
@@ -221,12 +221,12 @@ def test_weights_of_the_whole_model_are_loaded(
     load: Callable[[str], Config], tmp_path: Path
 ) -> None:
     config = load('detection')
-    model = build_whole(config)
+    model = build_from_config(config)
     classes = ('one', 'two')
     saved = dict(state_dict=model.state_dict(), meta=dict(dataset_meta={}))
     saved['meta']['dataset_meta']['classes'] = classes
     torch.save(saved, tmp_path / 'w.pth')
-    whole = load_whole(config, str(tmp_path / 'w.pth'))
+    whole = load_openmmlab(config, str(tmp_path / 'w.pth'))
     assert whole.classes == classes and whole.title == 'detection'
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
@@ -235,7 +235,7 @@ def test_weights_of_the_whole_model_are_loaded(
 def test_other_configs_are_refused() -> None:
     config = Config(dict(default_scope='mmengine', model={}))
     with pytest.raises(ValueError, match="'mmengine': neither a detector nor"):
-        load_whole(config)
+        load_openmmlab(config)
 
 
 # ----------------------------------------------------------------- the tool

@@ -130,7 +130,10 @@ def test_missing_folder_is_named(
         ('{"images": [', 'not a JSON file'),
         ('[]', 'has no "categories"'),
         ('{"categories": []}', 'has no "categories"'),
-        ('{"categories": [{"name": "a"}, {"name": "a"}]}', r"\['a'\] stand there more"),
+        (
+            '{"categories": [{"name": "a"}, {"name": "a"}]}',
+            r"duplicate class names \['a'\]",
+        ),
     ],
 )
 def test_bad_annotation_files_are_named(

@@ -15,7 +15,7 @@ from mmpoolformer.engine.config import (
     use_auto_scale_lr,
     use_resume,
 )
-from mmpoolformer.models.from_config import build_whole
+from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.errors import UsageError, UserError
 
 RETINANET = ROOT / 'configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py'
@@ -228,5 +228,5 @@ def test_a_config_without_a_scope_is_loaded_and_built(tmp_path: Path) -> None:
         "custom_imports = dict(imports=['mmpoolformer'])\n"
         "default_scope = None\nmodel = dict(type='mmpoolformer.PoolFormer')\n"
     )
-    model = build_whole(load_config(own, ['model']))
+    model = build_from_config(load_config(own, ['model']))
     assert type(model).__name__ == 'PoolFormer'

@@ -1,4 +1,4 @@
-"""Parameters shared out over two processes, against a whole model in each."""
+"""Parameters sharded over two processes, against an unsharded model in each."""
 
 import json
 from functools import partial
@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from two_processes import HAS_FSDP, in_two_processes, with_fsdp
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.engine.fsdp import is_shared_out, shards
+from mmpoolformer.engine.fsdp import is_sharded, shards
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.models import MetaFormer
 from mmpoolformer.utils.errors import UserError
@@ -98,7 +98,7 @@ def _train(
         return 0
     parameters = list(runner.model.parameters())
     if strategy == 'fsdp':
-        assert all(map(is_shared_out, parameters))
+        assert all(map(is_sharded, parameters))
         held = sum(p.to_local().numel() for p in parameters)
         assert held < 0.6 * sum(p.numel() for p in parameters)
     if rank == 0:

@@ -20,7 +20,7 @@ from mmpoolformer.export.compare import compare_candidates, compare_detections
 from mmpoolformer.export.export import INFO, OPSET, ExportError, export_model, table
 from mmpoolformer.export.graphs import build_graph
 from mmpoolformer.models import MetaFormer, MetaFormerClassifier, PiT, PiTClassifier
-from mmpoolformer.models.from_config import build_whole
+from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.models.windows import any_size, for_any_size
 
 TINY = dict(depths=(1, 1, 1, 1), dims=(16, 32, 64, 64))
@@ -233,7 +233,7 @@ def detector(tmp_path: Path, masks: bool = False) -> nn.Module:
     path = tmp_path / 'config.py'
     write_detection_config(path, tmp_path, masks)
     torch.manual_seed(0)
-    model = build_whole(Config.fromfile(path))
+    model = build_from_config(Config.fromfile(path))
     head = model.rpn_head if masks else model.bbox_head
     layers = (
         (head.rpn_cls, head.rpn_reg) if masks else (head.retina_cls, head.retina_reg)
@@ -348,7 +348,7 @@ def test_semantic_fpn(tmp_path):
     path = tmp_path / 'config.py'
     write_segmentation_config(path, tmp_path)
     torch.manual_seed(0)
-    model = randomised(build_whole(Config.fromfile(path)))
+    model = randomised(build_from_config(Config.fromfile(path)))
     export_model(model, tmp_path / 'm.onnx')
     for size in ((96, 64), (75, 131)):
         images = torch.randn(2, 3, *size)

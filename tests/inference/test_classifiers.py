@@ -79,7 +79,7 @@ def test_models_of_timm(name: str, tmp_path: Path) -> None:
     assert torch.equal(ours(picture), theirs(picture))
 
 
-def whole_file(num_classes: int = 6) -> dict:
+def atomic_file(num_classes: int = 6) -> dict:
     """Make what the Runner saves of the demonstration config."""
     root = Path(GOLDEN).parents[1]
     config = Config.fromfile(root / 'configs/classification/demo_poolformer_s12.py')
@@ -96,7 +96,7 @@ def whole_file(num_classes: int = 6) -> dict:
 
 
 def test_a_trained_file_brings_classes_and_preprocessing(tmp_path: Path) -> None:
-    content = whole_file()
+    content = atomic_file()
     torch.save(content, tmp_path / 'epoch_8.pth')
     known = load_classifier('poolformer_s12', tmp_path / 'epoch_8.pth')
     assert known.classes == ('a', 'b', 'c', 'd', 'e', 'f')
@@ -113,7 +113,7 @@ def test_a_trained_file_brings_classes_and_preprocessing(tmp_path: Path) -> None
 
 
 def test_given_class_names_replace_those_of_the_file(tmp_path: Path) -> None:
-    torch.save(whole_file(), tmp_path / 'epoch_1.pth')
+    torch.save(atomic_file(), tmp_path / 'epoch_1.pth')
     names = tuple('fedcba')
     known = load_classifier('poolformer_s12', tmp_path / 'epoch_1.pth', classes=names)
     assert known.classes == names
@@ -122,7 +122,7 @@ def test_given_class_names_replace_those_of_the_file(tmp_path: Path) -> None:
 
 
 def test_class_names_that_do_not_fit_the_head_are_refused(tmp_path: Path) -> None:
-    torch.save(whole_file(num_classes=4), tmp_path / 'odd.pth')
+    torch.save(atomic_file(num_classes=4), tmp_path / 'odd.pth')
     with pytest.raises(CheckpointError, match=r'names 4 classes, but .* for 6'):
         load_classifier('poolformer_s12', tmp_path / 'odd.pth')
 

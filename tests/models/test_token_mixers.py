@@ -138,7 +138,7 @@ def test_windowed_attention_sees_its_window_alone(size: tuple[int, int]) -> None
             torch.testing.assert_close(found[window], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_every_so_manieth_block_attends_to_the_whole_map() -> None:
+def test_every_nth_block_attends_to_the_whole_map() -> None:
     arch = dict(TINY, depths=(7, 3, 2, 1), token_mixers='attention')
     model = PoolFormer(arch, attention_window=4)
     windows = [

@@ -18,7 +18,7 @@ from tool_process import environment
 
 from mmpoolformer.analysis.gradcam_pages import read_picture
 from mmpoolformer.classification import TimmDataset, TimmStream, predict_pictures
-from mmpoolformer.data.checks.images import look
+from mmpoolformer.data.checks.images import inspect_image
 from mmpoolformer.inference.predictor import read_source
 from mmpoolformer.utils.images import (
     FORMATS,
@@ -60,8 +60,8 @@ def test_common_formats_are_opened_by_content(tmp_path: Path, kind: str) -> None
     path.write_bytes(encoded(kind))
     with Image.open(path) as expected:
         assert np.array_equal(open_picture(path), expected.convert('RGB'))
-    assert look(str(path), decode=True).problem == ''
-    assert look(str(path)).stored == (32, 32)
+    assert inspect_image(str(path), decode=True).problem == ''
+    assert inspect_image(str(path)).stored == (32, 32)
 
 
 @pytest.mark.parametrize('kind', REFUSED)
@@ -70,7 +70,7 @@ def test_other_formats_are_refused(tmp_path: Path, kind: str) -> None:
     path.write_bytes(encoded(kind, REFUSED[kind]))
     with pytest.raises(PictureError, match=r'a\.jpg: can not be read .*JPEG, PNG'):
         open_picture(path)
-    assert look(str(path)).problem
+    assert inspect_image(str(path)).problem
     root = tmp_path / 'classes' / 'ant'
     root.mkdir(parents=True)
     path.rename(root / 'a.jpg')
@@ -92,8 +92,8 @@ def test_data_sets_of_torchvision_open_no_other_formats(tmp_path: Path) -> None:
 # How a reader gets at a file, and what comes of it; the fourth is Pillow as it is.
 READERS = {
     'pictures.open_picture(path)': 'PictureError False',
-    'picture_files.look(path, True)': 'read False',
-    'picture_files.look_at_labels(path)': 'read False',
+    'picture_files.inspect_image(path, True)': 'read False',
+    'picture_files.inspect_labels(path)': 'read False',
     'Image.open(path).load()': 'UnidentifiedImageError True',
     'pictures.limit_formats(); Image.open(path)': 'UnidentifiedImageError False',
     'mmcv.imread(path, backend="pillow")': 'UnidentifiedImageError False',
@@ -183,7 +183,7 @@ def test_whatever_a_reader_raises_is_the_pictures_problem(
     monkeypatch.setattr('PIL.ImageFile.ImageFile.load', fail)
     with pytest.raises(PictureError, match=r'a\.png: can not be read .*broken'):
         open_picture(path)
-    assert 'broken' in look(str(path), decode=True).problem
+    assert 'broken' in inspect_image(str(path), decode=True).problem
 
 
 def test_a_damaged_avif_stops_no_folder(tmp_path: Path) -> None:

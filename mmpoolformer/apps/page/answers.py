@@ -70,7 +70,7 @@ def answer(
     Args:
         predictor: The model.
         path: The file.
-        score_thr: Least confidence of boxes.
+        score_thr: Score threshold of boxes.
         max_pixels: Larger pictures are refused before they are decoded.
     """
     name = Path(path).name

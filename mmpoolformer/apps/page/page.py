@@ -125,7 +125,7 @@ def _build_inputs(
     threshold = gr.Slider(
         *(0.05, 0.95, 0.4),
         step=0.05,
-        label='Least confidence',
+        label='Score threshold',
         visible=_has_threshold(predictors[names[0]]),
     )
     gr.Examples(

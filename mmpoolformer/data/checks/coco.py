@@ -94,7 +94,7 @@ def check_coco(content: object, use: CocoUse, findings: Findings) -> CocoContent
         What is sound; all of it if there are no errors.
     """
     if not isinstance(content, dict):
-        findings.error('is no JSON object, so it is not in the format of COCO')
+        findings.error('not a COCO file: the top level is not a JSON object')
         return CocoContent({}, (), [])
     sections = {}
     for key in SECTIONS:
@@ -129,12 +129,12 @@ def _check_categories(section: list, findings: Findings) -> dict[int, str]:
         if not isinstance(name, str) or not _is_whole(number):
             findings.error('categories without a whole "id" and a "name"', f'[{i}]')
         elif number in categories:
-            findings.error('category ids that stand there twice', str(number))
+            findings.error('duplicate category ids', str(number))
         else:
             categories[number] = name
     twice = [name for name, n in Counter(categories.values()).items() if n > 1]
     for name in twice:
-        findings.error(f'class names that stand there twice ({TWICE_CURE})', name)
+        findings.error(f'duplicate class names ({TWICE_CURE})', name)
     if not section:
         findings.error('has no category')
     return categories
@@ -214,7 +214,7 @@ def _check_pictures(
         elif not all(_is_whole(side) and side > 0 for side in size):
             findings.error('pictures without "width" and "height"', place)
         elif number in pictures:
-            findings.error('picture ids that stand there twice', f'{number}, {place}')
+            findings.error('duplicate image ids', f'{number}, {place}')
         else:
             pictures[number] = CocoPicture(name, *size)
             names[name] += 1
@@ -225,7 +225,7 @@ def _check_pictures(
         )
     for name, count in names.items():
         if count > 1:
-            findings.warning('pictures that stand there twice', name)
+            findings.warning('duplicate images', name)
     if not section:
         findings.error('names no picture')
     return pictures
@@ -353,7 +353,7 @@ class _Boxes:
                 'annotations without a whole "id"', f'[{self.total - 1}]'
             )
         elif number in self.ids:
-            self.findings.error('annotation ids that stand there twice', str(number))
+            self.findings.error('duplicate annotation ids', str(number))
         else:
             self.ids.add(number)
         if not _is_id(of) or of not in self.pictures:

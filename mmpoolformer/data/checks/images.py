@@ -38,7 +38,7 @@ BITS_8 = 256
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageInfo:
     """What a picture file is.
 
     Attributes:
@@ -68,7 +68,7 @@ class Look:
         return self.stored[::-1] if self.turn in SIDEWAYS else self.stored
 
 
-def look(path: str, decode: bool = False, reader: str = PILLOW) -> Look:
+def inspect_image(path: str, decode: bool = False, reader: str = PILLOW) -> ImageInfo:
     """Read a picture's header, and all of it if its end is missing.
 
     Args:
@@ -80,26 +80,26 @@ def look(path: str, decode: bool = False, reader: str = PILLOW) -> Look:
     return _looked(path, decode, False, reader)
 
 
-def look_at_labels(path: str, decode: bool = True, reader: str = PILLOW) -> Look:
-    """Read a picture of labels and count its values, see `look`.
+def inspect_labels(path: str, decode: bool = True, reader: str = PILLOW) -> ImageInfo:
+    """Read a picture of labels and count its values, see `inspect_image`.
 
     Without `decode` they are counted only where the values have more than 8 bits.
     """
     return _looked(path, decode, True, reader)
 
 
-def look_at_all(
+def inspect_all(
     paths: Sequence[str],
-    how: Callable[[str, bool], Look],
+    how: Callable[[str, bool], ImageInfo],
     decode: Sequence[bool],
     workers: int | None,
     text: str,
-) -> list[Look]:
+) -> list[ImageInfo]:
     """Look at many files at the same time.
 
     Args:
         paths: The files.
-        how: `look` or `look_at_labels`, perhaps with its reader.
+        how: `inspect_image` or `inspect_labels`, perhaps with its reader.
         decode: For each file whether to decode it.
         workers: Threads; None for a few more than there are cores, because reading
             waits for the disk (Pillow decodes in threads side by side).
@@ -121,9 +121,9 @@ def look_at_all(
     return looks
 
 
-def report_looks(
+def report_images(
     paths: Sequence[str],
-    looks: Sequence[Look],
+    looks: Sequence[ImageInfo],
     limit: int,
     add: Callable[[str, str], None],
 ) -> None:
@@ -148,9 +148,9 @@ def report_looks(
             add('pictures of floating-point numbers', path)
 
 
-def _looked(path: str, decode: bool, counted: bool, reader: str) -> Look:
+def _looked(path: str, decode: bool, counted: bool, reader: str) -> ImageInfo:
     if not os.path.isfile(path):  # a pipe would be waited for
-        return Look(problem='pictures that are not there')
+        return ImageInfo(problem='pictures that are not there')
     if reader == TIFFFILE and (one := _look_by_tifffile(path, decode)):
         return one
     try:
@@ -159,7 +159,7 @@ def _looked(path: str, decode: bool, counted: bool, reader: str) -> Look:
             turn = _turn(picture)
             mode = picture.mode
             if problem := _format_problem(path, picture, reader, decode):
-                return Look(problem=problem)
+                return ImageInfo(problem=problem)
             small = width * height <= PILLOW_LIMIT
             deep = counted and mode[:1] == 'I'
             whole = _has_end(path, picture.format)
@@ -170,8 +170,8 @@ def _looked(path: str, decode: bool, counted: bool, reader: str) -> Look:
     except UnidentifiedImageError:
         return _look_without_pillow(path, reader)
     except PICTURE_ERRORS as error:
-        return Look(problem=f'unreadable pictures: {one_line(error)[:60]}')
-    return Look(width, height, mode, turn, counts=counts)
+        return ImageInfo(problem=f'unreadable pictures: {one_line(error)[:60]}')
+    return ImageInfo(width, height, mode, turn, counts=counts)
 
 
 def _format_problem(path: str, picture: Image.Image, reader: str, decode: bool) -> str:
@@ -186,17 +186,17 @@ def _format_problem(path: str, picture: Image.Image, reader: str, decode: bool) 
     return '' if known else f'pictures that {reader} can not read: {kind}'
 
 
-def _look_without_pillow(path: str, reader: str) -> Look:
+def _look_without_pillow(path: str, reader: str) -> ImageInfo:
     """Look at a file that Pillow does not open, with what will read it if known."""
     if not reader:
-        return Look()
+        return ImageInfo()
     size = _opencv_size(path) if reader == OPENCV else None
     if size is None:
-        return Look(problem='unreadable pictures: of no known format')
-    return Look(*size, 'RGB')
+        return ImageInfo(problem='unreadable pictures: of no known format')
+    return ImageInfo(*size, 'RGB')
 
 
-def _look_by_tifffile(path: str, decode: bool) -> Look | None:
+def _look_by_tifffile(path: str, decode: bool) -> ImageInfo | None:
     """Look at a TIFF of any number of bands and bits; None if it is no TIFF."""
     try:
         import tifffile  # an option of mmcv that need not be installed
@@ -207,11 +207,11 @@ def _look_by_tifffile(path: str, decode: bool) -> Look | None:
             page = file.pages[0]
             if decode:
                 page.asarray()
-            return Look(page.imagewidth, page.imagelength)
+            return ImageInfo(page.imagewidth, page.imagelength)
     except tifffile.TiffFileError:
         return None
     except PICTURE_ERRORS as error:
-        return Look(problem=f'unreadable pictures: {one_line(error)[:60]}')
+        return ImageInfo(problem=f'unreadable pictures: {one_line(error)[:60]}')
 
 
 def _opencv_size(path: str) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmpoolformer.data.checks.images import BITS_8, Look
+from mmpoolformer.data.checks.images import BITS_8, ImageInfo
 from mmpoolformer.data.checks.report import Findings
 from mmpoolformer.utils.errors import one_line
 
@@ -78,7 +78,7 @@ def measure_mapping(
 
 def check_labels(
     paths: Sequence[str],
-    looks: Sequence[Look],
+    looks: Sequence[ImageInfo],
     mapping: Mapping[int, Mapped],
     use: LabelUse,
     findings: Findings,
@@ -131,7 +131,7 @@ COLOURED = ('RGB', 'RGBA', 'LA', 'PA', 'CMYK', 'YCbCr', 'LAB', 'HSV', 'RGBX')
 
 def _labels_of(
     path: str,
-    one: Look,
+    one: ImageInfo,
     mapping: Mapping[int, Mapped],
     use: LabelUse,
     findings: Findings,

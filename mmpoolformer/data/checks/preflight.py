@@ -35,11 +35,11 @@ from mmpoolformer.data.checks.images import (
     OPENCV_LIMIT,
     PILLOW,
     PILLOW_LIMIT,
-    Look,
-    look,
-    look_at_all,
-    look_at_labels,
-    report_looks,
+    ImageInfo,
+    inspect_all,
+    inspect_image,
+    inspect_labels,
+    report_images,
 )
 from mmpoolformer.data.checks.labels import (
     LabelUse,
@@ -83,7 +83,7 @@ class Options:
 
     Attributes:
         decode: Whether to decode every picture.
-        workers: Threads that read pictures; None for the default of `look_at_all`.
+        workers: Threads that read pictures; None for the default of `inspect_all`.
     """
 
     decode: bool = False
@@ -430,7 +430,7 @@ def _by_pycocotools(part: Part) -> bool:
 
 
 def _check_size(
-    path: str, size: tuple[int, int], one: Look, findings: Findings
+    path: str, size: tuple[int, int], one: ImageInfo, findings: Findings
 ) -> None:
     """Compare a picture with the size that its annotations are for."""
     if one.problem or not one.width:
@@ -492,10 +492,10 @@ def _check_segmentation(part: Part, report: DataReport) -> None:
         raise UserError('has no folder of labels (data_prefix.seg_map_path)')
     maps = [info['seg_map_path'] for info in infos]
     read = _spread(len(maps), part.options)
-    how = partial(look_at_labels, reader=_label_reader(part))
-    found = look_at_all(maps, how, read, part.options.workers, 'labels')
+    how = partial(inspect_labels, reader=_label_reader(part))
+    found = inspect_all(maps, how, read, part.options.workers, 'labels')
     report.files += [*maps, dataset.ann_file] if dataset.ann_file else maps
-    report_looks(maps, found, PILLOW_LIMIT, report.findings.error)
+    report_images(maps, found, PILLOW_LIMIT, report.findings.error)
     for path, one, of_labels in zip(paths, looks, found, strict=True):
         if not of_labels.problem:
             _check_size(path, of_labels.stored, one, report.findings)
@@ -586,12 +586,12 @@ def _look_at(
     limit: int,
     report: DataReport,
     add: Callable[[str, str], None] | None = None,
-) -> list[Look]:
+) -> list[ImageInfo]:
     options = part.options
     decode = [options.decode] * len(paths)
-    how = partial(look, reader=_picture_reader(part))
-    looks = look_at_all(paths, how, decode, options.workers, 'pictures')
-    report_looks(paths, looks, limit, add or report.findings.error)
+    how = partial(inspect_image, reader=_picture_reader(part))
+    looks = inspect_all(paths, how, decode, options.workers, 'pictures')
+    report_images(paths, looks, limit, add or report.findings.error)
     report.files += paths
     scales = smallest_scales(part.steps)
     for path, one in zip(paths, looks, strict=True):

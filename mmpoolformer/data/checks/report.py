@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmpoolformer.data.checks.images import MOST_WORKERS
-from mmpoolformer.utils.files import write_whole
+from mmpoolformer.utils.files import write_atomically
 
 ERROR, WARNING = 'error', 'warning'
 SHOWN = 3  # names kept of each finding
@@ -167,7 +167,7 @@ def write_notes(path: Path, reports: Mapping[str, DataReport]) -> None:
         content[key] = {'report': record, 'stamps': _stamps(record)}
     text = json.dumps(content) + '\n'
     if not path.is_file() or path.read_text(encoding='utf-8') != text:
-        write_whole(path, text)
+        write_atomically(path, text)
 
 
 def _stamps(report: Mapping) -> dict[str, list | None]:

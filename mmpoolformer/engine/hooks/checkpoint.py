@@ -24,7 +24,7 @@ from torch.nn import Parameter
 
 from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
 from mmpoolformer.engine.distributed import all_true
-from mmpoolformer.engine.fsdp import shared_like, whole
+from mmpoolformer.engine.fsdp import full_tensor, sharded_like
 from mmpoolformer.engine.resuming import (
     BEST,
     INTERRUPTED,
@@ -37,7 +37,7 @@ from mmpoolformer.engine.resuming import (
 )
 from mmpoolformer.registry import HOOKS
 from mmpoolformer.utils.errors import UserError, one_line
-from mmpoolformer.utils.files import PART, whole_file, write_whole
+from mmpoolformer.utils.files import PART, atomic_file, write_atomically
 
 BACKEND = 'mmpoolformer.whole'
 POINTER = 'last_checkpoint'
@@ -60,7 +60,7 @@ class WholeFiles(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write a file under another name, and then give it its own."""
-        with whole_file(filepath) as file:
+        with atomic_file(filepath) as file:
             file.write(obj)
 
     def remove(self, filepath: str | Path) -> None:
@@ -189,7 +189,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         """Save the best checkpoint, and then remove the one that was the best."""
-        with unsaved_told(self.last_ckpt):
+        with report_unsaved(self.last_ckpt):
             super()._save_best_checkpoint(runner, metrics)
         if self.local:
             self._remove(self.file_backend.outdated)
@@ -203,7 +203,7 @@ class SafeCheckpointHook(CheckpointHook):
         # Should this run be killed, whoever resumes from the file removes them.
         runner.message_hub.update_info(OUTDATED, outdated)
         self.gradients = waiting_gradients(runner)
-        with unsaved_told(before):
+        with report_unsaved(before):
             runner.save_checkpoint(
                 self.out_dir,
                 name,
@@ -216,7 +216,7 @@ class SafeCheckpointHook(CheckpointHook):
                 **self.args,
             )
             if is_main_process():
-                write_whole(Path(runner.work_dir) / POINTER, self.last_ckpt)
+                write_atomically(Path(runner.work_dir) / POINTER, self.last_ckpt)
         self.gradients = None
         if self.local:
             self._remove(outdated)
@@ -244,7 +244,7 @@ def waiting_gradients(runner: Runner) -> dict[str, Tensor]:
     if not isinstance(wrapper, OptimWrapper) or wrapper.should_update():
         return {}
     gradients = {
-        name: whole(parameter.grad.detach().clone())
+        name: full_tensor(parameter.grad.detach().clone())
         for name, parameter in _parameters(runner)
         if parameter.grad is not None
     }
@@ -257,7 +257,7 @@ def restore_gradients(runner: Runner, gradients: Mapping[str, Tensor]) -> None:
     for name, parameter in _parameters(runner):
         if name in gradients:
             gradient = gradients[name].to(parameter.device)
-            parameter.grad = shared_like(gradient, parameter)
+            parameter.grad = sharded_like(gradient, parameter)
 
 
 def _parameters(runner: Runner) -> Iterator[tuple[str, Parameter]]:
@@ -272,7 +272,7 @@ def same_folder(one: str | Path, other: str | Path) -> bool:
 
 
 @contextmanager
-def unsaved_told(before: str | None) -> Iterator[None]:
+def report_unsaved(before: str | None) -> Iterator[None]:
     """Turn a failure to write a checkpoint into one line.
 
     Args:
@@ -284,15 +284,19 @@ def unsaved_told(before: str | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kept = f'{before} is whole' if before else 'there is none before it'
+        kept = (
+            f'the previous one ({before}) is intact'
+            if before
+            else 'there is no previous one'
+        )
         raise UserError(
-            f'checkpoint not saved: {error.strerror or one_line(error)}; {kept}: '
-            'make room on the disk and go on by --resume'
+            f'checkpoint not saved: {error.strerror or one_line(error)}; {kept}. '
+            'Free some space, then rerun with --resume'
         ) from error
 
 
 @contextmanager
-def full_disk_told() -> Iterator[None]:
+def report_full_disk() -> Iterator[None]:
     """Turn the failure to write a log, or what not, to a full disk into one line.
 
     Raises:
@@ -304,8 +308,8 @@ def full_disk_told() -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(
-            f'{one_line(error)}; the checkpoints that were saved are whole: '
-            'make room on the disk and go on by --resume'
+            f'{one_line(error)}; the checkpoints saved before are intact. '
+            'Free some space, then rerun with --resume'
         ) from error
 
 

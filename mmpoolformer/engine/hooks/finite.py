@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmpoolformer.engine.distributed import all_true
-from mmpoolformer.engine.fsdp import is_shared_out, own_part
+from mmpoolformer.engine.fsdp import is_sharded, own_shard
 from mmpoolformer.registry import HOOKS
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.files import write_json
@@ -114,9 +114,10 @@ class FiniteGuard(Hook):
         self.in_a_row += 1
         if self.policy == 'stop' or self.in_a_row > self.most_in_a_row:
             raise UserError(
-                f'{story}, and was kept out of the weights; {path} tells the batch. '
-                'Mend the data, lower the learning rate, clip gradients (optim_wrapper.'
-                "clip_grad), or pass such batches over (policy='skip' of FiniteGuard)"
+                f'{story}; stopped before updating the weights. The batch is recorded '
+                f'in {path}. Check the data, lower the learning rate, clip gradients '
+                '(optim_wrapper.clip_grad), or skip such batches '
+                "(policy='skip' of FiniteGuard)"
             )
         for buffer, old in zip(statistics(runner.model), self.statistics, strict=True):
             buffer.copy_(old)
@@ -125,13 +126,13 @@ class FiniteGuard(Hook):
     def _check_gradients(self, optimizer: Optimizer, *_: object) -> None:
         """Take away gradients that are not finite, so that the step does nothing."""
         parameters = [p for group in optimizer.param_groups for p in group['params']]
-        gradients = [own_part(p.grad) for p in parameters if p.grad is not None]
+        gradients = [own_shard(p.grad) for p in parameters if p.grad is not None]
         # Each process holds slices of its own: they must all do the same.
-        agree = all_true if any(map(is_shared_out, parameters)) else bool
+        agree = all_true if any(map(is_sharded, parameters)) else bool
         if agree(not gradients or bool(torch.isfinite(total(gradients)))):
             return
         self.bad = [
-            p for p in parameters if p.grad is not None and has_bad(own_part(p.grad))
+            p for p in parameters if p.grad is not None and has_bad(own_shard(p.grad))
         ]
         if not agree(not self.bad):
             optimizer.zero_grad(set_to_none=True)

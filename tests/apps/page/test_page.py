@@ -165,7 +165,7 @@ def test_classes_are_shown_with_evidence(tab: object, files: Files) -> None:
     text = tab.get_by_test_id('label-output-value').inner_text()
     assert text in ('ant', 'bee', 'cat')
     tab.wait_for_selector('.places', state='hidden')
-    tab.wait_for_selector('text=Least confidence', state='hidden')
+    tab.wait_for_selector('text=Score threshold', state='hidden')
 
 
 @needs_browser

@@ -145,7 +145,7 @@ IMAGE, NOTE, KIND = ('images', 0), ('annotations', 0), ('categories', 0)
 MASK = (*NOTE, 'segmentation')
 
 COCO_ERRORS = {
-    'no object': ((), [1, 2], 'is no JSON object'),
+    'no object': ((), [1, 2], 'the top level is not a JSON object'),
     'no images': (('images',), GONE, 'has no list "images"'),
     'images a dict': (('images',), {}, 'has no list "images"'),
     'no annotations': (('annotations',), None, 'has no list "annotations"'),
@@ -163,7 +163,7 @@ COCO_ERRORS = {
         {'id': 0, 'name': 'ant', 'supercategory': 'none'},
         'remove the one without annotations from "categories", such as the root',
     ),
-    'picture id twice': ((*IMAGE, 'id'), 2, 'picture ids that stand there twice'),
+    'picture id twice': ((*IMAGE, 'id'), 2, 'duplicate image ids'),
     'no file name': ((*IMAGE, 'file_name'), GONE, 'without a "file_name"'),
     'file name a number': ((*IMAGE, 'file_name'), 7, 'without a "file_name"'),
     'file name with a zero byte': ((*IMAGE, 'file_name'), 'a\0', 'a "file_name"'),
@@ -185,7 +185,7 @@ COCO_ERRORS = {
         'in another order than the config, and labels follow the file: write '
         "metainfo=dict(classes=('bee', 'ant'))",
     ),
-    'annotation id twice': ((*NOTE, 'id'), 2, 'annotation ids that stand there twice'),
+    'annotation id twice': ((*NOTE, 'id'), 2, 'duplicate annotation ids'),
     'annotation a list': (NOTE, [1], 'annotations that are no object: 1 ([0])'),
     'unknown category': ((*NOTE, 'category_id'), 9, 'annotation 1 of a.png: 9'),
     'category a text': ((*NOTE, 'category_id'), '1', 'category_id that no category'),
@@ -233,7 +233,7 @@ COCO_WARNINGS = {
     'one more picture of the name': (
         ('images', 3),
         {'id': 9, 'file_name': 'a.png', 'width': WIDTH, 'height': HEIGHT},
-        'pictures that stand there twice: 1 (a.png)',
+        'duplicate images: 1 (a.png)',
     ),
 }
 
@@ -1208,7 +1208,7 @@ def test_a_second_start_reads_nothing(coco: Path, monkeypatch, capsys) -> None:
     rewrite(coco, (*NOTE, 'bbox'), [4, 4, 0.5, 8])
     config = coco_config(coco)
     first = check_data(config)
-    monkeypatch.setattr(preflight, 'look', None)
+    monkeypatch.setattr(preflight, 'inspect_image', None)
     monkeypatch.setattr(preflight, 'read_json', None)
     second = check_and_tell(config, ['train_dataloader'])
     assert [report.lines() for report in second] == [report.lines() for report in first]

@@ -15,7 +15,7 @@ from tool_process import ROOT, environment
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, resumable
 from mmpoolformer.engine.runner import ToolRunner
-from mmpoolformer.utils.files import whole_file
+from mmpoolformer.utils.files import atomic_file
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +98,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(driven: SimpleNamespace) -> Non
     last = found.full['out'].splitlines()[-1]
     assert last.startswith('error: checkpoint not saved: ')
     assert 'No space left on device' in last
-    assert f'{driven.folder}/full/iter_6.pth is whole' in last
+    assert f'{driven.folder}/full/iter_6.pth) is intact' in last
     assert 'Traceback' not in found.full['out']
     assert [name for name in found.names if name.startswith('iter')] == ['iter_6.pth']
     assert found.again['code'] == 0, found.again['out'][-3000:]
@@ -138,11 +138,11 @@ def test_every_checkpoint_hook_of_a_config_is_the_safe_one(
 
 def test_a_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / 'new' / 'x.bin'
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(b'one')
         assert not path.exists()
     assert path.read_bytes() == b'one'
-    with pytest.raises(ZeroDivisionError), whole_file(path) as file:
+    with pytest.raises(ZeroDivisionError), atomic_file(path) as file:
         file.write(b'two')
         raise ZeroDivisionError
     assert path.read_bytes() == b'one'

@@ -214,7 +214,7 @@ def test_a_signal_while_data_is_checked_ends_with_the_same_code(
     """It comes several times, as from a scheduler that does not want to wait."""
     look = picture_files._looked
 
-    def signalled(path: str, *options: object) -> picture_files.Look:
+    def signalled(path: str, *options: object) -> picture_files.ImageInfo:
         os.kill(os.getpid(), signal.SIGTERM)
         return look(path, *options)
 
