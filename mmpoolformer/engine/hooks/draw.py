@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mmcv
 import mmengine.fileio
+from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -14,6 +15,7 @@ class DrawPictures(Hook):
 
     Args:
         folder: Where the pictures go, as PNG under the image's name; None for none.
+            With several processes the image's place in the data set is appended.
         show: Whether to show them in a window.
         wait_time: How long, in seconds.
         drawing: Further options of the visualizer's `add_datasample`.
@@ -31,6 +33,8 @@ class DrawPictures(Hook):
         self.wait_time = wait_time
         self.drawing = drawing or {}
         self.names: dict[str, int] = {}
+        self.taken: set[str] = set()
+        self.drawn = 0
 
     def after_test_iter(
         self,
@@ -54,10 +58,26 @@ class DrawPictures(Hook):
             )
 
     def _file(self, image: str) -> str | None:
-        """Name the picture of an image; equal names get a number."""
+        """Name the picture of an image; no two get the same name, over all ranks."""
         if self.folder is None:
             return None
         stem = Path(image).stem
-        self.names[stem] = self.names.get(stem, 0) + 1
-        number = f'_{self.names[stem]}' if self.names[stem] > 1 else ''
-        return str(self.folder / f'{stem}{number}.png')
+        rank, world_size = get_dist_info()
+        if world_size > 1:
+            # No rank knows the names of the others. A sampler deals out the images.
+            name = f'{stem}_{self.drawn * world_size + rank}'
+        else:
+            name = self._free(stem)
+        self.drawn += 1
+        return str(self.folder / f'{name}.png')
+
+    def _free(self, stem: str) -> str:
+        """Return the stem if no picture has it, else with the next free number."""
+        name = stem
+        number = self.names.get(stem, 1)
+        while name in self.taken:
+            number += 1
+            name = f'{stem}_{number}'
+        self.names[stem] = number
+        self.taken.add(name)
+        return name

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmpoolformer.engine.hooks import draw
 from mmpoolformer.engine.hooks.draw import DrawPictures
 from mmpoolformer.engine.hooks.logs import ValidationLog
 from mmpoolformer.utils import files
@@ -86,3 +87,29 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> Non
     files = [hook._file(f'{folder}/x.jpg') for folder in 'abc']
     assert [Path(f).name for f in files] == ['x.png', 'x_2.png', 'x_3.png']
     assert DrawPictures(None, show=True)._file('a/x.jpg') is None
+
+
+@pytest.mark.parametrize(
+    ('images', 'names'),
+    [
+        (['x_2', 'x', 'x', 'x'], ['x_2', 'x', 'x_3', 'x_4']),
+        (['x', 'x', 'x_2', 'x_2'], ['x', 'x_2', 'x_2_2', 'x_2_3']),
+    ],
+)
+def test_a_numbered_picture_takes_no_name_of_another(
+    images: list[str], names: list[str], tmp_path: Path
+) -> None:
+    hook = DrawPictures(tmp_path)
+    files = [hook._file(f'{stem}.jpg') for stem in images]
+    assert [Path(file).stem for file in files] == names
+
+
+def test_pictures_of_two_ranks_have_names_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    for rank in range(2):
+        monkeypatch.setattr(draw, 'get_dist_info', lambda rank=rank: (rank, 2))
+        hook = DrawPictures(tmp_path)
+        names += [Path(hook._file(f'{folder}/x.jpg')).stem for folder in 'ab']
+    assert names == ['x_0', 'x_2', 'x_1', 'x_3']
