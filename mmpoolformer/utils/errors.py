@@ -1,8 +1,11 @@
 """A user's mistake becomes one line; a fault in the program keeps its traceback."""
 
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 # Without them nothing runs: the wrong interpreter, mostly.
 FOUNDATIONS = ('torch', 'mmengine', 'mmcv')
@@ -21,6 +24,11 @@ SETTING_ERRORS = (
 
 # Those of them whose message usually says it all.
 PLAIN_ERRORS = (OSError, SyntaxError, ValueError)
+
+# Files below these are not the user's.
+PACKAGE = Path(__file__).parents[1]
+STANDARD_LIBRARY = Path(sysconfig.get_path('stdlib'))
+INSTALLED = {'site-packages', 'dist-packages'}
 
 
 class UserError(Exception):
@@ -56,6 +64,8 @@ def blame(
 ) -> Iterator[None]:
     """Turn errors inside the block into a `UserError` that starts with `what`.
 
+    Of errors that say little the place is added, where code of the user's had a part.
+
     Args:
         what: What the user gave, such as the name of a file; may be empty.
         kinds: The exceptions that count as the user's mistake here.
@@ -72,8 +82,34 @@ def blame(
         if what and not text.startswith(what):
             text = f'{what}: {text}'
         if not isinstance(error, PLAIN_ERRORS):
-            text += ' (--traceback shows where)'
+            place = own_place(error)
+            text += f' ({place}; ' if place else ' ('
+            text += '--traceback shows where)'
         raise UserError(text) from error
+
+
+def own_place(error: BaseException) -> str | None:
+    """Return file and line where an error left the user's own code, if it did.
+
+    Args:
+        error: An exception that was raised; those that it came from are looked at
+            too, as some libraries raise anew what the user's code has raised.
+    """
+    one: BaseException | None = error
+    while one is not None:
+        for frame in reversed(traceback.extract_tb(one.__traceback__)):
+            if _is_own(Path(frame.filename)):
+                return f'{frame.filename}, line {frame.lineno}'
+        one = one.__cause__ or one.__context__
+    return None
+
+
+def _is_own(file: Path) -> bool:
+    """Tell whether a file is the user's; what a config ran has no file."""
+    is_installed = INSTALLED & set(file.parts) or any(
+        file.is_relative_to(folder) for folder in (PACKAGE, STANDARD_LIBRARY)
+    )
+    return not is_installed and file.is_file()
 
 
 def run_tool(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:

@@ -1,6 +1,16 @@
+import re
+from pathlib import Path
+
 import pytest
 
-from mmpoolformer.utils.errors import UsageError, UserError, blame, one_line, run_tool
+from mmpoolformer.utils.errors import (
+    UsageError,
+    UserError,
+    blame,
+    one_line,
+    own_place,
+    run_tool,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +47,67 @@ def test_blame_leaves_other_errors_alone() -> None:
 def test_vague_errors_come_with_a_way_to_see_more() -> None:
     with pytest.raises(UserError, match='--traceback'), blame('x.py'):
         raise TypeError('unsupported operand')
+
+
+REGISTRY = """
+def build(kind):
+    try:
+        kind()
+    except KeyError as error:
+        raise TypeError("class Own") from error
+"""
+
+
+def _own(source: str, folder: Path) -> dict:
+    """Run a file of the user's; return what it defines."""
+    file = folder / 'own.py'
+    file.write_text(source)
+    names = {'__name__': 'own'}
+    exec(compile(source, str(file), 'exec'), names)
+    return names
+
+
+@pytest.mark.parametrize(
+    'line', ['{}["key"]', 'None + 1', 'assert False', 'import json; json.loads(1)']
+)
+def test_a_fault_in_code_of_the_users_is_told_with_its_place(
+    line: str, tmp_path: Path
+) -> None:
+    own = _own(f'def work():\n    pass\n    {line}\n', tmp_path)
+    place = re.escape(f'({tmp_path / "own.py"}, line 3; --traceback shows where)')
+    with pytest.raises(UserError, match=rf'^x\.py: .+ {place}$'), blame('x.py'):
+        own['work']()
+
+
+def test_the_place_is_found_behind_what_a_library_raises_anew(tmp_path: Path) -> None:
+    folder = tmp_path / 'site-packages'
+    folder.mkdir()
+    own = _own('def work():\n    {}["key"]\n', tmp_path)['work']
+    build = _own(REGISTRY, folder)['build']
+    with pytest.raises(TypeError) as caught:
+        build(own)
+    place = own_place(_without_test(caught.value))
+    assert place == f'{tmp_path / "own.py"}, line 2'
+
+
+def test_errors_that_say_it_all_come_without_a_place(tmp_path: Path) -> None:
+    own = _own('def work():\n    raise ValueError("bad")\n', tmp_path)
+    with pytest.raises(UserError, match=r'^x\.py: bad$'), blame('x.py'):
+        own['work']()
+
+
+def test_code_that_was_installed_is_not_the_users(tmp_path: Path) -> None:
+    folder = tmp_path / 'site-packages'
+    folder.mkdir()
+    work = _own('def work():\n    {}["key"]\n', folder)['work']
+    with pytest.raises(KeyError) as caught:
+        work()
+    assert own_place(_without_test(caught.value)) is None
+
+
+def _without_test(error: BaseException) -> BaseException:
+    """Take the frame of the test itself, which is no library's either, off."""
+    return error.with_traceback(error.__traceback__.tb_next)
 
 
 @pytest.mark.parametrize(
