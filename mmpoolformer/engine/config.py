@@ -287,8 +287,17 @@ def use_amp(config: Config) -> None:
     """Switch on mixed precision.
 
     Raises:
-        UserError: If the config has an optimizer wrapper of its own kind.
+        UserError: If the config has several optimizers, or an optimizer wrapper of
+            its own kind.
     """
+    if (
+        'constructor' in config.optim_wrapper
+        and 'optimizer' not in config.optim_wrapper
+    ):
+        raise UserError(
+            "--amp: only for one optimizer; with several give type='AmpOptimWrapper' "
+            'to each in the config'
+        )
     kind = config.optim_wrapper.get('type', 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise UserError(f'--amp: can not be added to optim_wrapper.type={kind}')

@@ -17,7 +17,7 @@ from mmengine.model import (
     is_model_wrapper,
     revert_sync_batchnorm,
 )
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from mmengine.utils import digit_version
@@ -251,7 +251,10 @@ class ToolRunner(Runner):
             self.logger.info('Mixed precision on the CPU: bfloat16')
         if isinstance(optim_wrapper, dict) and on_cpu():
             optim_wrapper = with_fused_adam(optim_wrapper)
-        return super().build_optim_wrapper(optim_wrapper)
+        built = super().build_optim_wrapper(optim_wrapper)
+        if isinstance(built, OptimWrapperDict):
+            check_accumulation(built)
+        return built
 
     @property
     def images_a_step(self) -> int:
@@ -384,6 +387,23 @@ class ToolRunner(Runner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         self._has_loaded = True
         return checkpoint
+
+
+def check_accumulation(wrapper: OptimWrapperDict) -> None:
+    """Refuse several optimizers of which one accumulates gradients.
+
+    mmengine does not count their iterations when a training is resumed.
+
+    Raises:
+        UserError: Naming the optimizer.
+    """
+    for name, one in wrapper.items():
+        if one._accumulative_counts > 1:
+            raise UserError(
+                f'optim_wrapper {name}: accumulative_counts='
+                f'{one._accumulative_counts} is only for one optimizer; with several '
+                'leave it out and take a larger batch size'
+            )
 
 
 def with_fused_adam(optim_wrapper: dict) -> dict:

@@ -218,7 +218,7 @@ def draw_training(curves: Mapping[str, Curve], title: str) -> Figure:
     """
     groups = {
         'loss': loss_names(curves)[:MOST_LINES],
-        'learning rate': [name for name in (RATE,) if name in curves],
+        'learning rate': [name for name in curves if name.split('.')[-1] == RATE],
         'validation': metric_names(curves)[:MOST_LINES],
     }
     groups = {label: names for label, names in groups.items() if names}

@@ -17,7 +17,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn import Parameter
@@ -241,7 +241,11 @@ def waiting_gradients(runner: Runner) -> dict[str, Tensor]:
     They are averaged over the processes, as the step would do it. All must ask.
     """
     wrapper = runner.optim_wrapper
-    if not isinstance(wrapper, OptimWrapper) or wrapper.should_update():
+    # Several optimizers accumulate nothing, see `ToolRunner.build_optim_wrapper`.
+    is_single = isinstance(wrapper, OptimWrapper) and not isinstance(
+        wrapper, OptimWrapperDict
+    )
+    if not is_single or wrapper.should_update():
         return {}
     gradients = {
         name: full_tensor(parameter.grad.detach().clone())

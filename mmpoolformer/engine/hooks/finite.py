@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from mmpoolformer.engine.distributed import all_true
 from mmpoolformer.engine.fsdp import is_sharded, own_shard
+from mmpoolformer.engine.hooks.logs import learning_rates
 from mmpoolformer.registry import HOOKS
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.files import write_json
@@ -177,7 +178,7 @@ class FiniteGuard(Hook):
             'losses': {key: str(number(value)) for key, value in outputs.items()},
             'gradients': names[:NAMES],
             'bad_gradients': len(names),
-            'lr': next(iter(runner.optim_wrapper.param_groups))['lr'],
+            **learning_rates(runner.optim_wrapper),
             'loss_scale': self.scale,
             'pictures': pictures(data_batch),
         }

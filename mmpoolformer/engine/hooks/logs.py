@@ -8,6 +8,7 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.hooks import Hook, LoggerHook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from mmpoolformer.utils.files import (
@@ -74,8 +75,9 @@ class TrainingLog(Hook):
     """Keep losses and learning rate of a training in one file, through all resuming.
 
     One JSON object a line, written as often as mmengine logs, with `epoch` (from 1),
-    `iter` (steps done), `lr`, and the losses of that step alone, not averaged over the
-    steps before. A resumed training drops the lines after its checkpoint and goes on.
+    `iter` (steps done), `lr` (`NAME.lr` of several optimizers), and the losses of that
+    step alone, not averaged over the steps before. A resumed training drops the lines
+    after its checkpoint and goes on.
 
     Args:
         path: The file, ending on .jsonl.
@@ -111,9 +113,15 @@ class TrainingLog(Hook):
         if not is_main_process() or step % self.interval:
             return
         place = {'epoch': runner.epoch + 1, 'iter': step}
-        rate = {'lr': runner.optim_wrapper.param_groups[0]['lr']}
+        rate = learning_rates(runner.optim_wrapper)
         with self.path.open('a', encoding='utf-8') as file:
             file.write(json.dumps(plain({**place, **rate, **(outputs or {})})) + '\n')
+
+
+def learning_rates(wrapper: OptimWrapper) -> dict[str, float]:
+    """Return the rate of an optimizer's first group: `lr`, or `NAME.lr` of several."""
+    rates = wrapper.get_lr().items()
+    return {name: rate[0] for name, rate in rates if name.split('.')[-1] == 'lr'}
 
 
 class DumpSegResults(DumpResults):
