@@ -312,6 +312,7 @@ def align_epochs(config: Config) -> None:
     epoch would be lost to a run that resumes there. Done for this package's samplers.
     """
     accumulated = config.optim_wrapper.get('accumulative_counts', 1)
-    loader = config.train_dataloader
-    if accumulated > 1 and loader.sampler.type in ALIGNED_SAMPLERS:
-        loader.sampler.multiple_of = accumulated * loader.batch_size
+    sampler = config.train_dataloader.get('sampler')
+    kind = sampler.get('type') if isinstance(sampler, dict) else None
+    if accumulated > 1 and kind in ALIGNED_SAMPLERS:
+        sampler.multiple_of = accumulated * config.train_dataloader.batch_size
