@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from mmpoolformer.classification.preprocessing import normalisation
 from mmpoolformer.data.checks.built import check_dataset
+from mmpoolformer.engine.config import task_scope
 from mmpoolformer.utils.results import Detections
 from mmpoolformer.visual.drawing import (
     IGNORED,
@@ -97,7 +98,7 @@ def open_data(config: Config, split: str) -> FedData:
     if split not in SPLITS or not loader:
         there = [name for name in SPLITS if config.get(f'{name}_dataloader')]
         raise ValueError(f'no {split} data in the config: choose {", ".join(there)}')
-    scope = config.get('default_scope') or 'mmengine'
+    scope = task_scope(config)
     with DefaultScope.overwrite_default_scope(scope):
         dataset = DATASETS.build(loader.dataset)
         if hasattr(dataset, 'full_init'):
@@ -182,7 +183,7 @@ def _reader(
     config: Config, dataset: Dataset, split: str, settings: Mapping
 ) -> Callable[[dict], FedPicture]:
     """Return what makes a picture of an item of the data set."""
-    scope = config.get('default_scope') or 'mmengine'
+    scope = task_scope(config)
     if scope not in PIPELINES:
         mean, std = (
             255 * torch.tensor(values)

@@ -19,6 +19,7 @@ from mmengine.model import BaseModel
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
+from mmpoolformer.engine.config import task_scope
 from mmpoolformer.models.from_config import (
     DEFAULT_SIZE,
     build_classifier,
@@ -128,11 +129,11 @@ def count_config(config: Config, size: Sequence[int] | None = None) -> Complexit
     """Count the whole model of a config.
 
     Args:
-        config: Has `model` and `default_scope`.
+        config: Has `model`; its task is by `task_scope`.
         size: Height and width; `None` is 800 x 1333 for detectors, 512 x 512 for
             segmentors and 224 x 224 for others.
     """
-    size = size or SCOPE_SIZES.get(config.get('default_scope'), DEFAULT_SIZE)
+    size = size or SCOPE_SIZES.get(task_scope(config), DEFAULT_SIZE)
     return count(build_from_config(config), size)
 
 

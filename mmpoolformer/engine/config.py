@@ -47,6 +47,7 @@ RESTARTS = 'TORCHELASTIC_RESTART_COUNT'  # set by torchrun
 # Samplers that can cut an epoch to whole steps.
 ALIGNED_SAMPLERS = ('mmpoolformer.SeededSampler', 'mmpoolformer.RepeatedSampler')
 LITERALS = ('"', "'", '{', '[', '(')  # what they start with
+# Packages of the dense tasks, with what of ours installs them.
 EXTRAS = {'mmdet': 'det', 'mmseg': 'seg'}
 
 
@@ -88,6 +89,26 @@ def load_config(
     stem = Path('work_dirs') / path.stem
     config.work_dir = str(work_dir or config.get('work_dir') or stem)
     return config
+
+
+def task_scope(config: Config) -> str:
+    """Return the package whose task a config is of: `mmdet`, `mmseg` or another.
+
+    Args:
+        config: Its `default_scope` counts; where there is none, or mmengine's, the
+            origin of its model: a class, itself or what it inherits from, or a name
+            such as `mmdet.RetinaNet`.
+    """
+    scope = config.get('default_scope') or 'mmengine'
+    if scope != 'mmengine':
+        return scope
+    kind = (config.get('model') or {}).get('type')
+    if isinstance(kind, type):
+        origins = [base.__module__ for base in kind.__mro__]
+    else:
+        origins = [str(kind)]
+    found = [origin.split('.')[0] for origin in origins]
+    return next((name for name in found if name in EXTRAS), scope)
 
 
 def merge_options(config: Config, pairs: Sequence[str]) -> None:
@@ -170,7 +191,7 @@ def _check_top(key: str, config: Config, readable: set[str]) -> None:
 
 
 def _check_packages(config: Config) -> None:
-    scope = config.get('default_scope') or 'mmengine'
+    scope = task_scope(config)
     if find_spec(scope) is not None:
         return
     extra = EXTRAS.get(scope)

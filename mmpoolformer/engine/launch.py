@@ -209,7 +209,8 @@ def _prepared_runner(
 
 
 def _test(args: Namespace, config: Config) -> None:
-    _check_outputs(args, config.get('default_scope') or 'mmengine')
+    scope = settings.task_scope(config)
+    _check_outputs(args, scope)
     # Only the checkpoint of the command line counts, and all of it.
     config.load_from, config.resume = args.checkpoint, False
     if args.tta:
@@ -218,7 +219,6 @@ def _test(args: Namespace, config: Config) -> None:
     runner.needs_all_weights = True
     runner.prepare_test()
     if args.out:
-        scope = config.get('default_scope') or 'mmengine'
         runner.test_evaluator.metrics.append(dump_metric(scope, args.out))
     if args.show or args.show_dir:
         runner.register_hook(_pictures(args, config))

@@ -37,6 +37,7 @@ from mmpoolformer.data.checks.built import (
     check_steps,
     explain_empty,
 )
+from mmpoolformer.engine.config import task_scope
 from mmpoolformer.engine.distributed import on_cpu
 from mmpoolformer.engine.evaluation import count_run_pictures
 from mmpoolformer.engine.fitting import check_averages, check_fit, check_losses
@@ -147,7 +148,7 @@ class ToolRunner(Runner):
             check_pairs(unwrapped(self.model), self.train_dataloader)
             check_losses(self.cfg.model)
             check_fit(unwrapped(self.model), self.cfg.model)
-            check_averages(self.hooks, self.default_scope.scope_name)
+            check_averages(self.hooks, task_scope(self.cfg))
             if self._val_loop is not None:
                 self._val_loop = self.build_val_loop(self._val_loop)
                 check_classes(unwrapped(self.model), self.val_dataloader.dataset)

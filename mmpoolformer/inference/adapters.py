@@ -22,7 +22,7 @@ from mmpoolformer.checkpoints import read_checkpoint, resolve_source
 from mmpoolformer.checkpoints.loading import fill_model
 from mmpoolformer.classification.class_labels import describe_classes, recorded_classes
 from mmpoolformer.classification.classifier import ImageClassifier
-from mmpoolformer.engine.config import load_config
+from mmpoolformer.engine.config import load_config, task_scope
 from mmpoolformer.inference.classifiers import load_classifier
 from mmpoolformer.inference.openmmlab import OpenMMLabModel, load_openmmlab
 from mmpoolformer.models.from_config import build_from_config
@@ -170,7 +170,7 @@ def load_engine(
     config = model if isinstance(model, Config) else _read_config(model)
     if checkpoint is None:
         raise UserError(f'{config.filename}: a config needs a checkpoint')
-    if config.get('default_scope') in ('mmdet', 'mmseg'):
+    if task_scope(config) in ('mmdet', 'mmseg'):
         return OpenMMLabEngine(load_openmmlab(config, checkpoint, trust))
     return _classifier_of(config, checkpoint, trust)
 

@@ -16,6 +16,7 @@ from torch import nn
 from mmpoolformer.checkpoints import read_checkpoint, resolve_source
 from mmpoolformer.checkpoints.errors import shown
 from mmpoolformer.checkpoints.loading import fill_model
+from mmpoolformer.engine.config import task_scope
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.images import PictureError
 from mmpoolformer.visual.drawing import class_colours
@@ -79,7 +80,7 @@ def load_openmmlab(
         ValueError: If the config is of another kind, or the checkpoint can't be read.
         UserError: If the checkpoint does not fill the model.
     """
-    scope = config.get('default_scope')
+    scope = task_scope(config)
     if scope not in ('mmdet', 'mmseg'):
         raise ValueError(
             f'default_scope={scope!r}: neither a detector nor a segmentor; '
@@ -95,7 +96,7 @@ def load_openmmlab(
     steps = [
         dict(step)
         for step in dataset.pipeline
-        if step['type'].split('.')[-1] not in ANNOTATION_STEPS
+        if _name_of(step['type']) not in ANNOTATION_STEPS
     ]
     steps[0] = dict(type=f'{scope}.LoadImageFromNDArray')
     with DefaultScope.overwrite_default_scope(scope):
@@ -113,6 +114,15 @@ def _innermost(dataset: Mapping) -> Mapping:
     return dataset
 
 
+def _name_of(kind: str | type) -> str:
+    """Return the bare name of a type that a config gives by its name or as a class."""
+    return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
+
+
+def _class_of(kind: str | type) -> type:
+    return DATASETS.get(kind) if isinstance(kind, str) else kind
+
+
 def _class_names(
     content: Mapping, dataset: Mapping, model: nn.Module
 ) -> tuple[tuple[str, ...], ndarray]:
@@ -125,7 +135,7 @@ def _class_names(
     given = (
         meta.get('dataset_meta') or old,
         dataset.get('metainfo') or {},
-        getattr(DATASETS.get(dataset['type']), 'METAINFO', {}),
+        getattr(_class_of(dataset['type']), 'METAINFO', {}),
     )
     names = _first_of_length(count, [about.get('classes') for about in given])
     palette = _first_of_length(count, [about.get('palette') for about in given])

@@ -1,8 +1,11 @@
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from mmdet.models import RetinaNet
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmseg.models import EncoderDecoder
 from tiny_data import ROOT
 
 from mmpoolformer.engine import config as settings
@@ -12,10 +15,12 @@ from mmpoolformer.engine.config import (
     load_config,
     merge_options,
     parse_value,
+    task_scope,
     use_amp,
     use_auto_scale_lr,
     use_resume,
 )
+from mmpoolformer.engine.launch import _check_outputs
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.errors import UsageError, UserError
 
@@ -186,6 +191,38 @@ def test_epochs_end_with_a_step_where_the_sampler_can_cut_them(
     align_epochs(config)
     found = config.train_dataloader.get('sampler') or {}
     assert found.get('multiple_of') == multiple
+
+
+class OwnDetector(RetinaNet):
+    """Stands for a detector in a file of the user's."""
+
+
+@pytest.mark.parametrize(
+    ('scope', 'kind', 'expected'),
+    [
+        ('mmseg', 'mmdet.RetinaNet', 'mmseg'),
+        ('mmengine', 'mmpoolformer.ImageClassifier', 'mmengine'),
+        (None, 'RetinaNet', 'mmengine'),
+        (None, 'mmdetached.RetinaNet', 'mmengine'),
+        (None, 'mmdet.RetinaNet', 'mmdet'),
+        ('mmengine', 'mmseg.EncoderDecoder', 'mmseg'),
+        (None, OwnDetector, 'mmdet'),
+        (None, EncoderDecoder, 'mmseg'),
+    ],
+)
+def test_the_task_is_that_of_the_scope_or_else_of_the_model(
+    scope: str | None, kind: str | type, expected: str
+) -> None:
+    config = Config(dict(default_scope=scope, model=dict(type=kind)))
+    assert task_scope(config) == expected
+    args = Namespace(show=False, show_dir='pictures', out='x.txt')
+    message = 'must end on' if expected in ('mmdet', 'mmseg') else 'draws detections'
+    with pytest.raises(UsageError, match=message):
+        _check_outputs(args, task_scope(config))
+
+
+def test_the_task_of_a_config_without_model_or_scope_is_mmengines() -> None:
+    assert task_scope(Config({})) == 'mmengine'
 
 
 def test_a_list_of_dicts_becomes_settings() -> None:

@@ -2,6 +2,7 @@ from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
+import tiny_training
 import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModule
@@ -278,3 +279,9 @@ def test_no_augmentation_for_other_tasks() -> None:
     with pytest.raises(UserError, match='no default for mmother'):
         use_tta(config)
     assert SimpleNamespace(**config).model.type == 'EncoderDecoder'
+
+
+def test_a_config_without_a_scope_is_trained(tmp_path) -> None:
+    config = tiny_training.settings(tmp_path, 2)
+    config.default_scope = None
+    assert tiny_training.train(config).iter == 2

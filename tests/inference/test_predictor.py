@@ -1,5 +1,6 @@
 import threading
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 from random_models import NAMES, Models
 from timm.data import create_transform, resolve_model_data_config
 
+from mmpoolformer.analysis.browsing import open_data
+from mmpoolformer.analysis.complexity import count_config
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.images import PictureError
@@ -236,6 +239,45 @@ def test_names_come_from_the_checkpoint_then_the_config(
     content['meta'] = {'CLASSES': ('old box', 'old ball')}
     torch.save(content, tmp_path / 'old.pth')
     assert Predictor(config, tmp_path / 'old.pth').classes == ('old box', 'old ball')
+
+
+def in_full(node: object, scope: str) -> object:
+    """Write the names of a package's classes with its scope."""
+    if isinstance(node, dict):
+        full = {key: in_full(value, scope) for key, value in node.items()}
+        kind = full.get('type')
+        registries = import_module(f'{scope}.registry')
+        if any(
+            kind in getattr(registries, name).module_dict
+            for name in ('MODELS', 'DATASETS', 'TRANSFORMS')
+        ):
+            full['type'] = f'{scope}.{kind}'
+        return full
+    if isinstance(node, list | tuple):
+        return type(node)(in_full(value, scope) for value in node)
+    return node
+
+
+@pytest.mark.parametrize(
+    ('name', 'scope', 'size'),
+    [('detection', 'mmdet', (800, 1333)), ('segmentation', 'mmseg', (512, 512))],
+)
+def test_configs_without_a_scope_are_used_as_those_with_one(
+    models: Models, name: str, scope: str, size: tuple[int, int]
+) -> None:
+    config = Config.fromfile(models.config(name))
+    config.default_scope = None
+    for part in ('model', 'test_dataloader'):
+        config[part] = in_full(config[part].to_dict(), scope)
+    predictor = Predictor(config, models.checkpoint(name))
+    for path in models.pictures:
+        assert_same(predictor(path), models.predictor(name)(path))
+    assert count_config(config).shape[2:] == size
+    config.test_dataloader.dataset.test_mode = False
+    data = open_data(config, 'test')
+    fed = data.read(data.dataset[0])
+    assert (fed.boxes is not None) == (scope == 'mmdet')
+    assert (fed.labels is not None) == (scope == 'mmseg')
 
 
 def test_palettes_come_from_the_config(models: Models) -> None:
