@@ -383,6 +383,10 @@ NOT_RUN = {
     "pip install --no-build-isolation -e '.[det]'": 'installs; so does `make setup`',
     "pip install --no-build-isolation -e '.[det,analysis]'": 'the same',
     'pre-commit install': 'writes into .git',
+    'pip config list': "pip's own",
+    'pip install .': 'the same as pip install -e .',
+    'make lock': 'asks the package registry',
+    'make lint': 'sets up first; make test begins with it',
     'python tools/benchmark.py': 'a name in a table, without arguments',
     'NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1 PORT=29500 '
     'tools/dist_train.sh CONFIG 8 --auto-scale-lr': 'runs beside the first machine',

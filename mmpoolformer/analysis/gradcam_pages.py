@@ -131,7 +131,7 @@ def load_classifier(
             f'{name} (random)',
         )
     else:
-        known = load_known(name_there, checkpoint, trust, size)
+        known = load_known(name_there, checkpoint, trust, size=size)
         network, settings, recorded, title = (
             known.network,
             known.settings,

@@ -298,7 +298,7 @@ def without_marks(entries: dict) -> dict:
     marked = [k for k in entries if isinstance(k, str) and MARK.search(k)]
     if not marked:
         return entries
-    plain = {}
+    plain = type(entries)()
     for key, value in entries.items():
         key = MARK.sub('', key) if isinstance(key, str) else key
         if key in plain:

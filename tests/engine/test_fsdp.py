@@ -61,7 +61,8 @@ def config_of(
     guard = dict(type='mmpoolformer.FiniteGuard', policy='skip', most_in_a_row=2)
     config.custom_hooks = [guard]
     config.model = dict(type='Blocks', frozen_stages=frozen)
-    config.optim_wrapper.optimizer.lr = 2e-3
+    # With 1e-8, gradients that are zero but for rounding would move parameters.
+    config.optim_wrapper.optimizer.update(lr=2e-3, eps=1e-5)
     config.optim_wrapper.clip_grad = dict(max_norm=0.5)
     config.optim_wrapper.accumulative_counts = accumulated
     return config
