@@ -93,6 +93,7 @@ def open_picture(
     mode: str = 'RGB',
     name: str = '',
     max_pixels: int | None = None,
+    upright: bool = True,
 ) -> Image.Image:
     """Read a picture whole, upright, in a colour mode.
 
@@ -107,6 +108,7 @@ def open_picture(
         name: How messages call it; the path by default.
         max_pixels: Larger pictures are refused before they are decoded; None leaves
             Pillow's limit, 179 million.
+        upright: Whether to turn it; False leaves it as it is stored.
 
     Raises:
         PictureError: If it is in none of `FORMATS`, truncated, damaged, too large, or
@@ -114,7 +116,7 @@ def open_picture(
     """
     name = name or str(getattr(source, 'name', source))
     with blamed_on(name), Image.open(source, formats=FORMATS) as picture:
-        return _converted(picture, mode, name, max_pixels)
+        return _converted(picture, mode, name, max_pixels, upright)
 
 
 def convert_picture(
@@ -186,14 +188,18 @@ def blamed_on(name: str) -> Iterator[None]:
 
 
 def _converted(
-    picture: Image.Image, mode: str, name: str, max_pixels: int | None
+    picture: Image.Image,
+    mode: str,
+    name: str,
+    max_pixels: int | None,
+    upright: bool = True,
 ) -> Image.Image:
     _check_size(picture, name, max_pixels)
     if picture.mode == 'F':
         raise PictureError(f'{name}: its values are fractions, not colours')
     picture.load()  # TIFF's reader turns it itself, and drops the tag
     turn = orientation(picture)
-    if turn in UPRIGHT:
+    if upright and turn in UPRIGHT:
         picture = picture.transpose(UPRIGHT[turn])
     picture = _to_8_bits(picture, name).convert(mode)
     picture.info = {}  # or else it would be turned once more

@@ -262,6 +262,13 @@ def test_one_rule_of_orientation(tmp_path: Path, turn: int, kind: str) -> None:
     assert not found.problem
 
 
+def test_a_picture_can_be_read_as_it_is_stored(tmp_path: Path) -> None:
+    expected = turned(tmp_path / 'a.png', 6, 'PNG')
+    assert np.array_equal(open_picture(tmp_path / 'a.png', upright=True), expected)
+    stored = open_picture(tmp_path / 'a.png', upright=False)
+    assert np.array_equal(stored, NOISE)
+
+
 @pytest.mark.parametrize('turn', UPRIGHT)
 def test_detection_sees_what_classification_sees(tmp_path: Path, turn: int) -> None:
     expected = turned(tmp_path / 'a.png', turn)
