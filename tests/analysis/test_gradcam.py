@@ -279,7 +279,7 @@ def test_a_layer_by_name() -> None:
 
 def test_unknown_models_need_a_layer() -> None:
     model = Handmade()
-    with pytest.raises(ValueError, match=r'Handmade: .* name the layer'):
+    with pytest.raises(ValueError, match=r'Handmade: .* choose one with --layer'):
         find_layers(model)
     assert find_layers(model, 'colours.0').modules == (model.colours[0],)
 

@@ -56,7 +56,7 @@ def test_a_run_stops_before_its_weights_are_ruined(
     with pytest.raises(UserError, match=f'iteration \\d+: {told}') as caught:
         train(settings(tmp_path, 20, **{fault: (5,)}), keep)
     (dump,) = dumps(tmp_path)
-    assert f'nonfinite/iter_{dump["iter"]}_rank0.json tells' in str(caught.value)
+    assert f'nonfinite/iter_{dump["iter"]}_rank0.json. Check' in str(caught.value)
     assert dump['fault'] == told
     assert {'img_path': '5.png'}.items() <= next(
         one for one in dump['pictures'] if one['img_path'] == '5.png'
