@@ -1,11 +1,13 @@
+import gc
 import os
 import signal
 from collections.abc import Iterator
 
 import pytest
 import torch
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, runner
 from random_models import Models, make_models
+from yapf.yapflib import yapf_api
 
 if not torch.cuda.is_available():
     # Before anything imports Triton: its kernels then run on the CPU, line by line.
@@ -16,6 +18,10 @@ def pytest_configure() -> None:
     # In the background of a shell Ctrl-C is ignored, as it would be in all children.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # the libraries, which mmengine's collections would walk for seconds
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +36,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope='session')
 def long_mode(request: pytest.FixtureRequest) -> bool:
     return request.config.getoption('--long')
+
+
+@pytest.fixture(autouse=True, scope='session')
+def fast_starts() -> Iterator[None]:
+    """Leave out what each run of mmengine does for seconds, for people only."""
+    with pytest.MonkeyPatch.context() as patch:
+        # The layout of a config's text, its versions of compilers, git at every save.
+        patch.setattr(yapf_api, 'FormatCode', lambda text, **_: (text, True))
+        patch.setattr(runner, 'collect_env', dict)
+        patch.setattr(runner, 'get_git_hash', str)
+        yield
 
 
 @pytest.fixture(autouse=True, scope='module')

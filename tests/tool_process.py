@@ -1,37 +1,26 @@
-"""Running the command-line tools in second processes."""
+"""Running the command-line tools, in this process and in others."""
 
 import contextlib
-import json
+import io
 import os
 import random
+import runpy
+import signal
 import socket
 import subprocess
 import sys
+import traceback
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
-# Several commands in one process, because importing the libraries takes longest.
-# A crash is told apart from an exit code.
-MANY = """
-import contextlib, io, json, runpy, sys, traceback, warnings
-results = []
-# Of mmengine's singletons, because there are several runs in one process.
-warnings.filterwarnings('ignore', '.*instance named of')
-for name, arguments in json.load(sys.stdin):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        sys.argv = [name, *arguments]
-        try:
-            runpy.run_path(name, run_name='__main__')
-        except SystemExit as end:
-            code = end.code
-        except BaseException:
-            traceback.print_exc()
-            code = 'crash'
-    results.append({'code': code, 'out': out.getvalue(), 'err': err.getvalue()})
-print(json.dumps(results))
-"""
+ROOT = Path(__file__).resolve().parent.parent
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 PRINT_ARGUMENTS = """#!/usr/bin/env python3
 import json, os, sys
@@ -80,24 +69,69 @@ def run(*command: object, **variables: str) -> str:
 
 
 def run_many(commands: list[list[object]], cwd: Path) -> list[dict]:
-    """Run tools one after another in one process.
+    """Run tools one after another in this process, because importing takes long.
 
     Returns:
         For each its exit `code` (`'crash'` for an exception), `out` and `err`.
     """
-    words = [[str(ROOT / name), [str(a) for a in rest]] for name, *rest in commands]
-    done = subprocess.run(
-        [sys.executable, '-c', MANY],
-        input=json.dumps(words),
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return [run_here(command, cwd) for command in commands]
+
+
+def run_here(command: list[object], cwd: Path, **variables: str) -> dict:
+    """Run a Python file of the repository as a program, in this process.
+
+    Returns:
+        Its exit `code` (`'crash'` for an exception), `out` and `err`.
+    """
+    path, *arguments = map(str, command)
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        _as_a_process([path, *arguments], cwd, variables),
+    ):
+        try:
+            runpy.run_path(str(ROOT / path), run_name='__main__')
+        except SystemExit as end:
+            code = end.code or 0
+        except Exception:
+            traceback.print_exc()
+            code = 'crash'
+    return {'code': code, 'out': out.getvalue(), 'err': err.getvalue()}
+
+
+@contextlib.contextmanager
+def _as_a_process(argv: list[str], cwd: Path, variables: dict) -> Iterator[None]:
+    """Undo what a program leaves in its process."""
+    before = sys.argv, dict(os.environ), Path.cwd(), torch.get_num_threads()
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    sys.argv = argv
+    os.environ.update(variables)
+    os.chdir(cwd)
+    try:
+        with warnings.catch_warnings():
+            warnings.resetwarnings()
+            warnings.simplefilter('ignore', DeprecationWarning)
+            # Of mmengine's singletons, because there are several runs in one process.
+            warnings.filterwarnings('ignore', '.*instance named of')
+            warnings.showwarning = _print_warning
+            yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        sys.argv, variables, folder, threads = before
+        os.environ.clear()
+        os.environ.update(variables)
+        os.chdir(folder)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        for kind in (DefaultScope, MessageHub, MMLogger, Visualizer):
+            kind._instance_dict.clear()
+
+
+def _print_warning(message: Warning, category: type, *place: object) -> None:
+    print(warnings.formatwarning(message, category, *place[:2]), file=sys.stderr)
 
 
 def free_port() -> str:

@@ -5,7 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny_data import write_data, write_detection_config, write_segmentation_config
-from tool_process import finish, run_many, start
+from tool_process import run_many
+
+TRAIN = 'tools/train.py'
+LONGER = (
+    *('train_cfg.max_epochs=10', 'train_cfg.val_interval=10'),
+    'default_hooks.checkpoint.interval=5',
+)
 
 
 @pytest.fixture(scope='session')
@@ -30,22 +36,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def trained(tiny: SimpleNamespace) -> SimpleNamespace:
     """Work dirs of a trained RetinaNet and Semantic FPN, and what training printed."""
     work_dirs = {name: tiny.folder / 'work' / name for name in ('det', 'seg')}
-    detection = start(
-        'tools/train.py',
-        tiny.detection,
-        *('--work-dir', work_dirs['det'], '--cfg-options', 'train_cfg.max_epochs=10'),
-        *('train_cfg.val_interval=10', 'default_hooks.checkpoint.interval=5'),
+    detection = [tiny.detection, '--work-dir', work_dirs['det']]
+    options = '--cfg-options', *LONGER
+    segmentation = [tiny.segmentation, '--work-dir', work_dirs['seg']]
+    runs = run_many(
+        [[TRAIN, *detection, *options], [TRAIN, *segmentation]], tiny.folder
     )
-    segmentation = start(
-        'tools/train.py', tiny.segmentation, '--work-dir', work_dirs['seg']
-    )
+    for run in runs:
+        assert run['code'] == 0, run['err'] + run['out'][-2000:]
     return SimpleNamespace(
         det=work_dirs['det'],
         det_checkpoint=work_dirs['det'] / 'epoch_10.pth',
-        det_output=finish(detection),
+        det_output=runs[0]['out'],
         seg=work_dirs['seg'],
         seg_checkpoint=work_dirs['seg'] / 'iter_4.pth',
-        seg_output=finish(segmentation),
+        seg_output=runs[1]['out'],
     )
 
 

@@ -1,19 +1,25 @@
 """Resumed after any iteration, a training is the one that never stopped."""
 
+import builtins
 import json
+import os
 import random
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from fork_tools import fork_trainings
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from tiny_data import (
     write_classification_config,
     write_data,
     write_detection_config,
     write_segmentation_config,
 )
+from tool_process import run_here
 
 from mmpoolformer.engine.signals import STOPPED_CODE
 
@@ -50,6 +56,10 @@ model['decode_head']['dropout_ratio'] = 0.3
 param_scheduler = [dict(type='PolyLR', power=0.9, begin=0, end=12, by_epoch=False)]
 train_cfg = dict(max_iters=12, val_interval=6)
 """
+STOPPING = """
+_base_ = '{base}'
+custom_hooks = [{hook}, *_base_.custom_hooks]
+"""
 # Iterations in all, pictures in a batch, options.
 TASKS = {
     'detection': (12, 4, ()),
@@ -57,6 +67,18 @@ TASKS = {
     'classification': (12, 4, ('--amp',)),
 }
 SIGNALS = ('SIGTERM', 'SIGUSR1')
+
+
+@HOOKS.register_module()
+class SignalInIteration(Hook):
+    """Sends this process a signal in an iteration."""
+
+    def __init__(self, name: str, at: int) -> None:
+        self.name, self.at = name, at
+
+    def before_train_iter(self, runner: Runner, **_: object) -> None:
+        if runner.iter + 1 == self.at:
+            os.kill(os.getpid(), getattr(signal, self.name))
 
 
 @pytest.fixture(scope='module')
@@ -76,28 +98,37 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def runs(configs: SimpleNamespace, long_mode: bool) -> dict[str, list[dict]]:
     """For each task a run that never stops, and others stopped and resumed."""
     generator = random.Random(5)
-    jobs, names = [], []
+    found = {}
     for name, (steps, _, options) in TASKS.items():
-        config = getattr(configs, name)
+        folder, config = configs.folder / name, getattr(configs, name)
+        found[name] = [train(config, folder / 'whole', *options)]
         stops = generator.sample(range(1, steps), steps - 1 if long_mode else 1)
-        jobs.append(_job(config, configs.folder / name / 'whole', options))
-        names.append((name, 0))
         for number, at in enumerate(stops):
-            work = configs.folder / name / f'stopped_at_{at}'
-            stop = dict(signal=SIGNALS[number % 2], at=at)
-            jobs.append(_job(config, work, options) | stop)
-            go_on = (*options, '--resume', 'auto')
-            jobs.append(_job(config, work, go_on) | dict(watch='images/train'))
-            names += [(name, at), (name, at)]
-    done = fork_trainings(jobs, configs.folder)
-    found = {name: [] for name in TASKS}
-    for (name, at), result in zip(names, done, strict=True):
-        found[name].append({'at': at, **result})
+            work, stopping = folder / f'stopped_at_{at}', folder / f'stop_at_{at}.py'
+            stop = dict(type='SignalInIteration', name=SIGNALS[number % 2], at=at)
+            stopping.write_text(STOPPING.format(base=config, hook=stop))
+            found[name] += [
+                train(stopping, work, *options) | dict(at=at),
+                train(config, work, *options, '--resume', 'auto') | dict(at=at),
+            ]
     return found
 
 
-def _job(config: Path, work: Path, options: tuple) -> dict:
-    return {'argv': [str(config), '--no-check', '--work-dir', str(work), *options]}
+def train(config: Path, work: Path, *options: str) -> dict:
+    """Train; return what `run_here` does, and how many pictures were `opened`."""
+    opened = []
+
+    def watched(file: object, *arguments: object, **more: object) -> object:
+        if 'images/train' in str(file):
+            opened.append(file)
+        return plain_open(file, *arguments, **more)
+
+    plain_open = builtins.open
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builtins, 'open', watched)
+        command = ['tools/train.py', config, '--no-check', '--work-dir', work]
+        done = run_here([*command, *options], config.parent)
+    return {**done, 'opened': len(opened)}
 
 
 def lines(work: Path) -> list[dict]:
@@ -110,11 +141,11 @@ def test_a_signal_ends_a_run_after_its_iteration(
     runs: dict, configs: SimpleNamespace, name: str
 ) -> None:
     whole, *others = runs[name]
-    assert whole['code'] == 0, whole['out'][-4000:]
+    assert whole['code'] == 0, whole['err'][-4000:]
     for stopped in others[::2]:
-        assert stopped['code'] == STOPPED_CODE, stopped['out'][-4000:]
+        assert stopped['code'] == STOPPED_CODE, stopped['err'][-4000:]
         assert f'after iteration {stopped["at"]}, and saved' in stopped['out']
-        assert 'Traceback' not in stopped['out']
+        assert 'Traceback' not in stopped['err']
 
 
 @pytest.mark.parametrize('name', TASKS)
@@ -129,7 +160,7 @@ def test_resumed_is_as_if_never_stopped(
     last = sorted((folder / 'whole').glob('*_*.pth'), key=_age)[-1].name
     one = torch.load(folder / 'whole' / last, weights_only=False)
     for resumed in runs[name][2::2]:
-        assert resumed['code'] == 0, resumed['out'][-4000:]
+        assert resumed['code'] == 0, resumed['err'][-4000:]
         work = folder / f'stopped_at_{resumed["at"]}'
         assert lines(work) == expected  # to the last bit
         other = torch.load(work / last, weights_only=False)
