@@ -6,24 +6,24 @@ has what the command speaks of (`command_place`). No command is without a rule o
 reason for having none, no rule and no reason without a command.
 """
 
+import json
 import os
 import re
 import signal
 import subprocess
+import sys
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from documented import in_helps, in_pages
-from tool_process import environment, free_port, write_stand_ins
+from tool_process import environment, free_port, run_here, write_stand_ins
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 from command_place import CLASSIFIER, RETINANET, SEGMENTOR, Place
-from fork_server import serving
 
 pytestmark = pytest.mark.slow
 
@@ -420,15 +420,18 @@ def line_of(text: str, rule: Rule) -> str:
 
 
 class Shell:
-    """Runs lines in bash with the stand-ins for python and for what clusters have."""
+    """Runs lines in bash; Python itself runs in this process, where that will do.
+
+    For that a stand-in for python prints what bash makes of the line. Those for
+    programs of clusters print how they are called.
+    """
 
     def __init__(self, programs: Path, cache: Path) -> None:
         nowhere = 'http://127.0.0.1:9'  # nothing is downloaded
+        self.programs = programs
         self.variables = {
             **environment(),
-            'PATH': f'{programs}{os.pathsep}{os.environ["PATH"]}',
-            'PYTHON': 'python',
-            'PYTHON_EXEC': str(programs / 'python'),  # what torchrun starts
+            'PYTHON': sys.executable,
             'MMPOOLFORMER_CACHE': str(cache),
             **dict(
                 http_proxy=nowhere, https_proxy=nowhere, no_proxy='127.0.0.1,0.0.0.0'
@@ -436,11 +439,12 @@ class Shell:
             **dict(HF_HUB_OFFLINE='1', GRADIO_ANALYTICS_ENABLED='False'),
         }
 
-    def start(self, line: str, here: Path) -> subprocess.Popen:
+    def start(self, line: str, here: Path, programs: str | Path) -> subprocess.Popen:
+        path = f'{self.programs / programs}{os.pathsep}{os.environ["PATH"]}'
         return subprocess.Popen(
             ['bash', '-c', line],
             cwd=here,
-            env={**self.variables, 'PORT': free_port()},
+            env={**self.variables, 'PORT': free_port(), 'PATH': path},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -450,18 +454,24 @@ class Shell:
 
     def run(self, line: str, here: Path) -> str:
         """Run a line that must succeed and return what it printed."""
-        process = self.start(line, here)
+        is_python = re.match(r'(\w+=\S+ )*python (?!-)', line)
+        process = self.start(line, here, 'python' if is_python else 'cluster')
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, f'{line}\n{output}'
-        return output
+        if not is_python:
+            return output
+        call = json.loads(output)
+        done = run_here(call['argv'], here, **call['env'])
+        assert done['code'] == 0, f'{line}\n{done["err"]}'
+        return done['out'] + done['err']
 
 
 @pytest.fixture(scope='module')
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     folder = tmp_path_factory.mktemp('bin')
-    write_stand_ins(folder, 'srun', 'sbatch')
-    with serving(folder):
-        yield Shell(folder, tmp_path_factory.mktemp('place') / 'cache')
+    write_stand_ins(folder / 'cluster', 'srun', 'sbatch')
+    write_stand_ins(folder / 'python', 'python')
+    return Shell(folder, tmp_path_factory.mktemp('place') / 'cache')
 
 
 @pytest.fixture(scope='module')
@@ -491,7 +501,7 @@ def test_command_does_what_it_promises(
 
 def ask(shell: Shell, line: str, here: Path) -> str:
     """Start a server, ask it for its page, and interrupt it."""
-    server = shell.start(line, here)
+    server = shell.start(line, here, Path(sys.executable).parent)
     try:
         said = next(said for said in server.stdout if said.startswith('http://'))
         address = said.split()[0].replace('0.0.0.0', '127.0.0.1')

@@ -22,10 +22,9 @@ from mmengine.visualization import Visualizer
 ROOT = Path(__file__).resolve().parent.parent
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-PRINT_ARGUMENTS = """#!/usr/bin/env python3
+PRINT_CALL = """#!/usr/bin/env python3
 import json, os, sys
-names = ('OMP_NUM_THREADS', 'PYTHONPATH')
-print(json.dumps({'argv': sys.argv[1:], 'env': {n: os.environ.get(n) for n in names}}))
+print(json.dumps({'argv': sys.argv[1:], 'env': dict(os.environ)}))
 sys.exit(int(os.environ.get('STAND_IN_CODE', 0)))
 """
 
@@ -152,6 +151,7 @@ def free_port() -> str:
 
 def write_stand_ins(folder: Path, *names: str) -> None:
     """Write programs that print, as JSON, how they were called."""
+    folder.mkdir(exist_ok=True)
     for name in names:
-        (folder / name).write_text(PRINT_ARGUMENTS)
+        (folder / name).write_text(PRINT_CALL)
         (folder / name).chmod(0o755)
