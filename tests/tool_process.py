@@ -40,7 +40,9 @@ def environment() -> dict:
     }
 
 
-def start(*command: object, **variables: str) -> subprocess.Popen:
+def start(
+    *command: object, cwd: Path | None = None, **variables: str
+) -> subprocess.Popen:
     """Start a Python file of the repository, or a shell script."""
     words = [str(word) for word in command]
     words[0] = str(ROOT / words[0])
@@ -48,6 +50,7 @@ def start(*command: object, **variables: str) -> subprocess.Popen:
         words.insert(0, sys.executable)
     return subprocess.Popen(
         words,
+        cwd=cwd,
         env={**environment(), **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -111,7 +114,8 @@ def _as_a_process(argv: list[str], cwd: Path, variables: dict) -> Iterator[None]
     try:
         with warnings.catch_warnings():
             warnings.resetwarnings()
-            warnings.simplefilter('ignore', DeprecationWarning)
+            for kind in (DeprecationWarning, ResourceWarning):  # as Python does
+                warnings.simplefilter('ignore', kind)
             # Of mmengine's singletons, because there are several runs in one process.
             warnings.filterwarnings('ignore', '.*instance named of')
             warnings.showwarning = _print_warning

@@ -144,7 +144,7 @@ def run_ablation(job: Ablation) -> list[Result]:
         for number, row in enumerate(job.rows, start=1):
             config = _config(job, row, len(classes))
             Path(config.work_dir).mkdir(exist_ok=True)
-            claim(Path(config.work_dir), config.pretty_text)
+            claim(Path(config.work_dir), str(config.to_dict()))
             say(f'{number}/{len(job.rows)} {row}: {config.work_dir}')
             if final_checkpoint(config) is None:
                 train_to_end(config, bars)

@@ -99,7 +99,7 @@ def run_pretrain_demo(job: PretrainDemo) -> dict[str, dict[str, float]]:
         ),
     }
     with quiet(job.work_dir / 'pretrain_demo.log') as (say, bars):
-        texts = [config.pretty_text for _, config in steps.values()]
+        texts = [str(config.to_dict()) for _, config in steps.values()]
         claim(job.work_dir, ''.join([*texts, read_settings(job.data)]))
         for text, config in steps.values():
             say(f'{text}: {config.work_dir}')

@@ -103,7 +103,7 @@ def run_quickstart(job: Quickstart) -> dict[str, float]:
             print('   are there already')
         job.work_dir.mkdir(parents=True, exist_ok=True)
     with quiet(job.work_dir / 'quickstart.log') as (say, bars):
-        claim(job.work_dir, config.pretty_text + read_settings(job.data))
+        claim(job.work_dir, str(config.to_dict()) + read_settings(job.data))
         say(f'2. Training, checkpoints and logs: {job.work_dir}')
         if final_checkpoint(config) is None:
             train_to_end(config, bars)

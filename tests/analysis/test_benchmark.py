@@ -1,13 +1,12 @@
 """The benchmark's bookkeeping; how fast anything is, is no test's business."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tool_process import run_here
 from torch import nn
 
 from mmpoolformer.analysis import benchmark
@@ -128,17 +127,15 @@ def test_plot_is_drawn(sizes: list, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_tool_times_a_model_and_tells_mistakes(tmp_path: Path) -> None:
-    tool = [sys.executable, ROOT / 'tools' / 'benchmark.py', 'poolformer_s12']
+    tool = ['tools/benchmark.py', 'poolformer_s12']
     options = ['--how', 'fused', '--size', '256', '--rounds', '1', '--json', 'out.json']
-    done = subprocess.run(
-        [*tool, *options], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('| poolformer_s12 |') == 1
+    done = run_here([*tool, *options], tmp_path)
+    assert done['code'] == 0, done['err']
+    assert done['out'].count('| poolformer_s12 |') == 1
     (row,) = json.loads((tmp_path / 'out.json').read_text())['timings']
     assert row['case']['implementation'] == 'fused'
     assert row['memory'] > 4 * 64 * 64 * 64  # the first map alone
     assert row['seconds'] > 0
-    done = subprocess.run([*tool, 'pit_ti'], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr == 'error: pit_ti: no such model of mmpoolformer to time\n'
+    done = run_here([*tool, 'pit_ti'], tmp_path)
+    assert done['code'] == 2
+    assert done['err'] == 'error: pit_ti: no such model of mmpoolformer to time\n'

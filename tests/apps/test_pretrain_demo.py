@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
-from tool_process import run
+from tool_process import run_many
 
 from mmpoolformer.visual.curves import find_logs, read_curves
 
@@ -43,7 +43,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     command = ['tools/pretrain_demo.py', '--data', folder / 'data', '--work-dir']
     command += [folder / 'run', '--train', 12, '--val', 6]
     command += ['--cfg-options', *CLASSIFIER, '--detector-options', *DETECTOR]
-    return SimpleNamespace(run=folder / 'run', first=run(*command), again=run(*command))
+    first, again = run_many([command] * 2, folder)
+    assert (first['code'], again['code']) == (0, 0), first['err'] + again['err']
+    return SimpleNamespace(run=folder / 'run', first=first['out'], again=again['out'])
 
 
 def read(path: Path) -> dict | list:

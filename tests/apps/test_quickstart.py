@@ -1,8 +1,5 @@
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from tool_process import run_here, start
 
 pytest.importorskip('mmdet')
 
@@ -18,7 +16,6 @@ from mmpoolformer.visual.curves import find_logs, read_curves
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 # Enough that the interruption comes before the end.
 EPOCHS = 15
 SCENES = ['--train', '12', '--val', '6', '--size', '64']
@@ -43,37 +40,27 @@ TINY = [
 ]
 
 
-def command(folder, *more):
-    places = ['--data', 'data', '--work-dir', 'run']
-    tool = ROOT / 'tools' / 'quickstart.py'
-    return {
-        'args': [sys.executable, tool, *places, *SCENES, '--cfg-options', *TINY, *more],
-        'cwd': folder,
-        'env': {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
-        'stdout': subprocess.PIPE,
-        'stderr': subprocess.PIPE,
-        'text': True,
-    }
+COMMAND = ['tools/quickstart.py', '--data', 'data', '--work-dir', 'run', *SCENES]
 
 
 def run(folder, *more):
-    return subprocess.run(**command(folder, *more), timeout=300, check=False)
+    return run_here([*COMMAND, '--cfg-options', *TINY, *more], folder)
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """A folder where a quickstart was interrupted after its first checkpoint."""
     folder = tmp_path_factory.mktemp('quickstart')
-    process = subprocess.Popen(**command(folder))
+    process = start(*COMMAND, '--cfg-options', *TINY, cwd=folder)
     latest = folder / 'run' / 'last_checkpoint'
     end = time.monotonic() + 240
     while not latest.is_file() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert 'The same command goes on from here.' in stderr
-    assert 'Traceback' not in stderr
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert 'The same command goes on from here.' in output
+    assert 'Traceback' not in output
     assert not (folder / 'run' / 'results.json').exists()
     return folder
 
@@ -82,13 +69,13 @@ def folder(tmp_path_factory):
 def finished(folder):
     """The same after the command was given again, and what it said."""
     result = run(folder)
-    assert result.returncode == 0, result.stderr
+    assert result['code'] == 0, result['err']
     return folder, result
 
 
 def test_interrupted_run_goes_on_and_counts_every_step_once(finished):
     folder, result = finished
-    assert 'are there already' in result.stdout
+    assert 'are there already' in result['out']
     assert 'resumed epoch: ' in (folder / 'run' / 'quickstart.log').read_text()
     assert len(find_logs(folder / 'run')) == 2
     steps_in_epoch = 12 // 2
@@ -98,7 +85,7 @@ def test_interrupted_run_goes_on_and_counts_every_step_once(finished):
 
 def test_last_lines_are_pictures_and_ap(finished):
     folder, result = finished
-    *_, title, predictions, loss, ap, last = result.stdout.splitlines()
+    *_, title, predictions, loss, ap, last = result['out'].splitlines()
     assert title == 'Pictures:'
     paths = [Path(line.strip()) for line in (predictions, loss, ap)]
     assert [path.name for path in paths] == ['predictions.png', 'loss.png', 'ap.png']
@@ -131,10 +118,10 @@ def test_truth_is_drawn_on_the_held_out_scenes(finished):
 
 def test_output_fits_a_terminal_and_is_no_flood(finished):
     _, result = finished
-    lines = result.stdout.splitlines()
+    lines = result['out'].splitlines()
     assert len(lines) < 15
     assert max(map(len, lines)) < 80
-    drawn = [part for line in result.stderr.split('\n') for part in line.split('\r')]
+    drawn = [part for line in result['err'].split('\n') for part in line.split('\r')]
     assert max(map(len, drawn)) < 80
 
 
@@ -143,25 +130,25 @@ def test_second_run_does_nothing_and_says_the_same(finished):
     before = {p: p.stat().st_mtime_ns for p in folder.rglob('*.p[nt][gh]')}
     assert len(before) > 3
     again = run(folder)
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count('already') == 3
-    assert again.stdout.splitlines()[-5:] == first.stdout.splitlines()[-5:]
+    assert again['code'] == 0, again['err']
+    assert again['out'].count('already') == 3
+    assert again['out'].splitlines()[-5:] == first['out'].splitlines()[-5:]
     assert {p: p.stat().st_mtime_ns for p in folder.rglob('*.p[nt][gh]')} == before
 
 
 def test_work_dir_of_another_config_is_refused(finished):
     folder, _ = finished
     result = run(folder, 'optim_wrapper.optimizer.lr=0.1')
-    assert result.returncode == 1
-    assert result.stderr.startswith('error: run holds a run with another config')
-    assert len(result.stderr.splitlines()) == 1
+    assert result['code'] == 1
+    assert result['err'].startswith('error: run holds a run with another config')
+    assert len(result['err'].splitlines()) == 1
 
 
 def test_mistake_on_the_command_line_is_told_in_one_line(tmp_path):
     result = run(tmp_path, 'modle.x=1')
-    assert result.returncode == 2
-    assert "error: --cfg-options modle.x: the config has no 'modle'" in result.stderr
-    assert 'Traceback' not in result.stderr
+    assert result['code'] == 2
+    assert "error: --cfg-options modle.x: the config has no 'modle'" in result['err']
+    assert 'Traceback' not in result['err']
 
 
 def test_summary_ends_with_ap():

@@ -1,11 +1,10 @@
 """tools/convert_checkpoint.py, from the command line."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tool_process import run_here
 
 from mmpoolformer import create_model
 from mmpoolformer.checkpoints import convert_state_dict, detect_format, read_checkpoint
@@ -150,10 +149,10 @@ def test_full_disk_leaves_nothing(convert, source, tmp_path, capsys) -> None:
 
 @pytest.mark.slow
 def test_command_line(source, tmp_path) -> None:
-    command = [sys.executable, TOOL, source, tmp_path / 'b.pth', '--to', 'keras']
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "invalid choice: 'keras'" in done.stderr
-    done = subprocess.run([*command[:-1], 'timm'], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, '')
+    command = [TOOL, source, tmp_path / 'b.pth', '--to']
+    done = run_here([*command, 'keras'], tmp_path)
+    assert done['code'] == 2
+    assert "invalid choice: 'keras'" in done['err']
+    done = run_here([*command, 'timm'], tmp_path)
+    assert (done['code'], done['err']) == (0, '')
     assert detect_format(read_checkpoint(tmp_path / 'b.pth')) == 'timm'

@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from tiny_data import ROOT, write_data, write_detection_config
 from tiny_data import write_segmentation_config as write_segmentation
-from tool_process import environment, free_port, run_many, start
+from tool_process import free_port, run_here, run_many, start
 
 pytestmark = pytest.mark.slow
 
@@ -215,13 +213,8 @@ def test_the_first_process_of_a_job_speaks_for_all(here: Path, tmp_path: Path) -
 
 
 def test_help_teaches_by_example() -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / CHECK, '--help'],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert 'examples:' in done.stdout
+    done = run_here([CHECK, '--help'], ROOT)
+    assert done['code'] == 0
+    assert 'examples:' in done['out']
     for option in ('--decode', '--workers', '--anew', '--cfg-options', '--work-dir'):
-        assert option in done.stdout
+        assert option in done['out']

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 from pycocotools.mask import decode
 from random_models import Models, make_models
 from tiny_data import ROOT
-from tool_process import environment, free_port, run_many
+from tool_process import environment, free_port, run_here, run_many
 
 from mmpoolformer.inference.videos import Video
 from mmpoolformer.visual.drawing import INK
@@ -374,12 +374,7 @@ def test_what_the_quickstart_trained_is_shown_until_the_end(
     ],
 )
 def test_help_teaches_by_example(tool: str, words: tuple[str, ...]) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / tool, '--help'],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_here([tool, '--help'], ROOT)
+    assert done['code'] == 0
     for word in ('examples:', *words):
-        assert word in done.stdout
+        assert word in done['out']

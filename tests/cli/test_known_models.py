@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from tiny_data import ROOT, write_classes
-from tool_process import environment, run_many
+from tool_process import environment, run_here, run_many
 
 from mmpoolformer import create_model
 
@@ -332,13 +332,8 @@ def test_without_a_connection_there_is_one_clear_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('tool', [VALIDATE, PREDICT])
 def test_help_teaches_by_example(tool: str) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / tool, '--help'],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert 'examples:' in done.stdout
+    done = run_here([tool, '--help'], ROOT)
+    assert done['code'] == 0
+    assert 'examples:' in done['out']
     for option in ('--model', '--checkpoint', '--skip-unreadable', '--device'):
-        assert option in done.stdout
+        assert option in done['out']

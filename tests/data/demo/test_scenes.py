@@ -1,8 +1,6 @@
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tool_process import run_here
 
 from mmpoolformer.data.demo import scenes as demo_data
 from mmpoolformer.data.demo.scenes import (
@@ -36,14 +35,7 @@ def digests(folder):
 
 
 def run_tool(*args):
-    return subprocess.run(
-        [sys.executable, TOOL, *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, 'PYTHONPATH': str(ROOT)},
-    )
+    return run_here(['tools/make_demo_data.py', *args], ROOT)
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +57,7 @@ def coco(data, split):
 
 def test_second_process_with_more_workers_writes_the_same_bytes(data, tmp_path):
     result = run_tool('--out', tmp_path / 'again', *FLAGS, '--workers', 2)
-    assert result.returncode == 0, result.stderr
+    assert result['code'] == 0, result['err']
     assert digests(tmp_path / 'again') == digests(data)
 
 
@@ -266,13 +258,13 @@ def test_number_of_workers_is_checked(tmp_path):
 
 def test_tool_tells_a_mistake_in_one_line(tmp_path):
     result = run_tool('--out', tmp_path / 'data', '--size', 10)
-    assert result.returncode == 2
-    assert result.stderr == 'error: --size=10: give a whole number from 64\n'
+    assert result['code'] == 2
+    assert result['err'] == 'error: --size=10: give a whole number from 64\n'
     assert os.listdir(tmp_path) == []
 
 
 def test_tool_says_when_there_is_nothing_to_do(data):
     result = run_tool('--out', data, *FLAGS)
-    assert (result.returncode, result.stderr) == (0, '')
-    assert result.stdout == f'{data}: is there already, nothing to do\n'
+    assert (result['code'], result['err']) == (0, '')
+    assert result['out'] == f'{data}: is there already, nothing to do\n'
     assert json.loads((data / 'settings.json').read_text())['seed'] == 3
