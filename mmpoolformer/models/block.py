@@ -29,7 +29,7 @@ from mmpoolformer.models.token_mixers import (
 from mmpoolformer.models.variants import Variant
 from mmpoolformer.ops import mlp_residual, pool_residual
 from mmpoolformer.ops.mlp import autocast_type
-from mmpoolformer.ops.products import is_traced
+from mmpoolformer.ops.products import is_traced, is_transformed
 
 ACTIVATIONS = {
     nn.GELU: 'gelu',
@@ -200,7 +200,8 @@ class MetaFormerStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C', H', W')."""
         x = self.downsample(x)
-        if self.channels_last:
+        # torch.func.vmap knows no other layout than the plain one.
+        if self.channels_last and not is_transformed():
             x = x.contiguous(memory_format=torch.channels_last)
         if self.pos_embed is not None:
             x = x + resampled_position(self.pos_embed, x.shape[2:])

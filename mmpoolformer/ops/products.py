@@ -66,7 +66,12 @@ def is_traced() -> bool:
     if (compiler or torch._dynamo).is_compiling():
         return True
     return (
-        torch._C._functorch.peek_interpreter_stack() is not None
+        is_transformed()
         or forward_ad._current_level >= 0
         or _get_current_dispatch_mode() is not None
     )
+
+
+def is_transformed() -> bool:
+    """Tell whether a transform of `torch.func` runs; not inside of compiled code."""
+    return torch._C._functorch.peek_interpreter_stack() is not None

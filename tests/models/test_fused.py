@@ -189,6 +189,25 @@ def test_transforms_of_torch_func(transform: str) -> None:
     assert difference(result(fused), result(plain)) < 1e-10
 
 
+@pytest.mark.parametrize('name', ['poolformer_s12', 'convformer_s18'])
+def test_vmap_gives_each_images_gradient(name: str) -> None:
+    x = image(3, 3, 64, 64).double()
+    plain, fused = (model.double().eval() for model in pair(name))
+    parameters = {name: p.detach() for name, p in fused.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        maps = torch.func.functional_call(fused, parameters, (x[None],))
+        return sum(m.square().mean() for m in maps)
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    for i in range(len(x)):
+        sum(m.square().mean() for m in plain(x[i : i + 1])).backward()
+        for key, parameter in plain.named_parameters():
+            if parameter.grad is not None and parameter.grad.abs().max() > 1e-9:
+                assert difference(found[key][i], parameter.grad) < 1e-9, key
+        plain.zero_grad()
+
+
 def test_backward_pre_hooks_and_global_hooks_see_the_modules() -> None:
     _, model = pair('poolformer_s12')
     part = model.stages[2].blocks[1].mlp.fc2
