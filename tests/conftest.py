@@ -2,12 +2,15 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader, runner
-from random_models import Models, make_models
 from yapf.yapflib import yapf_api
+
+if TYPE_CHECKING:
+    from random_models import Models
 
 if not torch.cuda.is_available():
     # Before anything imports Triton: its kernels then run on the CPU, line by line.
@@ -58,5 +61,7 @@ def own_loaders() -> Iterator[None]:
 
 
 @pytest.fixture(scope='session')
-def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+def models(tmp_path_factory: pytest.TempPathFactory) -> 'Models':
+    from random_models import make_models  # timm, and with it Triton
+
     return make_models(tmp_path_factory.mktemp('models'))
