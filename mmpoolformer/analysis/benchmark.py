@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from os import PathLike
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -42,6 +43,7 @@ PRODUCTS = (
     'aten::convolution_backward',
     'mkldnn::_linear_pointwise',
 )
+PROCESS = Path('/proc/self')  # Linux's account of this process
 BYTES = 1 << 27  # of the buffer that the bandwidth is measured with: beyond any cache
 
 
@@ -80,7 +82,7 @@ class Timing:
         traffic: Seconds to read and write their operands once, by the measured
             bandwidth.
         memory: Peak of one run above what the process had before it, in bytes; `None`
-            where it was not asked for.
+            where it was not asked for or is not known.
     """
 
     case: Case
@@ -296,8 +298,11 @@ def bandwidth(device: str = 'cpu') -> float:
     return 2 * BYTES / best
 
 
-def peak_memory(case: Case, device: str = 'cpu') -> int:
-    """Measure the peak of one run, in bytes above what there was before it."""
+def peak_memory(case: Case, device: str = 'cpu') -> int | None:
+    """Measure the peak of one run, in bytes above what there was before it.
+
+    `None` for a CPU whose system does not tell; Linux does.
+    """
     if device.startswith('cuda'):
         run = prepare(case, device)
         run()
@@ -305,6 +310,8 @@ def peak_memory(case: Case, device: str = 'cpu') -> int:
         torch.cuda.reset_peak_memory_stats()
         run()
         return torch.cuda.max_memory_allocated() - before
+    if not (PROCESS / 'clear_refs').exists():
+        return None
     context = get_context('spawn')
     with context.Pool(1) as pool:
         return pool.apply(_grown, (case, torch.get_num_threads()))
@@ -315,8 +322,8 @@ def _grown(case: Case, threads: int) -> int:
     run = prepare(case)
     prepare(Case('poolformer_s12', 'plain', case.task, size=(32, 32)))()  # libraries
     gc.collect()
-    with open('/proc/self/clear_refs', 'w', encoding='ascii') as peaks:
-        peaks.write('5')  # forgets the peak of loading and building
+    # Forget the peak of loading and building.
+    (PROCESS / 'clear_refs').write_text('5', encoding='ascii')
     before = _status('VmRSS')
     run()
     return _status('VmHWM') - before
@@ -324,8 +331,8 @@ def _grown(case: Case, threads: int) -> int:
 
 def _status(name: str) -> int:
     """Return one of Linux's figures of this process, in bytes."""
-    with open('/proc/self/status', encoding='ascii') as lines:
-        line = next(line for line in lines if line.startswith(name))
+    lines = (PROCESS / 'status').read_text(encoding='ascii').splitlines()
+    line = next(line for line in lines if line.startswith(name))
     return int(line.split()[1]) * 1024
 
 

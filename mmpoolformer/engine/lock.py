@@ -86,6 +86,12 @@ def _holder(folder: Path) -> tuple[int | None, str]:
 
 def _is_dead(pid: int | None, host: str) -> bool:
     """Tell whether a process of this machine has ended."""
-    if not pid or pid < 0 or host != socket.gethostname():
+    if os.name != 'posix' or not pid or pid < 0 or host != socket.gethostname():
         return False
-    return Path('/proc').is_dir() and not Path(f'/proc/{pid}').exists()
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):  # another user's; no number of a process
+        return False
+    return False

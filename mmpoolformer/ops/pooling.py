@@ -90,7 +90,7 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     last = x.is_contiguous(memory_format=torch.channels_last)
     rows = (x.permute(0, 2, 3, 1) if last else x).flatten(2)  # (B, H or C, the rest)
     wide = torch.float32 if x.dtype in HALF else x.dtype
-    if x.is_cuda:
+    if x.device.type != 'cpu':  # some, such as Apple's MPS, have no float64
         variance, mean = torch.var_mean(rows.to(wide), (1, 2), correction=0)
     else:
         # Three to ten times as fast on a CPU as var_mean. One row is short enough for

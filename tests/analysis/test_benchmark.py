@@ -94,6 +94,13 @@ def test_rounds_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(t.memory is None and t.seconds > 0 for t in timings)
 
 
+def test_peak_is_left_out_where_the_system_does_not_tell(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(benchmark, 'PROCESS', tmp_path / 'proc')
+    assert benchmark.peak_memory(Case('poolformer_s12', 'plain')) is None
+
+
 def timing(how: str, seconds: float, memory: int, **options: object) -> Timing:
     return Timing(
         Case('poolformer_s12', how, **options), seconds, 0.05, 0.05, 1, memory

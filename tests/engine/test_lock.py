@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -54,6 +55,16 @@ def test_a_folder_is_free_after_an_error(tmp_path: Path) -> None:
     with locked(tmp_path / 'new'):
         pass
     assert time.monotonic() - start < 5
+
+
+def test_processes_that_have_ended_are_known() -> None:
+    ended = subprocess.Popen([sys.executable, '-c', ''])
+    ended.wait()
+    host = socket.gethostname()
+    assert module._is_dead(ended.pid, host)
+    assert not module._is_dead(ended.pid, f'{host}.elsewhere')
+    for pid in (None, -1, os.getpid(), 1, 1 << 80):
+        assert not module._is_dead(pid, host)
 
 
 @pytest.mark.parametrize('error', [OSError(38, 'no locks'), NotImplementedError('no')])

@@ -1,12 +1,15 @@
 """Every operator, in every implementation, against plain PyTorch in float64."""
 
 import importlib.util
+from collections.abc import Callable
 from importlib.metadata import version
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mmpoolformer.ops import POOLINGS, mlp_residual, pool_residual, star_relu
 from mmpoolformer.ops.activations import ACTIVATIONS
@@ -151,6 +154,29 @@ def test_moments_keep_their_digits(offset: float, layout: torch.memory_format) -
     expected = (exact.var((1, 2, 3), correction=0) + 1e-5).rsqrt()
     assert relative(rstd.flatten(), expected) < 2e-6
     assert relative(mean.flatten(), exact.mean((1, 2, 3))) < 1e-6
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """Fails as a device does that has no float64, such as Apple's MPS."""
+
+    def __torch_dispatch__(
+        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        for found in tree_leaves(result):
+            if isinstance(found, Tensor) and found.dtype == torch.float64:
+                raise TypeError(f'{func}: this device has no float64')
+        return result
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_other_devices_need_no_float64(dtype: torch.dtype) -> None:
+    x = torch.empty(2, 3, 8, 8, device='meta', dtype=dtype, requires_grad=True)
+    numbers = torch.empty(3, device='meta', requires_grad=True)
+    with WithoutFloat64():
+        y = pool_residual(x, numbers, 1e-5, res_scale=numbers)
+        star_relu(y, numbers[:1], numbers[:1]).sum().backward()
+    assert x.grad.shape == x.shape
 
 
 MLP_CASES = [
