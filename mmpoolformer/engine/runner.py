@@ -51,6 +51,7 @@ from mmpoolformer.engine.fsdp import (
 )
 from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, read_first
 from mmpoolformer.engine.hooks.finite import FiniteGuard
+from mmpoolformer.engine.hooks.norms import AverageStatistics
 from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
 from mmpoolformer.engine.resumed_settings import (
     replay_schedules,
@@ -102,11 +103,13 @@ class ToolRunner(Runner):
         own_settings: Whether the config's learning rate, other settings of the
             optimizer and schedules hold in a resumed run, not the checkpoint's.
         sharded: What gathers for checkpoints what was sharded, if anything was.
+        norms: What gives several processes the same running statistics.
     """
 
     needs_all_weights = False
     older: Sequence[Path] = ()
     sharded: ShardedState | None = None
+    norms: AverageStatistics | None = None
     own_settings = False
 
     @classmethod
@@ -160,6 +163,9 @@ class ToolRunner(Runner):
         self._tell_batch()
         seed_items(self.train_dataloader)
         self.register_hook(SeedSteps())
+        if self.distributed:
+            self.norms = AverageStatistics()
+            self.register_hook(self.norms)
         if not any(isinstance(hook, FiniteGuard) for hook in self.hooks):
             self.register_hook(FiniteGuard())
 
@@ -294,6 +300,8 @@ class ToolRunner(Runner):
 
     def save_checkpoint(self, *place: object, **options: object) -> None:
         """Save a checkpoint, as mmengine does, of whole tensors; all processes must."""
+        if self.norms:
+            self.norms.average(self)
         if self.sharded:
             self.sharded.gather(self)
         super().save_checkpoint(*place, **options)
