@@ -33,8 +33,8 @@ class ConversionReport:
     """What `convert_file` did.
 
     Attributes:
-        source: The format found in the file.
-        target: The format made.
+        source: The format found in the file; empty if it was not looked for.
+        target: The format made; empty if names stayed.
         prefix: What stood before the names, and still does.
         entries: The entries of the file that were converted; `''` is the file itself.
         renamed: Number of tensors with names of the format, over all entries.
@@ -52,12 +52,16 @@ class ConversionReport:
 
     def __str__(self) -> str:
         """Say it in one line."""
-        parts = [f'{self.renamed} tensors from {self.source} to {self.target} names']
+        parts = [
+            f'{self.renamed} tensors from {self.source} to {self.target} names'
+            if self.target
+            else f'{self.kept} tensors under their own names'
+        ]
         if self.entries != ('',):
             parts.append(f'in {first_few(self.entries)}')
         if self.prefix:
             parts.append(f'under {self.prefix!r}')
-        if self.kept:
+        if self.kept and self.target:
             parts.append(f'{self.kept} others kept')
         if self.dropped:
             parts.append(f'without {first_few(self.dropped)}')
@@ -67,7 +71,7 @@ class ConversionReport:
 def convert_file(
     source: str | os.PathLike,
     destination: str | os.PathLike,
-    target: str,
+    target: str | None,
     *,
     source_format: str | None = None,
     prefix: str | None = None,
@@ -86,6 +90,7 @@ def convert_file(
         source: What `resolve_source` takes.
         destination: The file to make, whole or not at all.
         target: The format to make, one of `FORMATS`; for a `.pdparams` file `paddle`.
+            None leaves the names of any model as they are.
         source_format: The format of the source; detected automatically.
         prefix: What stands before the backbone's names, such as `'backbone'`; detected
             automatically if not given.
@@ -105,8 +110,8 @@ def convert_file(
         raise FileExistsError(f'{destination} exists: choose another name, or --force')
     if destination.suffix == paddle.SUFFIX and target != 'paddle':
         raise ValueError(
-            f'{destination}: a {paddle.SUFFIX} file takes the names of paddle, not of '
-            f'{target}; choose that format, or another ending'
+            f'{destination}: a {paddle.SUFFIX} file takes the names of paddle; choose '
+            'that format, or another ending'
         )
     path = resolve_source(source)
     content = read_checkpoint(path, trust=trust)
@@ -115,12 +120,16 @@ def convert_file(
     flat = destination.suffix in FLAT
     entries = _entries(content, str(source), entry, only_first=flat)
     first = next(iter(entries.values()))
-    prefix = find_prefix(first) if prefix is None else with_dot(prefix)
-    part = {k.removeprefix(prefix): v for k, v in first.items() if k.startswith(prefix)}
-    converted = {
-        name: convert_state_dict(weights, target, source_format, prefix)
-        for name, weights in entries.items()
-    }
+    if target is None:
+        part, converted = {}, entries
+    else:
+        prefix = find_prefix(first) if prefix is None else with_dot(prefix)
+        start = len(prefix)
+        part = {k[start:]: v for k, v in first.items() if k.startswith(prefix)}
+        converted = {
+            name: convert_state_dict(weights, target, source_format, prefix)
+            for name, weights in entries.items()
+        }
     if destination.suffix == paddle.SUFFIX:  # the others' linear weights too
         converted = {
             name: weights | paddle.with_linear_turned(_others(weights, prefix))
@@ -129,9 +138,9 @@ def convert_file(
     result = _result(content, converted, flat, entry)
     _write(result, destination)
     return ConversionReport(
-        source=file_format(path, part),
-        target=target,
-        prefix=prefix,
+        source=file_format(path, part) if target else '',
+        target=target or '',
+        prefix=prefix or '',
         entries=tuple(entries),
         renamed=len(part) * len(entries),
         kept=(len(first) - len(part)) * len(entries),

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pickle
+import shlex
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -38,6 +39,18 @@ class UntrustedCheckpointError(CheckpointError):
 
 class DownloadError(CheckpointError):
     """A download that failed; nothing is left under the file's final name."""
+
+
+def entry_cure(entry: str) -> str:
+    """Say how one of several models in a file is chosen, in whatever reads the file.
+
+    Args:
+        entry: The entry, or what stands before the names, of one of them.
+    """
+    return (
+        'give a file of one model, made by: mmpoolformer convert FILE NEW_FILE --entry '
+        f'{shlex.quote(shown(entry))}'
+    )
 
 
 def cause_of(error: BaseException) -> str:

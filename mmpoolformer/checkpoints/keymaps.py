@@ -25,6 +25,7 @@ from functools import cache
 
 from torch import Tensor
 
+from mmpoolformer.checkpoints.errors import entry_cure
 from mmpoolformer.utils.text import first_few
 
 FORMATS = ('native', 'timm', 'sail', 'mmpretrain', 'huggingface', 'pit', 'paddle')
@@ -370,10 +371,10 @@ def find_prefix(keys: Iterable[str]) -> str:
         if name in INNER:
             found.pop(f'{prefix}{INNER[name]}', None)  # of the names found already
     if len(found) > 1:
+        # With the parts around it, where it is one of a detector.
+        whole = sorted(found)[-1].rstrip('.').removesuffix('.backbone')
         raise ValueError(
-            f'several backbones, under {first_few(sorted(found))}: choose one by '
-            'prefix=, or write it to a file of its own by: mmpoolformer convert FILE '
-            f'NEW_FILE --to timm --entry {sorted(found)[-1].rstrip(".")}'
+            f'several backbones, under {first_few(sorted(found))}: {entry_cure(whole)}'
         )
     if not found:
         raise ValueError(_unknown(keys))

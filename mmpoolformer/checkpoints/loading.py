@@ -12,7 +12,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from mmpoolformer.checkpoints.errors import CheckpointError
+from mmpoolformer.checkpoints.errors import CheckpointError, entry_cure
 from mmpoolformer.checkpoints.keymaps import (
     convert_state_dict,
     detect_format,
@@ -189,9 +189,8 @@ def unwrap(
         raise CheckpointError(_without_weights(content, name))
     if len(large) > 1:
         raise CheckpointError(
-            f'{name} holds weights in several entries ({first_few(large)}): choose one '
-            f'by entry={large[0]!r}, or write it to a file of its own by: mmpoolformer '
-            f'convert FILE NEW_FILE --to timm --entry {large[0]}'
+            f'{name} holds weights in several entries ({first_few(large)}): '
+            f'{entry_cure(large[0])}'
         )
     return large[0], found[large[0]]
 
@@ -412,10 +411,11 @@ def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
         raise UserError(f'{filename}: {text}') from error
     missing = [key for key in missing if not key.endswith(COUNTS)]
     if missing:
+        own = model.state_dict()
         raise UserError(
-            f"{filename}: lacks {len(missing)} of the model's "
-            f'{len(model.state_dict())} tensors: {first_few(missing)}; is it a '
-            'checkpoint of this config?'
+            f"{filename}: lacks {len(missing)} of the model's {len(own)} tensors: "
+            f'{first_few(missing)}; '
+            f'{place_cure(own, weights) or "is it a checkpoint of this config?"}'
         )
     if unexpected:
         print_log(
@@ -457,9 +457,8 @@ def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport
     report = _whole_report(model, weights, filename, entry, missing, unexpected, shapes)
     loaded = [key for key in report.loaded if not key.endswith(COUNTS)]
     if not loaded:
-        raise UserError(
-            f'{filename}: no tensor fits the model: {report}. {_part_cure(filename)}'
-        )
+        cure = place_cure(own, weights) or _part_cure(filename)
+        raise UserError(f'{filename}: no tensor fits the model: {report}. {cure}')
     has_backbone = any(key.startswith(BACKBONE) for key in own)
     if has_backbone and not any(key.startswith(BACKBONE) for key in loaded):
         raise UserError(
@@ -467,6 +466,27 @@ def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport
             f'{_part_cure(filename)}'
         )
     return report
+
+
+def place_cure(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """Say how to get at a whole model that weights hold under a prefix.
+
+    Args:
+        own: The model's own tensors.
+        weights: What the file holds.
+
+    Returns:
+        The line; empty if no prefix has all of the model's tensors.
+    """
+    needed = [key for key in own if not key.endswith(COUNTS)]
+    starts = [
+        key.removesuffix(needed[0]) for key in weights if key.endswith(f'.{needed[0]}')
+    ]
+    whole = [s for s in starts if all(f'{s}{key}' in weights for key in needed)]
+    if not whole:
+        return ''
+    listed = first_few(map(repr, whole))
+    return f'it is under {listed}: {entry_cure(whole[-1].rstrip("."))}'
 
 
 def _part_cure(filename: str) -> str:

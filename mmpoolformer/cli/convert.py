@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmpoolformer.cli.options import add_traceback_option, add_trust_option, tool_parser
-from mmpoolformer.utils.errors import blame
+from mmpoolformer.utils.errors import UsageError, blame
 
 # Not imported from the package: --help should not wait for torch.
 FORMATS = ('native', 'timm', 'sail', 'mmpretrain', 'huggingface', 'pit', 'paddle')
@@ -30,6 +30,8 @@ examples:
     python tools/convert_checkpoint.py zoo://poolformer_s12 s12.safetensors --to timm
   a detector trained with this package for the authors' code:
     python tools/convert_checkpoint.py work_dirs/x/epoch_12.pth sail.pth --to sail
+  one of the models in a file, whatever it is:
+    python tools/convert_checkpoint.py dino.pth teacher.pth --entry teacher
   a PiT trained in PaddlePaddle for timm, and one of timm's for PaddlePaddle:
     python tools/convert_checkpoint.py Best_PiT.pdparams pit_ti.pth --to timm
     python tools/convert_checkpoint.py timm://pit_ti_224 pit_ti.pdparams --to paddle
@@ -37,13 +39,21 @@ examples:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line.
+
+    Raises:
+        UsageError: If nothing says what to change.
+    """
     parser = tool_parser('convert', DESCRIPTION, EXAMPLES)
     parser.add_argument('source', help='path, URL, zoo://NAME or timm://NAME')
     parser.add_argument(
         'destination', help='file to make; .safetensors, .pdparams or any other'
     )
-    parser.add_argument('--to', required=True, choices=FORMATS, help='names to give')
+    parser.add_argument(
+        '--to',
+        choices=FORMATS,
+        help='names to give; may be left out beside --entry, then names stay',
+    )
     parser.add_argument(
         '--from', dest='source_format', choices=FORMATS, help='detected automatically'
     )
@@ -61,7 +71,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add_trust_option(parser)
     add_traceback_option(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.to is None and (args.entry is None or args.source_format or args.prefix):
+        raise UsageError('--to: give the names to make; only --entry does without')
+    return args
 
 
 def main(argv: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from mmpoolformer.checkpoints import (
     resolve_source,
     unwrap,
 )
+from mmpoolformer.checkpoints.loading import place_cure
 
 TIMM = 'timm/'  # what stands before timm's names
 
@@ -67,7 +68,8 @@ def load_timm(
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = ' '.join(str(error).split())[:300]
+        cure = place_cure(model.state_dict(), weights)
+        reason = cure or ' '.join(str(error).split())[:300]
         raise CheckpointError(f'{name}: {reason}') from error
 
 

@@ -1,9 +1,15 @@
 """Files of other trainers: where in them the weights are, and marks in their names."""
 
+import shlex
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from random_weights import randomised
+from torch import nn
 
 from mmpoolformer import PoolFormer
 from mmpoolformer.checkpoints import (
@@ -13,7 +19,10 @@ from mmpoolformer.checkpoints import (
     read_checkpoint,
     unwrap,
 )
+from mmpoolformer.checkpoints.loading import fill_model, fill_partly
 from mmpoolformer.cli.convert import main as convert
+from mmpoolformer.inference.classifiers import load_classifier
+from mmpoolformer.utils.errors import UserError, run_tool
 
 from .weights import same
 
@@ -96,6 +105,47 @@ def test_several_entries_are_named_and_one_can_be_chosen(tmp_path) -> None:
         assert same(loaded(new), weights(i))
     with pytest.raises(CheckpointError, match=r"entry 'net', only in student, teacher"):
         loaded(path, entry='net')
+
+
+def detector() -> nn.Module:
+    return nn.ModuleDict({'backbone': PoolFormer(TINY), 'head': nn.Linear(4, 2)})
+
+
+def filled(fill: Callable, path: Path) -> dict[str, torch.Tensor]:
+    model = detector()
+    fill(model, read_checkpoint(path), str(path))
+    return model.state_dict()
+
+
+READERS = {
+    'backbone': lambda path: loaded(path),
+    'classifier of timm': lambda path: load_classifier(
+        'timm/test_resnet', path
+    ).network.state_dict(),
+    'whole model': lambda path: filled(fill_model, path),
+    'load_from': lambda path: filled(fill_partly, path),
+}
+
+
+@pytest.mark.parametrize('is_flat', [True, False], ids=['prefixes', 'entries'])
+@pytest.mark.parametrize('reader', READERS)
+def test_command_in_a_refusal_cures_it(reader, is_flat, tmp_path) -> None:
+    make = partial(timm.create_model, 'test_resnet') if 'timm' in reader else detector
+    content = {
+        f'{e} $(x)': randomised(make(), i).state_dict() for i, e in enumerate('ab')
+    }
+    inner = {f'{e}.{k}': v for e, own in content.items() for k, v in own.items()}
+    path = save({'state_dict': inner} if is_flat else content, tmp_path / 'a.pth')
+    with pytest.raises((ValueError, UserError)) as caught:
+        READERS[reader](path)
+    # As a shell takes it apart: names in a stranger's file are no commands.
+    words = shlex.split(str(caught.value).partition('made by: ')[2])
+    assert words[:-1] == ['mmpoolformer', 'convert', 'FILE', 'NEW_FILE', '--entry']
+    assert run_tool(convert, [str(path), str(tmp_path / 'b.pth'), *words[-2:]]) == 0
+    right = content[words[-1]]
+    found = READERS[reader](tmp_path / 'b.pth')
+    prefix = 'backbone.' if reader == 'backbone' else ''
+    assert found and same(found, {k: right[f'{prefix}{k}'] for k in found})
 
 
 def test_models_under_prefixes_of_one_dict(tmp_path) -> None:
