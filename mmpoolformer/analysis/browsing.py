@@ -27,12 +27,12 @@ from mmpoolformer.visual.drawing import (
     draw_detections,
     draw_segmentation,
     labels_from_sample,
+    shown_bands,
 )
 
 SPLITS = ('train', 'val', 'test')
 PIPELINES = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 MOST_LEGEND = 30
-MOST_OF_8_BITS = 300  # some more than 255, as resizing and normalising may overshoot
 
 
 @dataclass(frozen=True)
@@ -224,17 +224,9 @@ def _normalisation(prepare: object, image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _pixels(image: Tensor, mean: Tensor, std: Tensor) -> ndarray:
-    """Undo the normalisation of an image (C, H, W), and return it as RGB.
-
-    Of more than three channels the first three are shown, of fewer than three the
-    first as grey; values beyond 8 bits are scaled to fit.
-    """
+    """Undo the normalisation of an image (C, H, W), and return it as RGB."""
     image = image.float() * std[:, None, None] + mean[:, None, None]
-    image = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
-    if image.max() > MOST_OF_8_BITS:
-        image = image * (255 / image.max())
-    pixels = image.round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(1, 2, 0).numpy()  # (3, H, W) -> (H, W, 3)
+    return shown_bands(image.permute(1, 2, 0).numpy())  # (C, H, W) -> (H, W, C)
 
 
 def _annotated_late(settings: Mapping) -> bool:

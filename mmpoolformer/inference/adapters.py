@@ -1,7 +1,8 @@
 """Models of each task under one interface, for `Predictor`.
 
 An engine has `task`, `title`, `classes`, `colours` and `network`; `prepare` makes an
-item of a picture; items of equal `size_of` may be given to `run` together.
+item of a picture; items of equal `size_of` may be given to `run` together. One that
+`has_loader` reads files itself, and tells what is `shown` of them.
 """
 
 import os
@@ -59,6 +60,7 @@ class ClassifierEngine:
     settings: Mapping
     classes: Sequence[str]
     task: str = field(default=CLASSIFICATION, init=False)
+    has_loader: bool = field(default=False, init=False)
 
     @cached_property
     def transform(self) -> object:
@@ -136,6 +138,19 @@ class OpenMMLabEngine:
         if hasattr(self.whole.model, 'decode_head'):
             return SEGMENTATION
         return INSTANCES if self.whole.model.with_mask else DETECTION
+
+    @property
+    def has_loader(self) -> bool:
+        """Whether the config reads pictures in a way of its own."""
+        return self.whole.loader is not None
+
+    def read(self, path: str) -> ndarray:
+        """Read a picture file as the config says."""
+        return self.whole.read(path)
+
+    def shown(self, pixels: ndarray) -> ndarray:
+        """Return what is to see of such a picture, RGB, uint8 (H, W, 3)."""
+        return self.whole.shown(pixels)
 
     def prepare(self, pixels: ndarray) -> dict:
         """Return inputs and data sample for a picture, RGB, uint8 (H, W, 3)."""

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 from numpy import ndarray
 from torch import nn
 
@@ -18,8 +19,8 @@ from mmpoolformer.checkpoints.errors import shown
 from mmpoolformer.checkpoints.loading import fill_model
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.models.from_config import build_from_config
-from mmpoolformer.utils.images import PictureError
-from mmpoolformer.visual.drawing import class_colours
+from mmpoolformer.utils.images import PictureError, blamed_on
+from mmpoolformer.visual.drawing import class_colours, shown_bands
 
 # Steps of test pipelines that pictures without annotations do without.
 ANNOTATION_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'MapLabels')
@@ -35,6 +36,8 @@ class OpenMMLabModel:
         pipeline: Turns `dict(img=...)`, BGR, into its inputs and data sample.
         classes: Their names.
         colours: Of the classes, uint8 (K, 3).
+        loader: The step of the config that reads its pictures, where they are not
+            read as RGB of 8 bits: of other bands, more bits, or in a format of its own.
     """
 
     title: str
@@ -42,16 +45,43 @@ class OpenMMLabModel:
     pipeline: Compose
     classes: Sequence[str]
     colours: ndarray
+    loader: BaseTransform | None = None
 
-    def prepare(self, pixels: ndarray) -> dict:
-        """Return what the pipeline makes of a picture, RGB, uint8 (H, W, 3).
+    def read(self, path: str) -> ndarray:
+        """Read a picture file by the config's own step, as `prepare` takes it then.
 
         Raises:
-            PictureError: If OpenCV can't resize it: one side comes to no pixel at all.
+            PictureError: If it can't be read.
         """
-        bgr = np.ascontiguousarray(pixels[..., ::-1])
+        with blamed_on(path, cv2.error):
+            return self.loader(dict(img_path=path, img_id=0))['img']
+
+    def shown(self, pixels: ndarray) -> ndarray:
+        """Return what is to see of `read`'s picture, RGB, uint8 (H, W, 3)."""
+        shown = shown_bands(pixels)
+        turned = getattr(self.model.data_preprocessor, '_channel_conversion', False)
+        return shown[..., ::-1].copy() if turned else shown
+
+    def prepare(self, pixels: ndarray) -> dict:
+        """Return what the pipeline makes of a picture.
+
+        Args:
+            pixels: RGB, uint8 (H, W, 3); with a `loader` what that gives.
+
+        Raises:
+            PictureError: If the model takes another number of bands, or if OpenCV
+                can't resize it: one side comes to no pixel at all.
+        """
+        bands = pixels.shape[2] if pixels.ndim > 2 else 1
+        wanted = getattr(self.model.backbone, 'in_channels', bands)
+        if bands != wanted:
+            raise PictureError(
+                f'a picture of {bands} bands, but the model takes {wanted}'
+            )
+        if self.loader is None:
+            pixels = np.ascontiguousarray(pixels[..., ::-1])  # BGR
         try:
-            return self.pipeline(dict(img=bgr, img_id=0))
+            return self.pipeline(dict(img=pixels, img_id=0))
         except cv2.error as error:
             height, width = pixels.shape[:2]
             raise PictureError(
@@ -98,13 +128,15 @@ def load_openmmlab(
         for step in dataset.pipeline
         if _name_of(step['type']) not in ANNOTATION_STEPS
     ]
-    steps[0] = dict(type=f'{scope}.LoadImageFromNDArray')
+    first, steps[0] = steps[0], dict(type=f'{scope}.LoadImageFromNDArray')
+    steps[0]['to_float32'] = first.get('to_float32', False)
     with DefaultScope.overwrite_default_scope(scope):
+        loader = None if _reads_colours(first) else TRANSFORMS.build(first)
         pipeline = Compose(steps)
         classes, colours = _class_names(content, dataset, model)
     name = Path(config.filename).stem
     title = name if checkpoint else f'{name} (random)'
-    return OpenMMLabModel(title, model, pipeline, classes, colours)
+    return OpenMMLabModel(title, model, pipeline, classes, colours, loader)
 
 
 def _innermost(dataset: Mapping) -> Mapping:
@@ -112,6 +144,18 @@ def _innermost(dataset: Mapping) -> Mapping:
     while 'pipeline' not in dataset:
         dataset = dataset.get('dataset') or dataset['datasets'][0]
     return dataset
+
+
+def _reads_colours(step: Mapping) -> bool:
+    """Tell whether a step reads pictures as `open_picture` does: RGB, 8 bits, upright.
+
+    The backends of mmcv do, but for tifffile, which gives what is in the file.
+    """
+    return (
+        _name_of(step['type']) == 'LoadImageFromFile'
+        and step.get('color_type', 'color') == 'color'
+        and step.get('imdecode_backend') != 'tifffile'
+    )
 
 
 def _name_of(kind: str | type) -> str:

@@ -38,7 +38,8 @@ class Predictor:
 
     A picture is a path, a PIL picture, or an array: RGB (not BGR), uint8 (H, W, 3), or
     grey (H, W). Files are turned as their camera says (EXIF); grey, palette, CMYK and
-    16-bit ones become RGB; see `open_picture`.
+    16-bit ones become RGB; see `open_picture`. Where the config reads other bands, more
+    bits or a format of its own, files are read so, and arrays taken as they are.
 
     Args:
         model: A config (its file, or what is in it) of a detector, segmentor or
@@ -132,7 +133,7 @@ class Predictor:
             raise ValueError(f'batch_size={batch_size!r}: give a number from 1')
         pictures = iter(pictures)
         while taken := list(islice(pictures, batch_size)):
-            read = [read_source(picture, skip_unreadable) for picture in taken]
+            read = [self._read(picture, skip_unreadable) for picture in taken]
             yield from self._see_all(read, skip_unreadable)
 
     def see(self, picture: Source) -> tuple[Tensor, ndarray]:
@@ -152,16 +153,35 @@ class Predictor:
         device = next(self.network.parameters()).device
         return image[None].to(device), self._engine.seen(image)
 
-    def _see_all(self, results: Sequence[Result], skip: bool) -> list[Result]:
+    def _read(self, picture: Source, skip: bool) -> tuple[Result, ndarray | None]:
+        """Read a picture: the result to fill in, and what the engine prepares."""
+        is_own = isinstance(picture, (str, os.PathLike, ndarray))
+        if not (self._engine.has_loader and is_own):
+            result = read_source(picture, skip)
+            return result, result.picture
+        if isinstance(picture, ndarray):
+            return Result(picture=self._engine.shown(picture)), picture
+        name = str(picture)
+        try:
+            pixels = self._engine.read(name)
+        except PictureError as error:
+            if not skip:
+                raise
+            return Result(name, problem=str(error)), None
+        return Result(name, self._engine.shown(pixels)), pixels
+
+    def _see_all(
+        self, read: Sequence[tuple[Result, ndarray | None]], skip: bool
+    ) -> list[Result]:
         """Return results of pictures with what is found in them."""
-        seen, items = list(results), {}
+        seen, items = [result for result, _ in read], {}
         # Steps of pipelines may keep notes, so they run under the lock too.
         with self.lock, torch.no_grad():
-            for place, result in enumerate(results):
+            for place, (result, pixels) in enumerate(read):
                 if result.problem:
                     continue
                 try:
-                    items[place] = self._engine.prepare(result.picture)
+                    items[place] = self._engine.prepare(pixels)
                 except PictureError as error:
                     problem = f'{result.name}: {error}'.removeprefix(': ')
                     if not skip:

@@ -168,8 +168,13 @@ def _orientation_in(notes: bytes) -> int:
 
 
 @contextmanager
-def blamed_on(name: str) -> Iterator[None]:
-    """Turn what Pillow raises into a `PictureError` that names the picture."""
+def blamed_on(name: str, *more: type) -> Iterator[None]:
+    """Turn what a reader raises into a `PictureError` that names the picture.
+
+    Args:
+        name: The picture's.
+        more: Errors of the reader beside Pillow's.
+    """
     try:
         yield
     except FileNotFoundError as error:
@@ -180,7 +185,7 @@ def blamed_on(name: str) -> Iterator[None]:
         raise PictureError(
             f'{name}: can not be read as a picture (none of {", ".join(FORMATS)})'
         ) from error
-    except PICTURE_ERRORS as error:
+    except (*PICTURE_ERRORS, *more) as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise PictureError(
             f'{name}: can not be read as a picture ({reason})'

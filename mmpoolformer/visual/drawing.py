@@ -58,6 +58,7 @@ CJK_LETTERS = (
     ('\uff00', '\uffef'),
     ('\U00020000', '\U0003ffff'),
 )
+MOST_OF_8_BITS = 300  # some more than 255, as resizing and normalising may overshoot
 HEAT = matplotlib.colormaps['turbo']
 
 
@@ -69,6 +70,27 @@ def class_colours(count: int) -> ndarray:
     )
     colours = [*FIRST_COLOURS, *([round(255 * c) for c in colour] for colour in more)]
     return np.array(colours[:count], dtype=np.uint8).reshape(-1, 3)
+
+
+def shown_bands(values: ndarray) -> ndarray:
+    """Return what is to see of a picture of any number of bands and any values.
+
+    Args:
+        values: Not normalised, (H, W, C) or (H, W). Of more than three bands the first
+            three are shown, of fewer than three the first as grey; values beyond 8
+            bits are scaled to fit.
+
+    Returns:
+        RGB, uint8 (H, W, 3).
+    """
+    if values.ndim == 2:
+        values = values[..., None]
+    values = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
+    values = values.astype(np.float32)
+    if values.max() > MOST_OF_8_BITS:
+        values = values * (255 / values.max())
+    pixels = values.round().clip(0, 255).astype(np.uint8)
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy()
 
 
 def draw_detections(

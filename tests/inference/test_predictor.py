@@ -201,6 +201,21 @@ def test_what_is_no_picture(
         models.predictor('detection')(picture)
 
 
+def test_pictures_are_read_as_the_config_says(models: Models, tmp_path: Path) -> None:
+    config = tmp_path / 'stored.py'
+    own = "type='LoadImageFromFile', color_type='color_ignore_orientation'"
+    text = models.config('detection').read_text()
+    config.write_text(text.replace("type='LoadImageFromFile'", own))
+    exif = Image.Exif()
+    exif[274] = 6  # to be shown turned clockwise
+    pixels = np.array(Image.open(models.pictures[1]))
+    Image.fromarray(pixels).save(tmp_path / 'a.png', exif=exif)
+    checkpoint = models.checkpoint('detection')
+    result = Predictor(config, checkpoint)(tmp_path / 'a.png')
+    assert np.array_equal(result.picture, pixels)
+    assert_same(result, Predictor(models.config('detection'), checkpoint)(pixels))
+
+
 def test_broken_pictures_are_told_or_skipped(models: Models, tmp_path: Path) -> None:
     predictor = models.predictor('classification')
     broken = tmp_path / 'broken.png'

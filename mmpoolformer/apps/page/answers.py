@@ -75,9 +75,19 @@ def answer(
     """
     name = Path(path).name
     try:
-        picture = open_picture(path, name=name, max_pixels=max_pixels)
+        return _answer(
+            predictor,
+            open_picture(path, name=name, max_pixels=max_pixels),
+            name,
+            score_thr,
+        )
     except PictureError as error:
         return Answer(str(error), is_problem=True)
+
+
+def _answer(
+    predictor: Predictor, picture: Image.Image, name: str, score_thr: float
+) -> Answer:
     width, height = picture.size
     if max(width, height) > NARROWEST * min(width, height):
         return Answer(f'{name}: {width} x {height} is too narrow', is_problem=True)

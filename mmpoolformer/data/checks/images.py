@@ -35,6 +35,11 @@ PILLOW_LIMIT = 2 * int(Image.MAX_IMAGE_PIXELS or 89_478_485)
 MOST_WORKERS = 16
 LONG_WORK = 5000  # files for which the bar is drawn in a log, too
 BITS_8 = 256
+BANDS = 'S'  # tifffile's letter for an axis
+IN_PLANES = (
+    'pictures of bands in planes, which mmcv takes for rows (write them with '
+    'INTERLEAVE=PIXEL, or planarconfig="contig")'
+)
 
 
 @dataclass(frozen=True)
@@ -204,10 +209,13 @@ def _look_by_tifffile(path: str, decode: bool) -> ImageInfo | None:
         return None
     try:
         with tifffile.TiffFile(path) as file:
-            page = file.pages[0]
+            whole = file.series[0]  # perhaps over several pages
             if decode:
-                page.asarray()
-            return ImageInfo(page.imagewidth, page.imagelength)
+                whole.asarray()
+            if whole.axes[0] == BANDS:
+                return ImageInfo(problem=f'{IN_PLANES}: {path} is {whole.shape}')
+            height, width = whole.shape[:2]  # as mmcv takes it
+            return ImageInfo(width, height)
     except tifffile.TiffFileError:
         return None
     except PICTURE_ERRORS as error:

@@ -499,6 +499,24 @@ def test_bands_that_tifffile_reads_are_sound(
     assert read({'img_path': str(coco / 'images/a.png')})['img_shape'] == (16, 24)
 
 
+def test_bands_are_seen_as_mmcv_reads_them(coco: Path) -> None:
+    tifffile = pytest.importorskip('tifffile')
+    config = coco_config(coco, pipeline=[FOUR_BANDS])
+    path = coco / 'images' / 'a.png'
+    read = LoadImageFromFile(color_type='unchanged', imdecode_backend='tifffile')
+    # A page for each row, and a plane for each band.
+    for planes, shape in ((None, (HEIGHT, WIDTH, 4)), ('separate', (4, HEIGHT, WIDTH))):
+        for name in 'abc':
+            path = coco / 'images' / f'{name}.png'
+            options = dict(photometric='minisblack', planarconfig=planes)
+            tifffile.imwrite(path, np.zeros(shape, np.uint16), **options)
+        is_read = read({'img_path': str(path)})['img_shape'] == (HEIGHT, WIDTH)
+        (report,) = check_data(config)
+        assert is_read == (not report.findings.errors)
+    assert 'bands in planes' in str(report.findings.errors[0])
+    assert 'INTERLEAVE=PIXEL' in str(report.findings.errors[0])
+
+
 def test_tiffs_cut_short_are_found_by_decoding(coco: Path) -> None:
     tifffile = pytest.importorskip('tifffile')
     for name in 'abc':
