@@ -23,11 +23,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from mmengine.config import Config
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmpoolformer.checkpoints import ZOO
+from mmpoolformer.engine.config import load_config
 from mmpoolformer.models import VARIANTS, MetaFormer, MetaFormerClassifier
 from mmpoolformer.models.folding import DTYPES, optimize_for_inference
 from mmpoolformer.models.from_config import build_from_config
@@ -141,6 +141,7 @@ def prepare(case: Case, device: str = 'cpu') -> Callable[[], Any]:
 
     Raises:
         ValueError: If the implementation does not have the model.
+        UserError: If its config can't be used.
     """
     torch.manual_seed(0)
     model = _build(case).to(device)
@@ -180,7 +181,7 @@ def _build(case: Case) -> nn.Module:
     if case.implementation in PEERS:
         return _peer(case)
     if case.model.endswith('.py'):
-        config = Config.fromfile(case.model)
+        config = load_config(case.model, ('model',))
         config.model.backbone.init_cfg = None
         # Not later in the blocks: the stages' layout depends on it.
         if str(config.model.backbone.type).startswith('mmpoolformer.'):

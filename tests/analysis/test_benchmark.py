@@ -12,6 +12,7 @@ from torch import nn
 from mmpoolformer.analysis import benchmark
 from mmpoolformer.analysis.benchmark import Case, Timing, measure, prepare, table
 from mmpoolformer.models import MetaFormer
+from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.paths import config_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +57,18 @@ def test_plain_whole_models_are_those_of_the_backbones_option() -> None:
         # The layout, too: it is half of what is gained.
         assert [stage.channels_last for stage in backbone.stages] == 4 * [fused]
         assert {b.fused for stage in backbone.stages for b in stage.blocks} == {fused}
+
+
+def test_configs_are_read_as_by_the_other_tools(tmp_path: Path) -> None:
+    config = tmp_path / 'own.py'
+    base = 'mmpoolformer::segmentation/fpn_poolformer_s12_ade20k_40k.py'
+    config.write_text(f'_base_ = {base!r}')
+    assert (
+        type(benchmark._build(Case(str(config), 'plain'))).__name__ == 'EncoderDecoder'
+    )
+    config.write_text('x = 1')
+    with pytest.raises(UserError, match=r'own\.py: has no model'):
+        benchmark._build(Case(str(config), 'plain'))
 
 
 def test_peers_are_those_of_the_same_name() -> None:
