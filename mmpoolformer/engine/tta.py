@@ -4,22 +4,21 @@ from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
+from mmpoolformer.engine.config import task_scope
 from mmpoolformer.utils.errors import UserError
 
 # The order of the two flips matters: the annotation of the first view is the one
 # that a segmentation is compared with, so the first view is the image as it is.
-FLIPS = [
-    dict(type='RandomFlip', prob=0.0, direction='horizontal'),
-    dict(type='RandomFlip', prob=1.0, direction='horizontal'),
-]
+CHANCES = (0.0, 1.0)
+# Types with their scope, for configs without a default one.
 DEFAULTS = {
     'mmdet': dict(
         model=dict(
-            type='DetTTAModel',
+            type='mmdet.DetTTAModel',
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         ),
         pack=dict(
-            type='PackDetInputs',
+            type='mmdet.PackDetInputs',
             meta_keys=(
                 'img_id',
                 'img_path',
@@ -31,7 +30,9 @@ DEFAULTS = {
             ),
         ),
     ),
-    'mmseg': dict(model=dict(type='SegTTAModel'), pack=dict(type='PackSegInputs')),
+    'mmseg': dict(
+        model=dict(type='mmseg.SegTTAModel'), pack=dict(type='mmseg.PackSegInputs')
+    ),
 }
 
 
@@ -44,7 +45,7 @@ def use_tta(config: Config) -> None:
     Raises:
         UserError: If there is no augmentation for the task.
     """
-    scope = config.get('default_scope')
+    scope = task_scope(config)
     defaults = DEFAULTS.get(scope)
     if defaults is None and not ('tta_model' in config and 'tta_pipeline' in config):
         raise UserError(
@@ -59,7 +60,7 @@ def use_tta(config: Config) -> None:
     while 'dataset' in dataset:
         dataset = dataset.dataset
     if 'tta_pipeline' not in config:
-        config.tta_pipeline = _with_flips(dataset.pipeline, defaults['pack'])
+        config.tta_pipeline = _with_flips(dataset.pipeline, scope)
     model = config.get('tta_model') or defaults['model']
     config.model = ConfigDict(**model, module=config.model)
     dataset.pipeline = config.tta_pipeline
@@ -71,6 +72,8 @@ def _has_masks(model: dict) -> bool:
     )
 
 
-def _with_flips(pipeline: list[dict], pack: dict) -> list[dict]:
-    views = dict(type='TestTimeAug', transforms=[FLIPS, [pack]])
+def _with_flips(pipeline: list[dict], scope: str) -> list[dict]:
+    flip = dict(type=f'{scope}.RandomFlip', direction='horizontal')
+    flips = [dict(flip, prob=chance) for chance in CHANCES]
+    views = dict(type='TestTimeAug', transforms=[flips, [DEFAULTS[scope]['pack']]])
     return [*deepcopy(pipeline[:-1]), deepcopy(views)]

@@ -1,12 +1,15 @@
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import tiny_training
 import torch
 from mmengine.config import ConfigDict
+from mmengine.dataset import Compose
 from mmengine.model import BaseModule
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from PIL import Image
 from torch import nn
 
 from mmpoolformer.checkpoints import loading
@@ -256,13 +259,13 @@ def tta_config(**settings: object) -> ConfigDict:
 def test_default_augmentation_starts_with_the_image_as_it_is() -> None:
     config = tta_config()
     use_tta(config)
-    assert config.model.type == 'SegTTAModel'
+    assert config.model.type == 'mmseg.SegTTAModel'
     assert config.model.module.type == 'EncoderDecoder'
     load, views = config.test_dataloader.dataset.dataset.pipeline
     assert load.type == 'LoadImageFromFile'
     flips, (pack,) = views.transforms
     assert [flip.prob for flip in flips] == [0.0, 1.0]
-    assert pack.type == 'PackSegInputs'
+    assert pack.type == 'mmseg.PackSegInputs'
 
 
 def test_own_augmentation_counts() -> None:
@@ -271,6 +274,29 @@ def test_own_augmentation_counts() -> None:
     use_tta(config)
     assert config.model.type == 'Mine'
     assert config.test_dataloader.dataset.dataset.pipeline == own
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+def test_augmentation_of_a_config_without_a_scope(scope: str, tmp_path: Path) -> None:
+    kinds = {'mmdet': ('RetinaNet', 'PackDetInputs', 'DetTTAModel')}
+    kinds['mmseg'] = ('EncoderDecoder', 'PackSegInputs', 'SegTTAModel')
+    model, pack, augmented = kinds[scope]
+    config = tta_config()
+    config.default_scope = None
+    config.model.type = f'{scope}.{model}'
+    steps = [dict(type=f'{scope}.LoadImageFromFile'), dict(type=f'{scope}.{pack}')]
+    config.test_dataloader.dataset.dataset.pipeline = steps
+    use_tta(config)
+    assert MODELS.get(config.model.type).__name__ == augmented
+    Image.new('RGB', (9, 6)).save(tmp_path / 'a.png')
+    with DefaultScope.overwrite_default_scope(None):
+        run = Compose(config.test_dataloader.dataset.dataset.pipeline)
+        views = run(dict(img_path=str(tmp_path / 'a.png'), img_id=0))
+    assert [view.flip for view in views['data_samples']] == [False, True]
+    config = tta_config()
+    config.default_scope, config.model.type = None, 'Other'
+    with pytest.raises(UserError, match='no default for mmengine'):
+        use_tta(config)
 
 
 def test_no_augmentation_for_other_tasks() -> None:
