@@ -18,6 +18,10 @@ from mmengine.logging import print_log
 
 from mmpoolformer.utils.errors import UserError
 
+# What mmdet's metric of LVIS gives by default, of boxes or masks and of proposals.
+LVIS_ITEMS = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')
+PROPOSALS = ('AR@300', 'ARs@300', 'ARm@300', 'ARl@300')
+
 
 def count_run_pictures(evaluator: Evaluator) -> None:
     """Let mmdet's COCO and LVIS metrics count the pictures that were run, in place.
@@ -35,7 +39,7 @@ def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
     # In the order of the results, as proposal_fast pairs them.
     metric.img_ids = list(dict.fromkeys(truth['img_id'] for truth, _ in results))
     if hasattr(metric, '_lvis_api'):
-        return compute(results)
+        return _filled(metric, compute(results))
     if metric._coco_api is None:
         metric._coco_api = _api_of_results(metric, results)
     api = metric._coco_api
@@ -59,6 +63,17 @@ def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
         return compute(results)
     finally:
         metric._coco_api = api
+
+
+def _filled(metric: BaseMetric, found: dict) -> dict:
+    """Give LVIS's metrics 0 where there is no number, as nothing was detected."""
+    for kind in () if metric.format_only else metric.metrics:
+        own = PROPOSALS if kind == 'proposal' else LVIS_ITEMS
+        start = '' if kind == 'proposal' else f'{kind}_'
+        names = [f'{start}{item}' for item in metric.metric_items or own]
+        if kind != 'proposal_fast' and not found.keys() & names:
+            found |= dict.fromkeys(names, 0.0)
+    return found
 
 
 def _api_of_results(metric: BaseMetric, results: Sequence) -> object:

@@ -10,7 +10,8 @@ import torch
 
 pytest.importorskip('mmdet')
 
-from mmdet.evaluation import CocoMetric
+from mmdet.evaluation import CocoMetric, LVISMetric
+from mmdet.evaluation.metrics import lvis_metric
 from mmengine.evaluator import Evaluator
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -82,8 +83,14 @@ def sample(image: int, found: list[dict], truth: Path) -> dict:
     )
 
 
-def measured(truth: Path, found: list[dict], images: Sequence[int], **given) -> dict:
-    evaluator = Evaluator(CocoMetric(**{'ann_file': str(truth), **given}))
+def measured(
+    truth: Path,
+    found: list[dict],
+    images: Sequence[int],
+    kind: type = CocoMetric,
+    **given: object,
+) -> dict:
+    evaluator = Evaluator(kind(**{'ann_file': str(truth), **given}))
     evaluator.dataset_meta = {'classes': CLASSES}
     count_run_pictures(evaluator)
     evaluator.process([sample(i, found, truth) for i in images])
@@ -119,6 +126,27 @@ def test_no_detection_is_an_ap_of_0(truth: Path, has_file: bool) -> None:
     assert metrics['coco/box_precision'] == metrics['coco/disc_precision'] == 0
     far = [dict(image_id=0, category_id=0, bbox=[90, 90, 1, 1], score=0.5)]
     assert metrics == measured(truth, far, range(5), classwise=True, **given)
+
+
+@pytest.mark.parametrize('kinds', [['bbox'], ['bbox', 'segm'], ['proposal']])
+def test_lvis_without_detections_has_its_numbers_too(truth, kinds, monkeypatch) -> None:
+    # The package lvis need not be there; it gives an IndexError then.
+    def results(*_: object) -> None:
+        [][0]
+
+    class Truth:
+        def __init__(self, path: str) -> None: ...
+
+        def get_cat_ids(self) -> list[int]:
+            return [0, 1]
+
+    monkeypatch.setattr(lvis_metric, 'lvis', object())
+    monkeypatch.setattr(lvis_metric, 'LVIS', Truth, raising=False)
+    monkeypatch.setattr(lvis_metric, 'LVISResults', results)
+    found = measured(truth, [], range(5), kind=LVISMetric, metric=kinds)
+    names = {'AR@300'} if kinds == ['proposal'] else {f'{kind}_AP50' for kind in kinds}
+    assert {f'lvis/{name}' for name in names} <= found.keys()
+    assert set(found.values()) == {0}
 
 
 def test_recall_of_proposals_of_some_pictures(truth: Path) -> None:
