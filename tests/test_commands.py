@@ -392,8 +392,8 @@ NOT_RUN = {
     'tools/dist_train.sh CONFIG 8 --auto-scale-lr': 'runs beside the first machine',
     'python tools/convert_checkpoint.py timm://pit_ti_224 pit_ti.pdparams '
     '--to paddle': 'downloads; tests/checkpoints/test_paddle.py converts such weights',
-    'python tools/gradcam.py cat.jpg dog.jpg --model poolformer_s12 resnet50 '
-    '--checkpoint zoo://poolformer_s12 timm://resnet50.a1_in1k --out cam.png': (
+    'python tools/gradcam.py cat.jpg dog.jpg --model poolformer_s12 timm/resnet50 '
+    '--out cam.png': (
         'downloads; tests/analysis/test_gradcam_pages.py draws such a page'
     ),
 }

@@ -12,15 +12,11 @@ import torch
 from mmengine.structures import BaseDataElement
 from numpy import ndarray
 from PIL import Image
-from timm.data import ImageNetInfo, create_transform
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmpoolformer.analysis.gradcam import box_map, classifier_map, region_map
-from mmpoolformer.classification.class_labels import describe_classes
-from mmpoolformer.classification.preprocessing import evaluation_settings, normalisation
-from mmpoolformer.inference.classifiers import load_classifier as load_known
+from mmpoolformer.inference.adapters import ClassifierEngine, OpenMMLabEngine
 from mmpoolformer.inference.openmmlab import OpenMMLabModel
-from mmpoolformer.models.from_config import build_classifier, resolve_name
 from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.results import Detections
 from mmpoolformer.utils.text import did_you_mean
@@ -37,7 +33,6 @@ from mmpoolformer.visual.drawing import (
 
 # Widths of the columns, in pixels.
 CLASSIFIED_WIDTH, WHOLE_WIDTH = 256, 360
-IMAGENET_CLASSES = 1000
 LEGEND = heat_legend('no evidence', 'strongest evidence')
 
 
@@ -70,27 +65,6 @@ class Picture:
     pixels: ndarray
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """A classifier that is ready to use.
-
-    Attributes:
-        title: How the page calls it.
-        model: Images to logits, in evaluation mode.
-        transform: A PIL picture to what the model wants, (3, H, W).
-        mean: Subtracted from the channels by `transform`.
-        std: What it divides them by.
-        classes: Their names.
-    """
-
-    title: str
-    model: nn.Module
-    transform: Callable[[Image.Image], Tensor]
-    mean: Sequence[float]
-    std: Sequence[float]
-    classes: Sequence[str]
-
-
 def read_picture(path: str | PathLike) -> Picture:
     """Read a picture as it is meant to be seen, turned as its camera says.
 
@@ -100,68 +74,32 @@ def read_picture(path: str | PathLike) -> Picture:
     return Picture(Path(path).name, np.array(open_picture(path)))
 
 
-def load_classifier(
-    name: str,
-    checkpoint: str | None = None,
-    num_classes: int | None = None,
-    size: tuple[int, int] | None = None,
-    trust: bool = False,
-) -> Classifier:
-    """Make a classifier ready.
-
-    Args:
-        name: One of `mmpoolformer.list_models()` or a name of timm's.
-        checkpoint: Its weights; `None` leaves them random, which the title says. The
-            number of classes, their names and how pictures are prepared are those of
-            the checkpoint, where it records them.
-        num_classes: Classes of random weights, by default 1000; of a checkpoint, to
-            have it refused if it has others. The names of 1000 are ImageNet's.
-        size: Height and width of its images; `None` is what it was made for.
-        trust: See `read_checkpoint`.
+def page_of(
+    pictures: Sequence[Picture],
+    engines: Sequence[ClassifierEngine] | Sequence[OpenMMLabEngine],
+    settings: Settings,
+    step: Callable[[], object] = lambda: None,
+) -> ndarray:
+    """Draw a page, see `classification_page` and `config_page`.
 
     Raises:
-        ValueError: If there is no such model or the weights do not fit.
+        ValueError: If classifiers and other models are mixed, or a model has no such
+            class or layer.
     """
-    name_there = resolve_name(name)
-    if checkpoint is None:
-        network = build_classifier(name, size, num_classes or IMAGENET_CLASSES)
-        settings, recorded, title = (
-            evaluation_settings(name_there),
-            (),
-            f'{name} (random)',
+    whole = [one.whole for one in engines if isinstance(one, OpenMMLabEngine)]
+    if not whole:
+        return classification_page(pictures, engines, settings, step)
+    if len(whole) < len(engines):
+        raise ValueError(
+            'classifiers, and detectors or segmentors, do not share a page; draw them '
+            'one after the other'
         )
-    else:
-        known = load_known(name_there, checkpoint, trust, size=size)
-        network, settings, recorded, title = (
-            known.network,
-            known.settings,
-            known.classes,
-            name,
-        )
-        if num_classes not in (None, known.num_classes):
-            raise ValueError(
-                f'{checkpoint} is for {known.num_classes} classes, not {num_classes}: '
-                'leave out --num-classes'
-            )
-    if size:
-        settings = {**settings, 'input_size': (3, *size)}
-    transform = create_transform(**{**settings, 'is_training': False})
-    mean, std = normalisation(settings)
-    classes = _class_names(recorded, network.num_classes)
-    return Classifier(title, network, transform, mean, std, classes)
-
-
-def _class_names(recorded: Sequence[str], count: int) -> Sequence[str]:
-    if recorded:
-        return describe_classes(recorded, count)
-    if count == IMAGENET_CLASSES:
-        return _imagenet_names()
-    return [f'class {i}' for i in range(count)]
+    return config_page(pictures, whole, settings, step)
 
 
 def classification_page(
     pictures: Sequence[Picture],
-    classifiers: Sequence[Classifier],
+    classifiers: Sequence[ClassifierEngine],
     settings: Settings,
     step: Callable[[], object] = lambda: None,
 ) -> ndarray:
@@ -186,7 +124,7 @@ def classification_page(
             row.append(_classified(picture, classifier, settings))
             step()
         rows.append(row)
-    headings = ['picture', *(classifier.title for classifier in classifiers)]
+    headings = ['picture', *(_titled(classifier) for classifier in classifiers)]
     return arrange(rows, headings, settings.method or 'GradCAM', LEGEND)
 
 
@@ -224,27 +162,23 @@ def config_page(
 
 
 def _classified(
-    picture: Picture, classifier: Classifier, settings: Settings
+    picture: Picture, classifier: ClassifierEngine, settings: Settings
 ) -> ndarray:
     """Draw the map over the part of the picture that the model sees."""
-    images = classifier.transform(Image.fromarray(picture.pixels))[None]
+    image = classifier.prepare(picture.pixels)
     with torch.no_grad():
-        chances = classifier.model(images)[0].softmax(-1)
+        chances = classifier.network(image[None])[0].softmax(-1)
     category = _class_number(settings.category, classifier.classes)
     if category is None:
         category = int(chances.argmax())
     heat = classifier_map(
-        classifier.model,
-        images,
+        classifier.network,
+        image[None],
         category,
         settings.method or 'GradCAM',
         settings.layer,
     )
-    std, mean = (
-        torch.tensor(v)[:, None, None] for v in (classifier.std, classifier.mean)
-    )
-    seen = ((images[0] * std + mean).clamp(0, 1) * 255).round().byte()
-    drawing = overlay_heat(seen.permute(1, 2, 0).numpy(), heat)
+    drawing = overlay_heat(classifier.seen(image), heat)
     text = f'{classifier.classes[category]}, {chances[category]:.1%}'
     return caption(_to_width(drawing, CLASSIFIED_WIDTH), text)
 
@@ -277,7 +211,7 @@ def _boxes(
     best = kept[kept.scores.argsort(descending=True)[: settings.top]]
     small = _to_width(picture.pixels, WHOLE_WIDTH)
     boxes = _scaled(best, small.shape[1] / picture.pixels.shape[1])
-    text = f'{picture.name}, {whole.title}'
+    text = f'{picture.name}, {_titled(whole)}'
     if not len(best):
         text = f'{picture.name}: nothing of at least {settings.score_thr:g}'
     yield caption(draw_detections(small, boxes, whole.classes), text)
@@ -315,7 +249,7 @@ def _regions(
     columns = np.arange(small.shape[1]) * width // small.shape[1]
     colours = class_colours(len(whole.classes))
     drawing = draw_segmentation(small, labels[rows[:, None], columns], colours)
-    yield caption(drawing, f'{picture.name}, {whole.title}')
+    yield caption(drawing, f'{picture.name}, {_titled(whole)}')
     numbers, areas = np.unique(labels, return_counts=True)
     largest = numbers[np.argsort(-areas)][: settings.top].tolist()
     for label in largest if category is None else [category]:
@@ -360,22 +294,22 @@ def _to_width(pixels: ndarray, width: int) -> ndarray:
     return np.array(resized)
 
 
+def _titled(model: ClassifierEngine | OpenMMLabModel) -> str:
+    return f'{model.title} (random)' if model.unfilled else model.title
+
+
 def _class_number(wanted: int | str | None, names: Sequence[str]) -> int | None:
     if wanted is None:
         return None
     if isinstance(wanted, str) and re.fullmatch(r'\d+', wanted):
         wanted = int(wanted)
-    if isinstance(wanted, str) and wanted in names:
-        return list(names).index(wanted)
+    # ImageNet's names are lists of synonyms.
+    for known in (names, [name.split(', ')[0] for name in names]):
+        if wanted in known:
+            return list(known).index(wanted)
     if isinstance(wanted, int) and 0 <= wanted < len(names):
         return wanted
     hint = did_you_mean(str(wanted), names)
     raise ValueError(
         f'class {wanted!r}: give a name or a number from 0 to {len(names) - 1}{hint}'
     )
-
-
-def _imagenet_names() -> list[str]:
-    info = ImageNetInfo('imagenet-1k')
-    known = (info.index_to_description(i) for i in range(info.num_classes()))
-    return [synonyms.split(',')[0] for synonyms in known]

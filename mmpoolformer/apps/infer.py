@@ -18,6 +18,7 @@ from mmpoolformer.inference.drawings import draw_result, region_legend
 from mmpoolformer.inference.outputs import Sink, open_sink
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.inference.videos import Video, VideoError, written_video
+from mmpoolformer.inference.weights import tell_random
 from mmpoolformer.utils.devices import choose_device
 from mmpoolformer.utils.errors import UsageError, UserError, blame
 from mmpoolformer.utils.files import whole_path
@@ -63,6 +64,7 @@ def infer(args: Namespace) -> None:
         predictor = Predictor(
             args.model, args.checkpoint, device, args.trust_checkpoint, classes
         )
+        tell_random(predictor.title, predictor.unfilled)
         unread = _Run(args, predictor, out).run(inputs)
     if unread:
         raise UserError(

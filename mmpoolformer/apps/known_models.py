@@ -26,11 +26,14 @@ from mmpoolformer.inference.classifiers import (
     check_name,
     load_classifier,
 )
+from mmpoolformer.inference.weights import tell_random
 from mmpoolformer.models import list_models
+from mmpoolformer.models.timm_models import TIMM
 from mmpoolformer.utils.devices import choose_device
 from mmpoolformer.utils.errors import UsageError, UserError, blame
 from mmpoolformer.utils.files import write_atomically, write_csv
 from mmpoolformer.utils.images import find_pictures
+from mmpoolformer.utils.paths import is_config
 from mmpoolformer.utils.progress import progress_bar
 
 WILDCARDS = '*?['
@@ -141,7 +144,7 @@ def choose_models(
     if named or len(missing) == len(models):
         some = named or missing
         raise UserError(
-            f'{folder}: no checkpoint {some[0].rpartition("/")[2]}.pth (or .pth.tar, '
+            f'{folder}: no checkpoint {_file_stem(some[0])}.pth (or .pth.tar, '
             '.safetensors ...)' + (f' and {len(some) - 1} more' if some[1:] else '')
         )
     return [(name, file) for name, file in files.items() if file]
@@ -223,6 +226,8 @@ def _models_of(part: str) -> list[str]:
 
 
 def _check_model(name: str) -> None:
+    if is_config(name):
+        return
     try:
         check_name(name)
     except ValueError as error:
@@ -230,11 +235,11 @@ def _check_model(name: str) -> None:
 
 
 def _checkpoint_in(folder: Path, name: str) -> str | None:
-    stem = name.rpartition('/')[2]
+    start = f'{_file_stem(name)}.'
     files = [
         file
         for file in sorted(folder.iterdir())
-        if file.is_file() and file.name.startswith(f'{stem}.')
+        if file.is_file() and file.name.startswith(start)
     ]
     if len(files) > 1:
         raise UserError(
@@ -244,13 +249,19 @@ def _checkpoint_in(folder: Path, name: str) -> str | None:
     return str(files[0]) if files else None
 
 
+def _file_stem(name: str) -> str:
+    return Path(name).stem if is_config(name) else name.rpartition('/')[2]
+
+
 def _load(args: Namespace, name: str, source: str | None) -> KnownClassifier:
     try:
         classes = read_class_names(args.classes) if args.classes else ()
-        return load_classifier(name, source, args.trust_checkpoint, classes)
+        known = load_classifier(name, source, args.trust_checkpoint, classes)
     except DownloadError as error:
         cure = '' if source else '; or give a file of the weights by --checkpoint FILE'
         raise UserError(f'{error}{cure}') from error
+    tell_random(known.name, known.unfilled)
+    return known
 
 
 def _validate_one(
@@ -304,7 +315,8 @@ def _settings(args: Namespace, known: KnownClassifier) -> dict:
     settings = changed_settings(known.settings, args.img_size, args.crop_pct)
     about = getattr(known.network, 'pretrained_cfg', {})
     size = about.get('input_size', (3, 0, 0))[1:]
-    if about.get('fixed_input_size') and picture_size(settings) != tuple(size):
+    is_fixed = known.name.startswith(TIMM) and about.get('fixed_input_size')
+    if is_fixed and picture_size(settings) != tuple(size):
         raise UserError(
             f'--img-size {args.img_size}: {known.name} takes {size[0]} only'
         )

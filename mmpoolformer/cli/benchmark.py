@@ -15,8 +15,8 @@ The implementations of a model run in turns; a row gives the median, half the di
 of the quartiles in percent (+-%), and how many times as fast as the first
 implementation it is (x). `products` is the part of the time that the matrix products
 and convolutions alone take: at 100 % nothing is left to gain. MB is the peak above
-what the process had before, again with its ratio. Weights are random, nothing is
-downloaded. Leave the machine alone meanwhile."""
+what the process had before, again with its ratio. No weights are loaded: they change
+no time. Leave the machine alone meanwhile."""
 
 EXAMPLES = """examples:
   inference beside timm, all four maps:

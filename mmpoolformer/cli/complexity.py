@@ -18,7 +18,7 @@ DESCRIPTION = """Count parameters and multiply-accumulates (MACs), stage by stag
 Counted are convolutions, matrix products, attention, norms and interpolation, for
 one image; a multiplication with its addition is one MAC. What is not counted is
 listed. A detector with an RPN is counted with as many proposals as its config lets
-pass, mostly 1000. Nothing is downloaded."""
+pass, mostly 1000. No weights are loaded: they change no count."""
 
 EXAMPLES = """examples:
   a model by name:

@@ -3,7 +3,15 @@
 import argparse
 from collections.abc import Sequence
 
-from mmpoolformer.cli.options import add_traceback_option, add_trust_option, tool_parser
+from mmpoolformer.cli.options import (
+    MODEL,
+    add_checkpoint_option,
+    add_traceback_option,
+    add_trust_option,
+    check_model,
+    tool_parser,
+    weights_of_each,
+)
 from mmpoolformer.utils.errors import UsageError
 
 DESCRIPTION = """Show what models see in a web page: boxes, masks and regions, or the
@@ -40,8 +48,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         'models',
         nargs='*',
         metavar='MODEL_OR_CONFIG[:CKPT]',
-        help='config file, or name of a classifier (mmpoolformer.list_models(), or '
-        'timm/NAME), with its weights: path, URL or zoo://NAME',
+        help=f'{MODEL}; its weights may follow a colon, in place of --checkpoint',
     )
     add(
         '--host',
@@ -78,6 +85,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar='N',
         help='largest picture that is taken (default: %(default)s)',
     )
+    add_checkpoint_option(parser, nargs='+')
     add_trust_option(parser)
     add_traceback_option(parser)
     args = parser.parse_args(argv)
@@ -85,7 +93,35 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError('--max-megabytes and --max-megapixels: must be above 0')
     if args.port is not None and not 0 < args.port < 65536:
         raise UsageError(f'--port {args.port}: must be from 1 to 65535')
+    args.models = pairs(args.models, args.checkpoint)
     return args
+
+
+def pairs(
+    models: Sequence[str], checkpoints: Sequence[str] | None
+) -> list[tuple[str, str | None]]:
+    """Return models with their checkpoints, `None` where none is given.
+
+    Args:
+        models: `MODEL_OR_CONFIG` or `MODEL_OR_CONFIG:CKPT`.
+        checkpoints: What `--checkpoint` gives, for all of them.
+
+    Raises:
+        UsageError: If a model is missing, or its config or checkpoint is not there.
+    """
+    parts = [text.partition(':') for text in models]
+    if checkpoints:
+        if any(checkpoint for _, _, checkpoint in parts):
+            raise UsageError('--checkpoint: give it or MODEL_OR_CONFIG:CKPT, not both')
+        given = weights_of_each(models, checkpoints)
+    else:
+        given = [checkpoint or None for _, _, checkpoint in parts]
+    found = list(zip((model for model, _, _ in parts), given, strict=True))
+    for (model, checkpoint), text in zip(found, models, strict=True):
+        if not model:
+            raise UsageError(f'{text!r}: write MODEL_OR_CONFIG:CKPT')
+        check_model(model, checkpoint)
+    return found
 
 
 def main(argv: Sequence[str]) -> None:

@@ -6,25 +6,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpoolformer.cli.options import (
+    MODEL,
+    add_checkpoint_option,
     add_config_options,
+    add_num_classes_option,
     add_traceback_option,
     add_trust_option,
+    check_model,
+    check_num_classes,
     tool_parser,
 )
 from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.paths import is_config
 
 DESCRIPTION = """Export a model as a file that runs without this package.
 
 The file is run and compared with the model for several image sizes and batches; if
 they differ, no file is written. The ending of --out says the format: .onnx (opset 17,
 for ONNX Runtime and others), .ts (TorchScript) or .pt2 (torch.export, torch 2.6 or
-newer). Without --checkpoint weights are random."""
+newer). Models of timm are not exported."""
 
 EXAMPLES = """examples:
   a classifier, for images of any size:
     python tools/export.py poolformer_s12 --checkpoint poolformer_s12.pth.tar \\
         --out poolformer_s12.onnx
-  its four maps in place of the logits:
+  its four maps in place of the logits, with the published weights:
     python tools/export.py poolformer_s12 --features --out backbone.onnx
   a detector, from images to boxes:
     python tools/export.py configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
@@ -60,17 +66,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser = tool_parser('export', DESCRIPTION, EXAMPLES)
     add = parser.add_argument
-    add(
-        'model',
-        metavar='MODEL_OR_CONFIG',
-        help='a name of mmpoolformer.list_models(), or a config file',
-    )
+    add('model', metavar='MODEL_OR_CONFIG', help=MODEL)
     add('--out', required=True, metavar='FILE', help='ends in .onnx, .ts or .pt2')
-    add(
-        '--checkpoint',
-        metavar='WEIGHTS',
-        help='path, URL, zoo://NAME or timm://NAME; for a config, of the whole model',
-    )
+    add_checkpoint_option(parser)
     add('--features', action='store_true', help='the backbone alone: images to maps')
     add(
         '--fixed',
@@ -79,12 +77,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar=('HEIGHT', 'WIDTH'),
         help='for images of this size only (default: any size)',
     )
-    add(
-        '--num-classes',
-        type=int,
-        metavar='N',
-        help='classes of a named model without --checkpoint',
-    )
+    add_num_classes_option(parser)
     add(
         '--tolerance',
         type=float,
@@ -109,12 +102,11 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
         raise UsageError('--fixed: give height and width in pixels')
     if not args.tolerance > 0:
         raise UsageError(f'--tolerance {args.tolerance}: must be above 0')
-    is_config = args.model.endswith('.py')
-    if is_config and not Path(args.model).is_file():
-        raise UsageError(f'{args.model}: no such config file')
-    if is_config and args.num_classes is not None:
+    check_model(args.model, args.checkpoint)
+    check_num_classes(args.num_classes, [args.checkpoint])
+    if is_config(args.model) and args.num_classes is not None:
         raise UsageError('--num-classes: for named models; use --cfg-options')
-    if not is_config and args.cfg_options:
+    if not is_config(args.model) and args.cfg_options:
         raise UsageError('--cfg-options: for config files only')
     return args
 
@@ -125,15 +117,15 @@ def main(argv: Sequence[str]) -> None:
     # torch: not for --help
     from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
     from mmpoolformer.export import export
+    from mmpoolformer.inference.weights import tell_random
 
     if args.trust_checkpoint:
         os.environ[TRUST_VARIABLE] = '1'
 
     size = args.fixed and tuple(args.fixed)
     with blame('', (OSError, ValueError, RuntimeError, ImportError)):
-        model, info = build(args)
-        if args.checkpoint is None:
-            print(f'note: {args.model} has random weights; give --checkpoint')
+        model, info, unfilled = build(args)
+        tell_random(args.model, unfilled)
         print(f'exporting {args.model}, then comparing it with the model ...')
         try:
             done = export.export_model(model, args.out, size, args.tolerance, info)
@@ -150,11 +142,11 @@ def build(args: argparse.Namespace) -> tuple:
     """Build the model of the command line.
 
     Returns:
-        The model and the entries for its file's description.
+        The model, the entries for its file's description, and which weights are random.
     """
     from mmpoolformer.export.sources import config_model, named_model
 
-    if not args.model.endswith('.py'):
+    if not is_config(args.model):
         return named_model(
             args.model,
             args.checkpoint,

@@ -1,12 +1,23 @@
 """Draw class-activation maps."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.cli.options import add_traceback_option, add_trust_option, tool_parser
+from mmpoolformer.cli.options import (
+    MODEL,
+    add_checkpoint_option,
+    add_classes_option,
+    add_num_classes_option,
+    add_traceback_option,
+    add_trust_option,
+    check_model,
+    check_num_classes,
+    tool_parser,
+    weights_of_each,
+)
 from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.paths import RANDOM
 from mmpoolformer.utils.progress import progress_bar
 
 # Not imported from the package: --help should not wait for torch.
@@ -19,20 +30,19 @@ METHODS = (
     'AblationCAM',
     'ScoreCAM',
 )
-RANDOM = 'random'
 
 DESCRIPTION = """Show where in a picture a model sees evidence for a class.
 
-Several pictures and models come side by side on one page: classifiers by name
-(--model), or detectors and segmentors by config (--config), where each box or
-region found gets a map of its own. Nothing is downloaded that is not asked for:
-without --checkpoint weights are random, and the maps show nothing but that."""
+Several pictures and models come side by side on one page: classifiers, or detectors
+and segmentors, where each box or region found gets a map of its own. Classes, size
+and preprocessing of a classifier come from its checkpoint or config. The maps of random
+weights show no evidence."""
 
 EXAMPLES = (
     """examples:
   two classifiers on two pictures:
-    python tools/gradcam.py cat.jpg dog.jpg --model poolformer_s12 resnet50 \\
-        --checkpoint zoo://poolformer_s12 timm://resnet50.a1_in1k --out cam.png
+    python tools/gradcam.py cat.jpg dog.jpg --model poolformer_s12 timm/resnet50 \\
+        --out cam.png
   another class than the most likely one, by another method:
     python tools/gradcam.py cat.jpg --model poolformer_s12 \\
         --checkpoint poolformer_s12.pth.tar --class 'tiger cat' --method LayerCAM
@@ -67,18 +77,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add('images', nargs='+', metavar='IMAGE', help='picture files')
     add(
         '--model',
+        '--config',
         nargs='+',
-        metavar='NAME',
-        help="classifiers: names of mmpoolformer.list_models() or timm's",
+        action='extend',
+        required=True,
+        metavar='MODEL_OR_CONFIG',
+        help=MODEL,
     )
-    add('--config', nargs='+', metavar='FILE', help='configs of detectors, segmentors')
-    add(
-        '--checkpoint',
-        nargs='+',
-        metavar='WEIGHTS',
-        help='weights of each model or config, in order: path, URL, zoo://NAME, '
-        f'timm://NAME or {RANDOM}',
-    )
+    add_checkpoint_option(parser, nargs='+')
     add(
         '--method',
         metavar='NAME',
@@ -98,15 +104,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         nargs='+',
         type=int,
         metavar='N',
-        help='height and width for --model, or one number for both',
+        help='height and width for classifiers, or one number for both',
     )
-    add(
-        '--num-classes',
-        type=int,
-        metavar='N',
-        help="classes of --model with random weights (default: 1000); a checkpoint's "
-        'are its own',
-    )
+    add_num_classes_option(parser)
     add(
         '--score-thr',
         type=float,
@@ -119,9 +119,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         type=int,
         default=3,
         metavar='N',
-        help='most boxes or regions for --config (default: %(default)s)',
+        help='most boxes or regions of a picture (default: %(default)s)',
     )
     add('--out', default='cam.png', metavar='PNG', help='default: %(default)s')
+    add_classes_option(parser)
     add_trust_option(parser)
     add_traceback_option(parser)
     return checked(parser.parse_args(argv))
@@ -129,26 +130,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def checked(args: argparse.Namespace) -> argparse.Namespace:
     """Refuse what can't be drawn, before anything is loaded; fill in the weights."""
-    if bool(args.model) == bool(args.config):
-        raise UsageError('give either --model or --config')
-    if args.size and (not args.model or len(args.size) > 2 or min(args.size) < 1):
-        raise UsageError('--size: give height and width in pixels, for --model')
-    if args.top < 1 or (args.num_classes is not None and args.num_classes < 1):
-        raise UsageError('--top and --num-classes: give a whole number from 1')
+    if args.size and (len(args.size) > 2 or min(args.size) < 1):
+        raise UsageError('--size: give height and width in pixels')
+    if args.top < 1:
+        raise UsageError(f'--top {args.top}: give a whole number from 1')
     if not 0 <= args.score_thr <= 1:
         raise UsageError(f'--score-thr {args.score_thr}: must be from 0 to 1')
     if Path(args.out).suffix.lower() != '.png':
         raise UsageError(f'--out {args.out}: must end in .png')
-    names = args.model or args.config
-    for path in (*args.images, *(args.config or ())):
+    for path in args.images:
         if not Path(path).is_file():
             raise UsageError(f'{path}: no such file')
-    args.checkpoint = args.checkpoint or [RANDOM] * len(names)
-    if len(args.checkpoint) != len(names):
-        raise UsageError(
-            f'--checkpoint: {len(args.checkpoint)} weights for {len(names)} models; '
-            f'give one each, or {RANDOM}'
-        )
+    args.checkpoint = weights_of_each(args.model, args.checkpoint)
+    check_num_classes(args.num_classes, args.checkpoint)
+    for model, checkpoint in zip(args.model, args.checkpoint, strict=True):
+        check_model(model, checkpoint)
     return args
 
 
@@ -169,52 +165,36 @@ def main(argv: Sequence[str]) -> None:
             args.top,
         )
         pictures = [pages.read_picture(path) for path in args.images]
-        models = load_models(args)
-        draw = pages.classification_page if args.model else pages.config_page
-        with progress_bar(len(pictures) * len(models), 'maps') as bar:
-            page = draw(pictures, models, settings, bar.update)
+        engines = load_engines(args)
+        with progress_bar(len(pictures) * len(engines), 'maps') as bar:
+            page = pages.page_of(pictures, engines, settings, bar.update)
         save_picture(page, args.out)
-    print(f'{args.out}: {len(pictures)} pictures, {len(models)} models')
+    print(f'{args.out}: {len(pictures)} pictures, {len(engines)} models')
 
 
-def load_models(args: argparse.Namespace) -> list:
+def load_engines(args: argparse.Namespace) -> list:
     """Make the models of the command line ready; say which have random weights.
 
     Raises:
-        UserError: If one does not exist or its weights do not fit.
+        ValueError: If one does not exist or its weights do not fit.
+        UserError: If a config can't be used.
     """
-    from mmpoolformer.analysis import gradcam_pages as pages
-    from mmpoolformer.inference.openmmlab import load_openmmlab
+    from mmpoolformer.data.class_names import read_class_names
+    from mmpoolformer.inference.adapters import load_engine
+    from mmpoolformer.inference.weights import tell_random
 
-    size = args.size and tuple((args.size * 2)[:2])
-    models = []
-    for name, weights in zip(args.model or args.config, args.checkpoint, strict=True):
-        given = None if weights == RANDOM else weights
-        if given is None:
-            print(
-                f'note: {name} has random weights, so its maps show no evidence; '
-                'give --checkpoint',
-                file=sys.stderr,
-            )
-        if args.model:
-            models.append(
-                pages.load_classifier(
-                    name, given, args.num_classes, size, args.trust_checkpoint
-                )
-            )
-        else:
-            models.append(
-                load_openmmlab(read_config(name), given, args.trust_checkpoint)
-            )
-    return models
-
-
-def read_config(path: str) -> 'Config':  # noqa: F821 (imported late)
-    """Read a config file.
-
-    Raises:
-        UserError: If it is none, or lacks what pictures need.
-    """
-    from mmpoolformer.engine.config import load_config
-
-    return load_config(path, ('model', 'test_dataloader'))
+    classes = read_class_names(args.classes) if args.classes else ()
+    engines = []
+    for model, checkpoint in zip(args.model, args.checkpoint, strict=True):
+        engine = load_engine(
+            model,
+            checkpoint,
+            args.trust_checkpoint,
+            classes,
+            size=args.size and tuple((args.size * 2)[:2]),
+            num_classes=args.num_classes if checkpoint == RANDOM else None,
+            may_be_random=True,
+        )
+        tell_random(engine.title, engine.unfilled)
+        engines.append(engine)
+    return engines

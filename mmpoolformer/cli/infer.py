@@ -2,15 +2,16 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmpoolformer.cli.options import (
+    MODEL,
+    add_checkpoint_option,
     add_classes_option,
     add_traceback_option,
     add_trust_option,
+    check_model,
     tool_parser,
 )
-from mmpoolformer.utils.errors import UsageError
 
 DESCRIPTION = """Run a detector, segmentor or classifier on pictures and videos.
 
@@ -24,8 +25,9 @@ EXAMPLES = """examples:
   on some files, a pattern (quoted) and a video, surer boxes only:
     python tools/infer.py CONFIG CHECKPOINT a.jpg 'b/**/*.png' street.mp4 \\
         --out found --score-thr 0.5
-  a classifier by name:
+  a classifier by name, with a file of weights, and with the published ones:
     python tools/infer.py poolformer_s12 poolformer_s12.pth.tar photos --out classes
+    python tools/infer.py poolformer_s12 photos --out classes
 
 results in the folder of --out:
   pictures/NAME.jpg   the pictures with what was found; videos/NAME.mp4 likewise
@@ -51,13 +53,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """
     parser = tool_parser('infer', DESCRIPTION, EXAMPLES)
     add = parser.add_argument
+    add('model', metavar='MODEL_OR_CONFIG', help=MODEL)
     add(
-        'model',
-        metavar='CONFIG',
-        help='config file, or the name of a classifier (mmpoolformer.list_models(), or '
-        'timm/NAME)',
+        'weights',
+        nargs='?',
+        metavar='CKPT',
+        help='stands for --checkpoint where that is not given and several words follow '
+        'the model',
     )
-    add('checkpoint', metavar='CKPT', help='its weights: path, URL or zoo://NAME')
     add(
         'inputs',
         nargs='+',
@@ -89,14 +92,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add('--device', metavar='NAME', help='such as cuda:1 (default: cuda or else cpu)')
     add('--force', action='store_true', help='write into a folder that is not empty')
+    add_checkpoint_option(parser)
     add_classes_option(parser)
     add_trust_option(parser)
     add_traceback_option(parser)
-    args = parser.parse_args(argv)
-    if args.model.endswith('.py') and not Path(args.model).is_file():
-        raise UsageError(f'{args.model}: no such config file')
-    if '://' not in args.checkpoint and not Path(args.checkpoint).exists():
-        raise UsageError(f'{args.checkpoint}: no such checkpoint')
+    # Intermixed: options may stand before an optional word, too.
+    args = parser.parse_intermixed_args(argv)
+    if args.checkpoint is None:
+        args.checkpoint = args.weights
+    elif args.weights is not None:
+        args.inputs.insert(0, args.weights)
+    check_model(args.model, args.checkpoint)
     return args
 
 

@@ -6,6 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpoolformer.utils.errors import UsageError
+from mmpoolformer.utils.paths import RANDOM, is_config
+
+# How all commands name a model, and what its weights may be; see
+# `mmpoolformer.inference.weights`, which finds them.
+MODEL = 'a name of mmpoolformer.list_models(), timm/NAME, or a config file'
+WEIGHTS = f'path, URL, zoo://NAME, timm://NAME or {RANDOM}'
+NO_CHECKPOINT = (
+    "default: a name's published weights, which are downloaded, or those that the "
+    'config names: its load_from, else its init_cfg'
+)
 
 # Names of number types, and torch's for them.
 DTYPES = {'fp32': 'float32', 'bf16': 'bfloat16', 'fp16': 'float16'}
@@ -129,6 +139,79 @@ def add_classes_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_checkpoint_option(
+    parser: argparse.ArgumentParser, nargs: str | None = None
+) -> None:
+    """Add `--checkpoint`, the weights of the model, or with `nargs` of several."""
+    parser.add_argument(
+        '--checkpoint',
+        nargs=nargs,
+        metavar='WEIGHTS',
+        help=f'{"weights of each model, in order" if nargs else "weights"}: {WEIGHTS} '
+        f'({NO_CHECKPOINT})',
+    )
+
+
+def add_num_classes_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--num-classes`, which `check_num_classes` checks."""
+    parser.add_argument(
+        '--num-classes',
+        type=int,
+        metavar='N',
+        help=f'classes of a named model with --checkpoint {RANDOM}; other weights say '
+        'themselves for how many they are (default: as published)',
+    )
+
+
+def check_model(model: str, checkpoint: str | None = None) -> None:
+    """Refuse a config or a file of weights that is not there.
+
+    Raises:
+        UsageError: Naming it.
+    """
+    if is_config(model) and not Path(model).is_file():
+        raise UsageError(f'{model}: no such config file')
+    if checkpoint in (None, RANDOM) or '://' in checkpoint:
+        return
+    if not Path(checkpoint).expanduser().exists():
+        raise UsageError(f'{checkpoint}: no such checkpoint')
+
+
+def weights_of_each(
+    models: Sequence[str], checkpoints: Sequence[str] | None
+) -> list[str | None]:
+    """Return the checkpoint of each model; without any, `None` for each.
+
+    Raises:
+        UsageError: If there are more or fewer than models.
+    """
+    if not checkpoints:
+        return [None] * len(models)
+    if len(checkpoints) != len(models):
+        raise UsageError(
+            f'--checkpoint: {len(checkpoints)} weights for {len(models)} models; give '
+            f'one each, or {RANDOM}'
+        )
+    return list(checkpoints)
+
+
+def check_num_classes(number: int | None, weights: Sequence[str | None]) -> None:
+    """Refuse `--num-classes` that is no number of classes or has no use.
+
+    Raises:
+        UsageError: With the cure.
+    """
+    if number is None:
+        return
+    if number < 1:
+        raise UsageError(f'--num-classes {number}: give a whole number from 1')
+    if RANDOM not in weights:
+        raise UsageError(
+            f'--num-classes {number}: for named models with --checkpoint {RANDOM}; '
+            'other weights say themselves for how many classes they are'
+        )
+
+
 def add_trust_option(parser: argparse.ArgumentParser) -> None:
     """Add `--trust-checkpoint`, which lets checkpoints hold more than data."""
     parser.add_argument(
@@ -151,17 +234,13 @@ def add_traceback_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_inference_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
-    """Add what tools have in common that run known models without a config.
+    """Add what tools have in common that run classifiers.
 
     Args:
         parser: The tool's parser.
         batch_size: Default number of pictures at a time.
     """
-    parser.add_argument(
-        '--checkpoint',
-        metavar='FILE',
-        help='path, URL, zoo://NAME or timm://NAME (default: the published weights)',
-    )
+    add_checkpoint_option(parser)
     parser.add_argument(
         '--skip-unreadable',
         action='store_true',

@@ -4,15 +4,17 @@ import argparse
 from collections.abc import Sequence
 
 from mmpoolformer.cli.options import (
+    MODEL,
     add_classes_option,
     add_inference_options,
+    check_model,
     tool_parser,
 )
 
 DESCRIPTION = """Print the likeliest classes of pictures, with their probabilities.
 
 Classes have the names in the checkpoint, if it was made by tools/train.py, or else
-those of ImageNet. No config is needed: pictures are prepared as in the training."""
+those of ImageNet. Pictures are prepared as in the training, or as the config says."""
 
 EXAMPLES = """examples:
   with published weights, downloaded:
@@ -28,17 +30,16 @@ EXAMPLES = """examples:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line.
+
+    Raises:
+        UsageError: If config or checkpoint are not there.
+    """
     parser = tool_parser('predict', DESCRIPTION, EXAMPLES)
     parser.add_argument(
         'pictures', nargs='+', metavar='IMAGE', help='files, folders and patterns'
     )
-    parser.add_argument(
-        '--model',
-        required=True,
-        metavar='NAME',
-        help='a name of mmpoolformer.list_models(), or timm/NAME',
-    )
+    parser.add_argument('--model', required=True, metavar='MODEL_OR_CONFIG', help=MODEL)
     parser.add_argument(
         '--topk',
         type=int,
@@ -50,7 +51,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--json', metavar='FILE', help='write JSON too')
     add_classes_option(parser)
     add_inference_options(parser, batch_size=16)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_model(args.model, args.checkpoint)
+    return args
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,21 +1,24 @@
-"""Evaluate known classifiers."""
+"""Evaluate classifiers."""
 
 import argparse
 from collections.abc import Sequence
 
 from mmpoolformer.cli.options import (
+    MODEL,
     add_classes_option,
     add_dtype_option,
     add_inference_options,
+    check_model,
     tool_parser,
 )
 
 DESCRIPTION = """Measure top-1, top-5 and loss of a known model on an image folder.
 
-No config is needed: size, crop and normalisation are those published for the model;
-for checkpoints of tools/train.py those of the training. The folder has one subfolder
-for each class, or a folder val (or test, ...) that has them. Folders called like
-ImageNet's synsets (n01440764) are matched by name, so some of the 1000 will do."""
+Size, crop and normalisation are those published for the model; for checkpoints of
+tools/train.py those of the training, for a config those of its test_dataloader. The
+folder has one subfolder for each class, or a folder val (or test, ...) that has them.
+Folders called like ImageNet's synsets (n01440764) are matched by name, so some of the
+1000 will do."""
 
 EXAMPLES = """examples:
   published weights, downloaded:
@@ -33,15 +36,19 @@ EXAMPLES = """examples:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line.
+
+    Raises:
+        UsageError: If config or checkpoint are not there.
+    """
     parser = tool_parser('validate', DESCRIPTION, EXAMPLES)
     parser.add_argument('data', help='folder of pictures, or a tar file')
     parser.add_argument(
         '--model',
         required=True,
-        metavar='NAMES',
-        help="names of mmpoolformer.list_models(), joined by commas; 'all', patterns "
-        "such as 'caformer_*', or timm/NAME",
+        metavar='MODELS',
+        help=f"{MODEL}; several, separated by commas; 'all', or patterns such as "
+        "'caformer_*'",
     )
     parser.add_argument(
         '--checkpoints', metavar='DIR', help='folder with a file for each model'
@@ -72,7 +79,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add_classes_option(parser)
     add_inference_options(parser, batch_size=64)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for model in args.model.split(','):
+        check_model(model.strip(), args.checkpoint)
+    return args
 
 
 def main(argv: Sequence[str]) -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import nn
 
-from mmpoolformer.checkpoints import load_weights, read_checkpoint, resolve_source
-from mmpoolformer.checkpoints.loading import fill_model
+from mmpoolformer.checkpoints import load_weights
 from mmpoolformer.classification.class_labels import describe_classes, recorded_classes
 from mmpoolformer.classification.preprocessing import (
     evaluation_settings,
@@ -15,8 +14,10 @@ from mmpoolformer.classification.preprocessing import (
     picture_size,
 )
 from mmpoolformer.inference.classifiers import load_classifier
+from mmpoolformer.inference.weights import ALL, fill_from_config, named_source
 from mmpoolformer.models import create_model
 from mmpoolformer.models.from_config import build_from_config
+from mmpoolformer.utils.paths import RANDOM
 
 BYTE = 255
 
@@ -27,32 +28,37 @@ def named_model(
     features_only: bool = False,
     num_classes: int | None = None,
     trust: bool = False,
-) -> tuple[nn.Module, dict]:
+) -> tuple[nn.Module, dict, str]:
     """Build a model of this package.
 
     Args:
         name: One of `mmpoolformer.list_models()`.
-        checkpoint: Its weights: a path, a URL, `zoo://NAME` or `timm://NAME`; `None`
-            leaves them random.
+        checkpoint: Its weights, see `load_classifier`.
         features_only: Whether to build the backbone in place of the classifier.
-        num_classes: Classes of a classifier with random weights; else the weights tell.
+        num_classes: Classes of a classifier with random weights.
         trust: See `read_checkpoint`.
 
     Returns:
-        The model, and for the file `model`, `mean`, `std`, `size` of the pictures,
-        `channel_order` and, if known, `classes`.
+        The model; for the file `model`, `mean`, `std`, `size` of the pictures,
+        `channel_order` and, if known, `classes`; and which weights are random, in
+        words.
 
     Raises:
         ValueError: If there is no such model or the weights do not fit.
     """
-    if checkpoint is None or features_only:
-        model = create_model(name, num_classes=num_classes, features_only=features_only)
-        if checkpoint is not None:
-            load_weights(model, checkpoint, trust=trust)
+    if features_only:
+        model, source = (
+            create_model(name, features_only=True),
+            named_source(name, checkpoint),
+        )
+        if source != RANDOM:
+            load_weights(model, source, trust=trust)
+        unfilled = ALL if source == RANDOM else ''
         settings, classes = evaluation_settings(name), ()
     else:
-        known = load_classifier(name, checkpoint, trust)
+        known = load_classifier(name, checkpoint, trust, num_classes=num_classes)
         model, settings, classes = known.network, known.settings, known.classes
+        unfilled = known.unfilled
     info = {
         'model': name,
         'picture_size': list(picture_size(settings)),
@@ -60,7 +66,7 @@ def named_model(
     }
     if not features_only:
         info['classes'] = list(describe_classes(classes, model.num_classes))
-    return model, info
+    return model, info, unfilled
 
 
 def config_model(
@@ -68,28 +74,27 @@ def config_model(
     checkpoint: str | None = None,
     features_only: bool = False,
     trust: bool = False,
-) -> tuple[nn.Module, dict]:
+) -> tuple[nn.Module, dict, str]:
     """Build the model of a config.
 
     Args:
         config: A config with `model`.
-        checkpoint: Weights of the whole model; `None` leaves them random.
+        checkpoint: Weights of the whole model, see `fill_from_config`.
         features_only: Whether only its backbone is wanted.
         trust: See `read_checkpoint`.
 
     Returns:
-        The model, and for the file what `named_model` gives.
+        What `named_model` gives.
 
     Raises:
         UserError: If the checkpoint does not fill the model.
     """
     model = build_from_config(config)
+    weights = fill_from_config(model, config, checkpoint, trust, may_be_random=True)
     info: dict = {'model': Path(config.filename or 'model').stem}
-    if checkpoint is not None:
-        content = read_checkpoint(resolve_source(checkpoint), trust=trust)
-        fill_model(model, content, str(checkpoint))
-        info['classes'] = list(recorded_classes(content))
-    info = {key: value for key, value in info.items() if value}
+    classes = recorded_classes(weights.content)
+    if classes:
+        info['classes'] = list(classes)
     prepared = config.model.get('data_preprocessor') or {}
     if 'mean' in prepared:
         order = 'RGB' if prepared.get('bgr_to_rgb') else 'BGR'
@@ -100,7 +105,9 @@ def config_model(
         settings = dataset.get('transform') or {}
         info['picture_size'] = list(picture_size(settings))
         info |= _normalisation(settings)
-    return (model.backbone if features_only else model), info
+    if not features_only:
+        return model, info, weights.unfilled
+    return model.backbone, info, '' if 'backbone' in weights.parts else weights.unfilled
 
 
 def _normalisation(settings: Mapping) -> dict:

@@ -1,15 +1,14 @@
 """Models of each task under one interface, for `Predictor`.
 
-An engine has `task`, `title`, `classes`, `colours` and `network`; `prepare` makes an
-item of a picture; items of equal `size_of` may be given to `run` together. One that
-`has_loader` reads files itself, and tells what is `shown` of them.
+An engine has `task`, `title`, `classes`, `colours`, `network` and `unfilled`; `prepare`
+makes an item of a picture; items of equal `size_of` may be given to `run` together. One
+that `has_loader` reads files itself, and tells what is `shown` of them.
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,15 +18,12 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
 from torch import Tensor, nn
 
-from mmpoolformer.checkpoints import read_checkpoint, resolve_source
-from mmpoolformer.checkpoints.loading import fill_model
-from mmpoolformer.classification.class_labels import describe_classes, recorded_classes
-from mmpoolformer.classification.classifier import ImageClassifier
-from mmpoolformer.engine.config import load_config, task_scope
-from mmpoolformer.inference.classifiers import load_classifier
+from mmpoolformer.classification.class_labels import describe_classes
+from mmpoolformer.engine.config import task_scope
+from mmpoolformer.inference.classifiers import load_classifier, read_config
 from mmpoolformer.inference.openmmlab import OpenMMLabModel, load_openmmlab
-from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.paths import is_config
 from mmpoolformer.utils.results import (
     CLASSIFICATION,
     DETECTION,
@@ -53,12 +49,14 @@ class ClassifierEngine:
         network: Images (B, 3, H, W) to logits (B, K).
         settings: Options of `timm.data.create_transform`.
         classes: Names of the classes.
+        unfilled: Which weights are random, in words; empty if none.
     """
 
     title: str
     network: nn.Module
     settings: Mapping
     classes: Sequence[str]
+    unfilled: str = ''
     task: str = field(default=CLASSIFICATION, init=False)
     has_loader: bool = field(default=False, init=False)
 
@@ -118,6 +116,11 @@ class OpenMMLabEngine:
         return self.whole.title
 
     @property
+    def unfilled(self) -> str:
+        """Which weights are random, in words; empty if none."""
+        return self.whole.unfilled
+
+    @property
     def network(self) -> nn.Module:
         """The model of mmdet or mmseg."""
         return self.whole.model
@@ -172,55 +175,44 @@ class OpenMMLabEngine:
 
 
 def load_engine(
-    model: str | os.PathLike | Config, checkpoint: str | None, trust: bool
+    model: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike | None = None,
+    trust: bool = False,
+    classes: Sequence[str] = (),
+    *,
+    size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    may_be_random: bool = False,
 ) -> ClassifierEngine | OpenMMLabEngine:
-    """Make a model ready, see `Predictor`.
+    """Make a model ready.
+
+    Args:
+        model: See `Predictor`, as the next three.
+        checkpoint: The weights.
+        trust: See `read_checkpoint`.
+        classes: Names of the classes.
+        size: See `load_classifier`, as the next two; for classifiers.
+        num_classes: Classes of a named model with random weights.
+        may_be_random: Whether a config may leave weights random.
 
     Raises:
         ValueError: If the name is unknown, or the checkpoint can't be used.
         UserError: If the config can't be used, or the checkpoint does not fill it.
     """
-    if not isinstance(model, Config) and not is_config(model):
-        return _known_classifier(str(model), checkpoint, trust)
-    config = model if isinstance(model, Config) else _read_config(model)
-    if checkpoint is None:
-        raise UserError(f'{config.filename}: a config needs a checkpoint')
-    if task_scope(config) in ('mmdet', 'mmseg'):
-        return OpenMMLabEngine(load_openmmlab(config, checkpoint, trust))
-    return _classifier_of(config, checkpoint, trust)
-
-
-def is_config(model: str | os.PathLike) -> bool:
-    """Tell whether a model is given by a config file, not by a name."""
-    return str(model).endswith('.py') or Path(model).is_file()
-
-
-def _read_config(path: str | os.PathLike) -> Config:
-    if not Path(path).is_file():
-        raise UserError(f'{path}: no such config file')
-    return load_config(path, ('model', 'test_dataloader'))
-
-
-def _known_classifier(
-    name: str, checkpoint: str | None, trust: bool
-) -> ClassifierEngine:
-    known = load_classifier(name, checkpoint, trust)
-    classes = describe_classes(known.classes, known.num_classes)
-    return ClassifierEngine(name, known.network, known.settings, classes)
-
-
-def _classifier_of(config: Config, checkpoint: str, trust: bool) -> ClassifierEngine:
-    """Make the classifier of a config of this package ready."""
-    name = Path(config.filename or 'config').stem
-    model = build_from_config(config)
-    if not isinstance(model, ImageClassifier):
-        raise UserError(
-            f'{config.filename}: {type(model).__name__} is no detector of mmdet, no '
-            'segmentor of mmseg and no classifier of this package'
-        )
-    path = os.path.expanduser(checkpoint)
-    content = read_checkpoint(resolve_source(path), trust=trust)
-    fill_model(model, content, checkpoint)
-    settings = config.test_dataloader.dataset.get('transform') or {}
-    classes = describe_classes(recorded_classes(content), model.num_classes)
-    return ClassifierEngine(name, model.backbone, dict(settings), classes)
+    if not isinstance(model, Config) and is_config(model):
+        model = read_config(model)
+    if isinstance(model, Config) and task_scope(model) in ('mmdet', 'mmseg'):
+        if size:
+            raise UserError(
+                f'{model.filename}: size={size} is for classifiers; the pipeline of '
+                'test_dataloader says what this model sees'
+            )
+        whole = load_openmmlab(model, checkpoint, trust, classes, may_be_random)
+        return OpenMMLabEngine(whole)
+    known = load_classifier(
+        model, checkpoint, trust, classes, size, num_classes, may_be_random
+    )
+    names = classes or describe_classes(known.classes, known.num_classes)
+    return ClassifierEngine(
+        known.name, known.network, known.settings, names, known.unfilled
+    )

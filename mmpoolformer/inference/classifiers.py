@@ -1,11 +1,13 @@
-"""Classifiers by name: the network with weights, class names and preprocessing."""
+"""Classifiers by name or config: network, weights, class names and preprocessing."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 
 import timm
+from mmengine.config import Config
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
@@ -17,17 +19,28 @@ from mmpoolformer.checkpoints import (
     unwrap,
 )
 from mmpoolformer.classification.class_labels import recorded_classes
+from mmpoolformer.classification.classifier import ImageClassifier
 from mmpoolformer.classification.preprocessing import (
     evaluation_settings,
     recorded_settings,
 )
+from mmpoolformer.engine.config import load_config
+from mmpoolformer.inference.weights import (
+    ALL,
+    Weights,
+    fill_from_config,
+    named_source,
+)
 from mmpoolformer.models import create_model, list_models
+from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.models.timm_models import (
     TIMM,
     build_timm,
     load_timm,
     without_wrappers,
 )
+from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.paths import RANDOM, is_config
 from mmpoolformer.utils.text import nearest
 
 # The last layer in the key formats of this package's models. Its bias, because weights
@@ -40,11 +53,12 @@ class KnownClassifier:
     """A classifier that is ready to be used.
 
     Attributes:
-        name: Its name, see `load_classifier`.
+        name: Its name, see `load_classifier`; of a config the file's, without ending.
         source: Where its weights are from.
         network: From images (B, 3, H, W) to logits (B, classes); in evaluation mode.
         settings: How pictures are prepared: options of `timm.data.create_transform`.
         classes: The class names in the checkpoint; empty where it has none.
+        unfilled: Which weights are random, in words; empty if none.
     """
 
     name: str
@@ -52,6 +66,7 @@ class KnownClassifier:
     network: nn.Module
     settings: dict
     classes: tuple[str, ...]
+    unfilled: str = ''
 
     @property
     def num_classes(self) -> int:
@@ -60,57 +75,126 @@ class KnownClassifier:
 
 
 def load_classifier(
-    name: str,
+    model: str | PathLike | Config,
     checkpoint: str | PathLike | None = None,
     trust: bool = False,
     classes: Sequence[str] = (),
     size: tuple[int, int] | None = None,
+    num_classes: int | None = None,
+    may_be_random: bool = False,
 ) -> KnownClassifier:
-    """Build a classifier by name, with weights.
+    """Build a classifier by name or config, with weights.
 
     The number of classes is that of the weights. Where they come from tools/train.py,
-    class names and preprocessing are those of the training.
+    class names and, for names, the preprocessing are those of the training.
 
     Args:
-        name: A name of `mmpoolformer.list_models()`, or `timm/NAME` with one of timm's.
+        model: A name of `mmpoolformer.list_models()`, `timm/NAME` with one of timm's,
+            or a config of a classifier, the file or what is in it.
         checkpoint: What `resolve_source` takes: a path, a URL, `zoo://NAME` or
-            `timm://NAME`; in any known key format, for timm's models in timm's. By
-            default the published weights, which are downloaded.
+            `timm://NAME`; in any known key format, for timm's models in timm's; or
+            `'random'`. By default the published weights, which are downloaded, or
+            those that the config names, see `fill_from_config`.
         trust: See `read_checkpoint`.
         classes: Names of the classes in the order of the labels, in place of those in
             the checkpoint.
-        size: Height and width of the images, for models of timm that are built for one
-            size alone; `None` is the model's own.
+        size: Height and width of the images, in place of the model's own.
+        num_classes: Classes of a named model with random weights.
+        may_be_random: See `fill_from_config`.
 
     Raises:
         ValueError: If the name is unknown, the classes are of another number, or the
             checkpoint is none of this model.
+        UserError: If the config is of another kind, or the checkpoint does not fill it.
     """
-    check_name(name)
-    source = str(checkpoint or default_source(name))
+    if isinstance(model, Config) or is_config(model):
+        config = model if isinstance(model, Config) else read_config(model)
+        name, network, weights = _of_config(config, checkpoint, trust, may_be_random)
+        settings = dict(config.test_dataloader.dataset.get('transform') or {})
+    else:
+        name = str(model)
+        check_name(name)
+        source = named_source(name, checkpoint)
+        network, weights = _named(name, source, trust, size, num_classes)
+        meta = weights.content.get('meta')
+        recorded = recorded_settings(meta) if isinstance(meta, Mapping) else None
+        settings = evaluation_settings(name) if recorded is None else recorded
+    if size:
+        settings['input_size'] = (3, *size)
+    classes = _checked_classes(name, classes, weights, network.num_classes)
+    return KnownClassifier(
+        name, weights.source, network.eval(), settings, classes, weights.unfilled
+    )
+
+
+def read_config(path: str | PathLike) -> Config:
+    """Read the config of a model that is to be shown pictures.
+
+    Raises:
+        UserError: If it is none, or lacks what pictures need.
+    """
+    if not Path(path).is_file():
+        raise UserError(f'{path}: no such config file')
+    return load_config(path, ('model', 'test_dataloader'))
+
+
+def _of_config(
+    config: Config, checkpoint: str | PathLike | None, trust: bool, may_be_random: bool
+) -> tuple[str, nn.Module, Weights]:
+    model = build_from_config(config)
+    if not isinstance(model, ImageClassifier):
+        raise UserError(
+            f'{config.filename}: {type(model).__name__} is no detector of mmdet, no '
+            'segmentor of mmseg and no classifier of this package'
+        )
+    weights = fill_from_config(model, config, checkpoint, trust, may_be_random)
+    return Path(config.filename or 'config').stem, model.backbone, weights
+
+
+def _named(
+    name: str,
+    source: str,
+    trust: bool,
+    size: tuple[int, int] | None,
+    num_classes: int | None,
+) -> tuple[nn.Module, Weights]:
+    if source == RANDOM:
+        network = _network(name, {}, num_classes, size)
+        return network, Weights(RANDOM, unfilled=ALL)
+    if num_classes is not None:
+        raise ValueError(
+            f'num_classes={num_classes}: for random weights; the number of classes is '
+            f'that of {source}'
+        )
     content = read_checkpoint(resolve_source(source), trust=trust)
-    weights = without_wrappers(unwrap(content, source)[1])
+    network = _network(name, without_wrappers(unwrap(content, source)[1]), None, size)
     if name.startswith(TIMM):
-        network = _timm_network(name.removeprefix(TIMM), weights, size)
         load_timm(network, content, source)
     else:
-        network = create_model(name, num_classes=_last_size(weights))
         load_weights(network, content, trust=trust, name=source)
-    if classes and len(classes) != network.num_classes:
+    return network, Weights(source, content)
+
+
+def _checked_classes(
+    name: str, given: Sequence[str], weights: Weights, count: int
+) -> tuple[str, ...]:
+    """Return the names of the classes: those given, or else in the checkpoint.
+
+    Raises:
+        ValueError: If there are more or fewer than classes.
+    """
+    if given and len(given) != count:
         raise ValueError(
-            f'{len(classes)} class names, but {source} is for {network.num_classes} '
+            f'{len(given)} class names, but {name} ({weights.source}) has {count} '
             'classes; give one name for each'
         )
-    classes = tuple(classes) or recorded_classes(content)
-    if classes and len(classes) != network.num_classes:
+    classes = tuple(given) or recorded_classes(weights.content)
+    if classes and len(classes) != count:
         raise CheckpointError(
-            f'{source}: names {len(classes)} classes, but its weights are for '
-            f'{network.num_classes}'
+            f'{weights.source}: names {len(classes)} classes, but its weights are for '
+            f'{count}'
         )
-    meta = content.get('meta')
-    recorded = recorded_settings(meta) if isinstance(meta, Mapping) else None
-    settings = evaluation_settings(name) if recorded is None else recorded
-    return KnownClassifier(name, source, network.eval(), settings, classes)
+    return classes
 
 
 def check_name(name: str) -> None:
@@ -136,21 +220,29 @@ def _check_timm(name: str) -> None:
         )
 
 
-def default_source(name: str) -> str:
-    """Return where a model's published weights are, for `resolve_source`."""
+def _network(
+    name: str,
+    weights: Mapping[str, Tensor],
+    num_classes: int | None,
+    size: tuple[int, int] | None,
+) -> nn.Module:
+    """Build a network for weights; without any, for a number of classes or its own."""
     if name.startswith(TIMM):
-        return f'timm://{name.removeprefix(TIMM)}'
-    return f'zoo://{name}'
+        return _timm_network(name.removeprefix(TIMM), weights, num_classes, size)
+    return create_model(name, num_classes=num_classes or _last_size(weights))
 
 
 def _timm_network(
-    name: str, weights: Mapping[str, Tensor], size: tuple[int, int] | None
+    name: str,
+    weights: Mapping[str, Tensor],
+    num_classes: int | None,
+    size: tuple[int, int] | None,
 ) -> nn.Module:
     published = get_pretrained_cfg(name)
     layers = published.classifier
     layer = layers if isinstance(layers, str) or not layers else layers[0]
     weight = weights.get(f'{layer}.weight')
-    count = published.num_classes if weight is None else len(weight)
+    count = num_classes or (published.num_classes if weight is None else len(weight))
     if not count:
         raise ValueError(f'timm/{name} gives features, not classes')
     other = size and published.fixed_input_size and size != published.input_size[1:]

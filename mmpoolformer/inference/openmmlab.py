@@ -14,10 +14,9 @@ from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
 from numpy import ndarray
 from torch import nn
 
-from mmpoolformer.checkpoints import read_checkpoint, resolve_source
 from mmpoolformer.checkpoints.errors import shown
-from mmpoolformer.checkpoints.loading import fill_model
 from mmpoolformer.engine.config import task_scope
+from mmpoolformer.inference.weights import fill_from_config
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.images import PictureError, blamed_on
 from mmpoolformer.visual.drawing import class_colours, shown_bands
@@ -38,6 +37,7 @@ class OpenMMLabModel:
         colours: Of the classes, uint8 (K, 3).
         loader: The step of the config that reads its pictures, where they are not
             read as RGB of 8 bits: of other bands, more bits, or in a format of its own.
+        unfilled: Which weights are random, in words; empty if none.
     """
 
     title: str
@@ -46,6 +46,7 @@ class OpenMMLabModel:
     classes: Sequence[str]
     colours: ndarray
     loader: BaseTransform | None = None
+    unfilled: str = ''
 
     def read(self, path: str) -> ndarray:
         """Read a picture file by the config's own step, as `prepare` takes it then.
@@ -96,47 +97,50 @@ class OpenMMLabModel:
 
 
 def load_openmmlab(
-    config: Config, checkpoint: str | None = None, trust: bool = False
+    config: Config,
+    checkpoint: str | os.PathLike | None = None,
+    trust: bool = False,
+    classes: Sequence[str] = (),
+    may_be_random: bool = False,
 ) -> OpenMMLabModel:
     """Make the model of a config ready.
 
     Args:
         config: A config of mmdet's or mmseg's, with `test_dataloader`.
-        checkpoint: Weights of the whole model; `None` leaves them random, which the
-            title says.
+        checkpoint: Weights of the whole model, see `fill_from_config`.
         trust: See `read_checkpoint`.
+        classes: Names of the classes, in place of those in the checkpoint or config.
+        may_be_random: See `fill_from_config`.
 
     Raises:
-        ValueError: If the config is of another kind, or the checkpoint can't be read.
+        ValueError: If the checkpoint can't be read, or the classes are of another
+            number.
         UserError: If the checkpoint does not fill the model.
     """
-    scope = task_scope(config)
-    if scope not in ('mmdet', 'mmseg'):
-        raise ValueError(
-            f'default_scope={scope!r}: neither a detector nor a segmentor; '
-            'give classifiers by --model'
-        )
     model = build_from_config(config)
-    content = {}
-    if checkpoint is not None:
-        path = os.path.expanduser(checkpoint)
-        content = read_checkpoint(resolve_source(path), trust=trust)
-        fill_model(model, content, str(checkpoint))
+    weights = fill_from_config(model, config, checkpoint, trust, may_be_random)
     dataset = _innermost(config.test_dataloader.dataset)
     steps = [
         dict(step)
         for step in dataset.pipeline
         if _name_of(step['type']) not in ANNOTATION_STEPS
     ]
+    scope = task_scope(config)
     first, steps[0] = steps[0], dict(type=f'{scope}.LoadImageFromNDArray')
     steps[0]['to_float32'] = first.get('to_float32', False)
+    title = Path(config.filename or 'config').stem
     with DefaultScope.overwrite_default_scope(scope):
         loader = None if _reads_colours(first) else TRANSFORMS.build(first)
         pipeline = Compose(steps)
-        classes, colours = _class_names(content, dataset, model)
-    name = Path(config.filename).stem
-    title = name if checkpoint else f'{name} (random)'
-    return OpenMMLabModel(title, model, pipeline, classes, colours, loader)
+        names, colours = _class_names(weights.content, dataset, model)
+    if classes and len(classes) != len(names):
+        raise ValueError(
+            f'{len(classes)} class names, but {title} has {len(names)} classes; give '
+            'one name for each'
+        )
+    names = tuple(classes) or names
+    unfilled = weights.unfilled
+    return OpenMMLabModel(title, model, pipeline, names, colours, loader, unfilled)
 
 
 def _innermost(dataset: Mapping) -> Mapping:

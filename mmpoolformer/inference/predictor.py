@@ -44,8 +44,9 @@ class Predictor:
     Args:
         model: A config (its file, or what is in it) of a detector, segmentor or
             classifier; or the name of a classifier, see `load_classifier`.
-        checkpoint: The weights: a path, a URL, `zoo://NAME` or `timm://NAME`. None is
-            for names alone: the published weights, which are downloaded.
+        checkpoint: The weights: a path, a URL, `zoo://NAME`, `timm://NAME`, or
+            `'random'`. None stands for a name's published weights, which are
+            downloaded, and for what a config names itself, see `fill_from_config`.
         device: Where to compute.
         trust: See `read_checkpoint`.
         classes: Names of the classes in the order of the labels, in place of those in
@@ -56,6 +57,7 @@ class Predictor:
             `'semantic segmentation'`.
         title: The config's or model's name.
         classes: Names of the classes.
+        unfilled: Which weights are random, in words; empty if none.
         colours: Of the classes, uint8 (K, 3).
         network: The model, or of classifiers the network from images (B, 3, H, W) to
             logits.
@@ -74,17 +76,12 @@ class Predictor:
         trust: bool = False,
         classes: Sequence[str] = (),
     ) -> None:
-        checkpoint = None if checkpoint is None else str(checkpoint)
-        self._engine = load_engine(model, checkpoint, trust)
+        self._engine = load_engine(model, checkpoint, trust, classes)
         self.network = self._engine.network.to(device).eval()
         self.task = self._engine.task
         self.title = self._engine.title
-        self.classes = tuple(classes or self._engine.classes)
-        if len(self.classes) != len(self._engine.classes):
-            raise ValueError(
-                f'{len(self.classes)} class names, but {self.title} has '
-                f'{len(self._engine.classes)} classes; give one name for each'
-            )
+        self.unfilled = self._engine.unfilled
+        self.classes = tuple(self._engine.classes)
         self.colours = self._engine.colours
         self.lock = threading.RLock()
 

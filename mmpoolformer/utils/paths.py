@@ -1,8 +1,12 @@
-"""Where the package's configs lie, installed or in a clone of the repository."""
+"""Where configs lie, and how users name models and weights."""
 
+from os import PathLike
 from pathlib import Path
 
 from mmpoolformer.utils.text import nearest
+
+# In place of a checkpoint, for no weights at all.
+RANDOM = 'random'
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -56,3 +60,8 @@ def config_path(name: str) -> Path:
         return path
     known = list_configs()
     raise ValueError(f'no config {name!r}: did you mean {nearest(relative, known)}?')
+
+
+def is_config(model: str | PathLike) -> bool:
+    """Tell whether a model is given by a config file, not by a name."""
+    return Path(model).suffix in ('.py', '.json', '.yaml', '.yml')

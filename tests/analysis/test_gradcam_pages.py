@@ -15,14 +15,14 @@ from mmpoolformer.analysis.gradcam import METHODS
 from mmpoolformer.analysis.gradcam_pages import (
     CLASSIFIED_WIDTH,
     WHOLE_WIDTH,
-    Classifier,
     Picture,
     Settings,
+    _class_number,
     classification_page,
     config_page,
-    load_classifier,
     read_picture,
 )
+from mmpoolformer.inference.adapters import ClassifierEngine, load_engine
 from mmpoolformer.inference.openmmlab import load_openmmlab
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.visual.drawing import GAP
@@ -46,10 +46,6 @@ class Colours(nn.Module):
         return self.stem(x).mean((2, 3))[:, [0, 2]]
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
-
-
 @pytest.fixture
 def halves() -> Picture:
     """A picture whose left half is red and whose right half is blue."""
@@ -59,10 +55,10 @@ def halves() -> Picture:
 
 
 @pytest.fixture
-def classifier() -> Classifier:
-    model = Colours().eval()
-    ones = (1.0, 1.0, 1.0)
-    return Classifier('colours', model, to_tensor, (0.0,) * 3, ones, ('red', 'blue'))
+def classifier() -> ClassifierEngine:
+    settings = dict(input_size=(3, 128, 256), crop_pct=1.0)
+    settings |= dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return ClassifierEngine('colours', Colours().eval(), settings, ('red', 'blue'))
 
 
 def panel(page: np.ndarray, column: int) -> np.ndarray:
@@ -72,7 +68,7 @@ def panel(page: np.ndarray, column: int) -> np.ndarray:
 
 @pytest.mark.parametrize(('category', 'side'), [(0, 'left'), ('blue', 'right')])
 def test_panel_is_hot_where_the_class_is(
-    halves: Picture, classifier: Classifier, category: int | str, side: str
+    halves: Picture, classifier: ClassifierEngine, category: int | str, side: str
 ) -> None:
     settings = Settings(category=category, layer='stem')
     page = classification_page([halves], [classifier, classifier], settings)
@@ -88,7 +84,7 @@ def test_panel_is_hot_where_the_class_is(
     assert (2 * cold - under_cold)[0] < 60
 
 
-def test_every_picture_is_a_row(halves: Picture, classifier: Classifier) -> None:
+def test_every_picture_is_a_row(halves: Picture, classifier: ClassifierEngine) -> None:
     done = []
     settings = Settings(layer='stem')
     one = classification_page([halves], [classifier], settings)
@@ -107,7 +103,7 @@ def test_every_picture_is_a_row(halves: Picture, classifier: Classifier) -> None
     ],
 )
 def test_unknown_class(
-    halves: Picture, classifier: Classifier, category: str, message: str
+    halves: Picture, classifier: ClassifierEngine, category: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         classification_page(
@@ -125,16 +121,17 @@ def test_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     assert np.array_equal(read_picture(tmp_path / 'turned.png').pixels, upright)
 
 
-def test_classifier_sees_what_it_was_made_for() -> None:
-    ready = load_classifier('timm/resnet18', num_classes=1000)
-    assert ready.title == 'timm/resnet18 (random)'
-    assert ready.classes[281] == 'tabby' and len(ready.classes) == 1000
-    seen = ready.transform(Image.new('RGB', (400, 300), (124, 116, 104)))
+def test_classifier_sees_what_it_was_made_for(halves: Picture) -> None:
+    ready = load_engine('timm/resnet18', 'random')
+    seen = ready.prepare(np.full((300, 400, 3), (124, 116, 104), np.uint8))
     assert seen.shape == (3, 224, 224)
     assert seen.abs().max() < 0.01  # ImageNet's mean colour becomes 0
-    small = load_classifier('poolformer_s12', num_classes=3, size=(64, 96))
-    assert small.transform(Image.new('RGB', (400, 300))).shape == (3, 64, 96)
-    assert list(small.classes) == ['class 0', 'class 1', 'class 2']
+    # Among ImageNet's synonyms, the first alone will do.
+    for category in ('tabby', 'tabby, tabby cat', 281):
+        assert _class_number(category, ready.classes) == 281
+    small = load_engine('poolformer_s12', 'random', size=(64, 96), num_classes=3)
+    assert small.prepare(halves.pixels).shape == (3, 64, 96)
+    assert list(small.classes) == ['0', '1', '2']
 
 
 CONFIG = """test_dataloader = dict(
@@ -155,23 +152,23 @@ def test_classifier_is_prepared_as_its_checkpoint_says(
     classes: tuple[str, ...], tmp_path: Path
 ) -> None:
     weights = save_classifier(tmp_path / 'a.pth', classes)
-    ready = load_classifier('poolformer_s12', str(tmp_path / 'a.pth'))
+    ready = load_engine('poolformer_s12', str(tmp_path / 'a.pth'))
     assert (ready.title, tuple(ready.classes)) == ('poolformer_s12', classes)
     assert torch.equal(
-        ready.model.state_dict()['head.fc.bias'], weights['head.fc.bias']
+        ready.network.state_dict()['head.fc.bias'], weights['head.fc.bias']
     )
-    seen = ready.transform(Image.new('RGB', (90, 90), (255, 0, 51)))
+    seen = ready.prepare(np.full((90, 90, 3), (255, 0, 51), np.uint8))
     assert seen.shape == (3, 64, 64)
     expected = torch.tensor([1.0, -0.5, -0.6]).view(3, 1, 1).expand_as(seen)
     torch.testing.assert_close(seen, expected, atol=1e-6, rtol=0)
-    other = load_classifier('poolformer_s12', str(tmp_path / 'a.pth'), size=(32, 96))
-    assert other.transform(Image.new('RGB', (90, 90))).shape == (3, 32, 96)
+    other = load_engine('poolformer_s12', str(tmp_path / 'a.pth'), size=(32, 96))
+    assert other.prepare(np.zeros((90, 90, 3), np.uint8)).shape == (3, 32, 96)
 
 
 def test_another_number_of_classes_than_the_checkpoint_has(tmp_path: Path) -> None:
     save_classifier(tmp_path / 'a.pth', ('apple', 'cherry'))
-    with pytest.raises(ValueError, match=r'2 classes, not 5: leave out --num-classes'):
-        load_classifier('poolformer_s12', str(tmp_path / 'a.pth'), num_classes=5)
+    with pytest.raises(ValueError, match=r'num_classes=5: for random weights'):
+        load_engine('poolformer_s12', str(tmp_path / 'a.pth'), num_classes=5)
 
 
 # ------------------------------------------------------------- whole models
@@ -196,9 +193,9 @@ def test_detector_draws_a_map_for_each_box(
     config = load('detection')
     config.model.test_cfg.score_thr = 0.0
     torch.manual_seed(0)
-    whole = load_openmmlab(config)
+    whole = load_openmmlab(config, 'random')
     assert whole.classes == ('square', 'disc')
-    assert whole.title == 'detection (random)'
+    assert (whole.title, whole.unfilled) == ('detection', 'all weights')
     page = config_page([halves], [whole], Settings(score_thr=0.0, top=2))
     assert page.shape[1] == 3 * (WHOLE_WIDTH + GAP) + GAP
     nothing = config_page([halves], [whole], Settings(score_thr=1.1))
@@ -209,7 +206,7 @@ def test_segmentor_draws_a_map_for_each_region(
     load: Callable[[str], Config], halves: Picture
 ) -> None:
     torch.manual_seed(0)
-    whole = load_openmmlab(load('segmentation'))
+    whole = load_openmmlab(load('segmentation'), 'random')
     assert whole.classes == ('square', 'disc', 'background')
     page = config_page([halves], [whole], Settings(category='disc'))
     assert page.shape[1] == 2 * (WHOLE_WIDTH + GAP) + GAP
@@ -227,15 +224,9 @@ def test_weights_of_the_whole_model_are_loaded(
     saved['meta']['dataset_meta']['classes'] = classes
     torch.save(saved, tmp_path / 'w.pth')
     whole = load_openmmlab(config, str(tmp_path / 'w.pth'))
-    assert whole.classes == classes and whole.title == 'detection'
+    assert (whole.classes, whole.unfilled) == (classes, '')
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
-
-
-def test_other_configs_are_refused() -> None:
-    config = Config(dict(default_scope='mmengine', model={}))
-    with pytest.raises(ValueError, match="'mmengine': neither a detector nor"):
-        load_openmmlab(config)
 
 
 # ----------------------------------------------------------------- the tool
@@ -248,20 +239,28 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     for name in ('a.png', 'b.png'):
         Image.new('RGB', (90, 60), (200, 30, 30)).save(folder / name)
     (folder / 'text.png').write_text('no picture')
-    model = ['--model', 'poolformer_s12']
+    model = ['--model', 'poolformer_s12', '--checkpoint', 'random']
     quick = [*model, '--num-classes', 2, '--size', 64]
+    detector = ['--config', 'detection.py', '--checkpoint', 'random']
+    (folder / 'names.txt').write_text('ant\nbee\ncat\n')
     commands = {
         'two': [
-            *('a.png', 'b.png', '--model', 'poolformer_s12', 'resnet18'),
+            *('a.png', 'b.png', '--model', 'poolformer_s12', 'timm/resnet18'),
+            *('--checkpoint', 'random', 'random', '--classes', 'names.txt'),
             *('--num-classes', 3, '--size', 64, '--method', 'gradcam++'),
-            *('--class', 1, '--out', 'x/two.png'),
+            *('--class', 'bee', '--out', 'x/two.png'),
         ],
         'detector': [
             *('a.png', '--config', 'detection.py', '--score-thr', 0),
             *('--out', 'detector.png'),
         ],
-        'neither': ['a.png'],
-        'both': ['a.png', *model, '--config', 'detection.py'],
+        'mixed': [
+            *('a.png', '--model', 'poolformer_s12', 'detection.py'),
+            *('--checkpoint', 'random', 'random'),
+        ],
+        'size': ['a.png', *detector, '--size', 64],
+        'classes': ['a.png', *model, '--classes', 'names.txt'],
+        'count': ['a.png', *model[:2], '--num-classes', 2],
         'no file': ['nothere.png', *model],
         'no config': ['a.png', '--config', 'nothere.py'],
         'no picture': ['text.png', *quick],
@@ -270,7 +269,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
         'class': ['a.png', *quick, '--class', 2],
         'layer': ['a.png', *quick, '--layer', 'stage.1'],
         'weights': ['a.png', *quick, '--checkpoint', 'x.pth', 'y.pth'],
-        'no weights': ['a.png', *quick, '--checkpoint', 'x.pth'],
+        'no weights': ['a.png', *model, '--checkpoint', 'x.pth'],
         'out': ['a.png', *quick, '--out', 'x.gif'],
         'threshold': ['a.png', '--config', 'detection.py', '--score-thr', 2],
     }
@@ -280,9 +279,11 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 def test_tool_writes_the_page(outcomes: dict) -> None:
     assert outcomes['two']['code'] == 0
-    assert 'poolformer_s12 has random weights' in outcomes['two']['err']
+    assert 'poolformer_s12: all weights are random' in outcomes['two']['err']
     with Image.open(outcomes['folder'] / 'x/two.png') as page:
         assert page.width == 3 * (CLASSIFIED_WIDTH + GAP) + GAP
+    # The config names no weights, which is said.
+    assert 'detection: all weights are random' in outcomes['detector']['err']
     assert outcomes['detector']['code'] == 0
     with Image.open(outcomes['folder'] / 'detector.png') as page:
         assert page.width >= WHOLE_WIDTH + 2 * GAP
@@ -291,17 +292,19 @@ def test_tool_writes_the_page(outcomes: dict) -> None:
 @pytest.mark.parametrize(
     ('mistake', 'code', 'message'),
     [
-        ('neither', 2, 'give either --model or --config'),
-        ('both', 2, 'give either --model or --config'),
+        ('mixed', 1, 'do not share a page'),
+        ('size', 1, 'is for classifiers'),
+        ('classes', 1, '3 class names, but poolformer_s12 (random) has 1000 classes'),
+        ('count', 2, '--num-classes 2: for named models with --checkpoint random'),
         ('no file', 2, 'nothere.png: no such file'),
-        ('no config', 2, 'nothere.py: no such file'),
+        ('no config', 2, 'nothere.py: no such config file'),
         ('no picture', 1, 'text.png: can not be read as a picture'),
         ('name', 1, 'did you mean poolformer_s'),
         ('method', 1, "no method 'GardCAM': choose from GradCAM"),
         ('class', 1, 'give a name or a number from 0 to 1'),
         ('layer', 1, "no layer 'stage.1' in the model, which has stem, stages"),
         ('weights', 2, '2 weights for 1 models'),
-        ('no weights', 1, 'x.pth'),
+        ('no weights', 2, 'x.pth: no such checkpoint'),
         ('out', 2, 'must end in .png'),
         ('threshold', 2, 'must be from 0 to 1'),
     ],

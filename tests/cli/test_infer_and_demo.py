@@ -62,6 +62,7 @@ def demo_mistakes(models: Models, port: int) -> dict[str, list]:
     return {
         'nothing to show': [DEMO],
         'no weights': [DEMO, config],
+        'both weights': [DEMO, f'{config}:{weights}', '--checkpoint', weights],
         'no such config': [DEMO, f'no.py:{weights}'],
         'no such checkpoint': [DEMO, f'{config}:no.pth'],
         'no model': [DEMO, f':{weights}'],
@@ -81,7 +82,10 @@ def commands(models: Models) -> dict[str, list]:
     return {
         'boxes': [*detection, 'in', 'clip.avi', '--out', 'boxes', '--score-thr', 0.7],
         'all': [*detection, 'in/*.png', '--out', 'all', '--score-thr', 0],
-        'masks': [*model('masks'), 'in/0.png', 'in/1.png', '--out', 'masks'],
+        'masks': [
+            *(INFER, models.config('masks'), 'in/0.png', 'in/1.png'),
+            *('--checkpoint', models.checkpoint('masks'), '--out', 'masks'),
+        ],
         'labels': [
             *(*model('segmentation'), 'in/0.png', 'in/3.png', 'clip.avi'),
             *('--out', 'labels', '--batch-size', 3),
@@ -98,6 +102,7 @@ def commands(models: Models) -> dict[str, list]:
         'no config': [INFER, 'no.py', weights, 'in', '--out', 'none'],
         'no checkpoint': [INFER, models.config('masks'), 'no.pth', 'in', '--out', 'x'],
         'other model': [INFER, models.config('masks'), weights, 'in', '--out', 'none'],
+        'no weights here': [*detection[:2], 'in', '--out', 'none'],
         'no input': [*detection, 'nothere', '--out', 'none'],
         'no picture': [*detection, 'empty', '--out', 'none'],
         'full': [*detection, 'in', '--out', 'full'],
@@ -286,6 +291,7 @@ def test_broken_inputs_are_named_and_the_others_done(
         ('no config', 2, 'no.py: no such config file'),
         ('no checkpoint', 2, 'no.pth: no such checkpoint'),
         ('other model', 1, 'detection.pth: tensors of another shape'),
+        ('no weights here', 1, 'names no weights of the whole model'),
         ('no input', 1, 'nothere: no such picture or folder'),
         ('no picture', 1, 'empty: no picture there'),
         ('full', 2, '--out full: is not empty'),
@@ -294,7 +300,8 @@ def test_broken_inputs_are_named_and_the_others_done(
         ('batch', 2, '--batch-size 0: give a number from 1'),
         ('device', 2, '--device cuda:77: not here'),
         ('nothing to show', 1, 'run `make quickstart`'),
-        ('no weights', 2, 'say which weights, as in'),
+        ('no weights', 1, 'names no weights of the whole model (load_from): give'),
+        ('both weights', 2, '--checkpoint: give it or MODEL_OR_CONFIG:CKPT'),
         ('no such config', 2, 'no.py: no such config file'),
         ('no such checkpoint', 2, 'no.pth: no such checkpoint'),
         ('no model', 2, 'write MODEL_OR_CONFIG:CKPT'),

@@ -258,7 +258,7 @@ def test_predictions_of_a_training_have_its_names(outcomes: dict) -> None:
         ('no timm', 2, ["'timm/nothing'"]),
         ('no data', 1, ['nowhere: no such folder']),
         ('empty data', 1, ['empty: no picture in class folders']),
-        ('no file', 1, ["no checkpoint file 'no.pth'"]),
+        ('no file', 2, ['no.pth: no such checkpoint']),
         ('no folder', 2, ['--checkpoints no: no such folder']),
         ('no weights', 1, ['empty: no checkpoint poolformer_s12.pth', 'more']),
         ('one missing', 1, ['weights: no checkpoint caformer_s18.pth']),

@@ -39,18 +39,25 @@ def stop(parser: argparse.ArgumentParser, *_: object) -> None:
 
 
 @pytest.fixture(scope='module')
-def options() -> dict[str, set[str]]:
-    """The options of each command."""
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, 'parse_args', stop)
+        for name in ('parse_args', 'parse_intermixed_args'):
+            patch.setattr(argparse.ArgumentParser, name, stop)
         for command in COMMANDS:
             module = import_module(f'mmpoolformer.cli.{command.replace("-", "_")}')
             start = getattr(module, 'parse', module.main)
             with pytest.raises(Parsed) as caught:
                 start([])
-            found[command] = set(caught.value.args[0]._option_string_actions)
+            found[command] = caught.value.args[0]
     return found
+
+
+@pytest.fixture(scope='module')
+def options(parsers: dict[str, argparse.ArgumentParser]) -> dict[str, set[str]]:
+    """The options of each command."""
+    return {name: set(one._option_string_actions) for name, one in parsers.items()}
 
 
 @cache
@@ -145,6 +152,32 @@ def test_options_in_messages_are_those_of_a_tool_that_prints_them(
         for name in unknown(text, able, options)
     }
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ('option', 'commands'),
+    [
+        ('--checkpoint', 'predict validate demo infer export gradcam'),
+        ('--classes', 'predict validate infer gradcam'),
+        ('--num-classes', 'export gradcam'),
+        ('--trust-checkpoint', 'train test predict validate demo infer export gradcam'),
+    ],
+)
+def test_an_option_means_the_same_in_every_command(
+    option: str, commands: str, parsers: dict[str, argparse.ArgumentParser]
+) -> None:
+    found = {
+        name: parser._option_string_actions[option]
+        for name, parser in parsers.items()
+        if option in parser._option_string_actions
+    }
+    assert set(commands.split()) <= set(found)
+    several = ' of each model, in order'  # of commands that take several models
+    meanings = {
+        (one.metavar, one.default, one.help.replace(several, ''))
+        for one in found.values()
+    }
+    assert len(meanings) == 1
 
 
 def test_tools_that_read_checkpoints_can_trust_them(

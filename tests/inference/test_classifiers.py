@@ -117,7 +117,7 @@ def test_given_class_names_replace_those_of_the_file(tmp_path: Path) -> None:
     names = tuple('fedcba')
     known = load_classifier('poolformer_s12', tmp_path / 'epoch_1.pth', classes=names)
     assert known.classes == names
-    with pytest.raises(ValueError, match=r'2 class names, but .* is for 6 classes'):
+    with pytest.raises(ValueError, match=r'2 class names, but .* has 6 classes'):
         load_classifier('poolformer_s12', tmp_path / 'epoch_1.pth', classes=('a', 'b'))
 
 

@@ -303,7 +303,7 @@ def test_palettes_come_from_the_config(models: Models) -> None:
 @pytest.mark.slow
 def test_what_can_not_be_used(models: Models, tmp_path: Path) -> None:
     config = models.config('detection')
-    with pytest.raises(UserError, match='needs a checkpoint'):
+    with pytest.raises(UserError, match='names no weights of the whole model'):
         Predictor(config)
     with pytest.raises(UserError, match=r'nothere\.py: no such config'):
         Predictor('nothere.py', models.checkpoint('detection'))

@@ -11,10 +11,10 @@ from threading import Event
 from mmpoolformer.apps.pretrain_demo import CLASSIFIER, PretrainDemo
 from mmpoolformer.apps.quickstart import CONFIG, Quickstart
 from mmpoolformer.engine.hooks.checkpoint import last_named
-from mmpoolformer.inference.adapters import is_config
 from mmpoolformer.inference.predictor import Predictor
+from mmpoolformer.inference.weights import tell_random
 from mmpoolformer.utils.devices import choose_device
-from mmpoolformer.utils.errors import UsageError, UserError, blame
+from mmpoolformer.utils.errors import UserError, blame
 from mmpoolformer.utils.text import distinct
 
 ENDINGS = ('SIGINT', 'SIGTERM', 'SIGHUP')
@@ -28,12 +28,13 @@ def serve(args: Namespace) -> None:
         UserError: If a model can't be used, the port is taken, or Gradio is missing.
     """
     page = _import_page()
-    models = [split_model(text) for text in args.models] or trained_models()
+    models = args.models or trained_models()
     device = choose_device(args.device)
     predictors = {}
     for model, checkpoint in models:
         with blame('', (OSError, ValueError)):
             one = Predictor(model, checkpoint, device, args.trust_checkpoint)
+        tell_random(one.title, one.unfilled)
         title = distinct(one.title, {name.casefold() for name in predictors})
         predictors[title] = one
     limits = page.Limits(args.max_megabytes, round(args.max_megapixels * 1e6))
@@ -78,24 +79,6 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
-
-
-def split_model(text: str) -> tuple[str, str | None]:
-    """Return model and checkpoint of `MODEL_OR_CONFIG[:CKPT]`.
-
-    Raises:
-        UsageError: If either is missing.
-    """
-    model, _, checkpoint = text.partition(':')
-    if not model:
-        raise UsageError(f'{text!r}: write MODEL_OR_CONFIG:CKPT')
-    if is_config(model) and not Path(model).is_file():
-        raise UsageError(f'{model}: no such config file')
-    if is_config(model) and not checkpoint:
-        raise UsageError(f'{model}: say which weights, as in {model}:CKPT')
-    if checkpoint and '://' not in checkpoint and not Path(checkpoint).exists():
-        raise UsageError(f'{checkpoint}: no such checkpoint')
-    return model, checkpoint or None
 
 
 def trained_models() -> list[tuple[str, str]]:
