@@ -20,25 +20,9 @@ class SeededSampler(DefaultSampler):
         shuffle: Whether the order changes with every epoch.
         seed: The run's seed.
         round_up: Whether indices are repeated so that all processes get as many.
-        multiple_of: Indices of an epoch and process are cut to a multiple of this, for
-            epochs of whole steps; 1 keeps them all.
-
-    Raises:
-        ValueError: If no index is left.
     """
 
     gives_places = True
-
-    def __init__(
-        self,
-        dataset: Sized,
-        shuffle: bool = True,
-        seed: int | None = None,
-        round_up: bool = True,
-        multiple_of: int = 1,
-    ) -> None:
-        super().__init__(dataset, shuffle, seed, round_up)
-        self.num_samples = whole_steps(self.num_samples, multiple_of)
 
     def __iter__(self) -> Iterator[Place]:
         """Give (index, seed, epoch, place in the epoch) for each picture."""
@@ -56,10 +40,6 @@ class RepeatedSampler(RepeatAugSampler):
         shuffle: Whether the order changes with every epoch.
         seed: The run's seed; the augmentation depends on it, the order (timm's) on the
             epoch alone.
-        multiple_of: See `SeededSampler`.
-
-    Raises:
-        ValueError: If no index is left.
     """
 
     gives_places = True
@@ -70,13 +50,11 @@ class RepeatedSampler(RepeatAugSampler):
         num_repeats: int = 3,
         shuffle: bool = True,
         seed: int | None = None,
-        multiple_of: int = 1,
     ) -> None:
         rank, world_size = get_dist_info()
         super().__init__(dataset, world_size, rank, shuffle, num_repeats)
         self.world_size = world_size
         self.seed = sync_random_seed() if seed is None else seed
-        self.num_selected_samples = whole_steps(self.num_selected_samples, multiple_of)
 
     def __iter__(self) -> Iterator[Place]:
         """Give (index, seed, epoch, place in the epoch) for each picture."""
@@ -90,18 +68,3 @@ def placed(
     for i, index in zip(range(len(sampler)), indices, strict=False):
         place = i * sampler.world_size + sampler.rank
         yield index, sampler.seed, sampler.epoch, place
-
-
-def whole_steps(samples: int, multiple_of: int) -> int:
-    """Return the largest multiple that is not above the number of samples.
-
-    Raises:
-        ValueError: If that is 0.
-    """
-    kept = samples // multiple_of * multiple_of
-    if kept == 0:
-        raise ValueError(
-            f'{samples} pictures for each process are fewer than the {multiple_of} of '
-            'one step (batch size x accumulation): make the batch smaller'
-        )
-    return kept

@@ -44,8 +44,6 @@ READ_BESIDE = {
     'tta_pipeline',
 }
 RESTARTS = 'TORCHELASTIC_RESTART_COUNT'  # set by torchrun
-# Samplers that can cut an epoch to whole steps.
-ALIGNED_SAMPLERS = ('mmpoolformer.SeededSampler', 'mmpoolformer.RepeatedSampler')
 LITERALS = ('"', "'", '{', '[', '(')  # what they start with
 # Packages of the dense tasks, with what of ours installs them.
 EXTRAS = {'mmdet': 'det', 'mmseg': 'seg'}
@@ -324,16 +322,3 @@ def use_amp(config: Config) -> None:
         raise UserError(f'--amp: can not be added to optim_wrapper.type={kind}')
     config.optim_wrapper.type = 'AmpOptimWrapper'
     config.optim_wrapper.setdefault('loss_scale', 'dynamic')
-
-
-def align_epochs(config: Config) -> None:
-    """Let an epoch end with a step of the optimizer where gradients are accumulated.
-
-    A checkpoint holds no gradients: batches that wait for their step at the end of an
-    epoch would be lost to a run that resumes there. Done for this package's samplers.
-    """
-    accumulated = config.optim_wrapper.get('accumulative_counts', 1)
-    sampler = config.train_dataloader.get('sampler')
-    kind = sampler.get('type') if isinstance(sampler, dict) else None
-    if accumulated > 1 and kind in ALIGNED_SAMPLERS:
-        sampler.multiple_of = accumulated * config.train_dataloader.batch_size

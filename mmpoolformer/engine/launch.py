@@ -186,7 +186,6 @@ def _prepare_config(args: Namespace, config: Config) -> list[Path]:
         settings.use_auto_scale_lr(config)
     older = settings.use_resume(config, args.resume)
     settings.check_weights(config)
-    settings.align_epochs(config)
     if args.check:
         check_before_training(config)
     return older

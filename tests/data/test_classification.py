@@ -99,16 +99,11 @@ def test_worker_processes_change_nothing(folder: Path, workers: int) -> None:
         assert torch.equal(one, other)
 
 
-def test_sampler_gives_every_picture_once_and_whole_steps(folder: Path) -> None:
+def test_sampler_gives_every_picture_once_with_its_place(folder: Path) -> None:
     data = TimmDataset(str(folder), 'train', transform=EVALUATION)
     places = list(SeededSampler(data, seed=4))
     assert sorted(index for index, *_ in places) == list(range(12))
     assert [place for *_, place in places] == list(range(12))
-    cut = SeededSampler(data, seed=4, multiple_of=5)
-    assert len(cut) == 10
-    assert list(cut) == places[:10]
-    with pytest.raises(ValueError, match='fewer than the 16 of one step'):
-        SeededSampler(data, seed=4, multiple_of=16)
 
 
 def test_tar_files_are_read_too(folder: Path, tmp_path: Path) -> None:

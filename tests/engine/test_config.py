@@ -10,7 +10,6 @@ from tiny_data import ROOT
 
 from mmpoolformer.engine import config as settings
 from mmpoolformer.engine.config import (
-    align_epochs,
     check_weights,
     load_config,
     merge_options,
@@ -168,29 +167,6 @@ def test_amp_keeps_what_the_config_says() -> None:
     assert config.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale=512.0)
     with pytest.raises(UserError, match='ApexOptimWrapper'):
         use_amp(Config(dict(optim_wrapper=dict(type='ApexOptimWrapper'))))
-
-
-@pytest.mark.parametrize(
-    ('sampler', 'multiple'),
-    [
-        ({'sampler': {'type': 'mmpoolformer.SeededSampler'}}, 12),
-        ({'sampler': {'type': 'mmpoolformer.RepeatedSampler'}}, 12),
-        ({'sampler': {'type': 'DefaultSampler'}}, None),
-        ({'sampler': {'shuffle': True}}, None),
-        ({'sampler': None}, None),
-        ({}, None),
-    ],
-)
-def test_epochs_end_with_a_step_where_the_sampler_can_cut_them(
-    sampler: dict, multiple: int | None
-) -> None:
-    loader = dict(batch_size=4, **sampler)
-    config = Config(
-        dict(optim_wrapper=dict(accumulative_counts=3), train_dataloader=loader)
-    )
-    align_epochs(config)
-    found = config.train_dataloader.get('sampler') or {}
-    assert found.get('multiple_of') == multiple
 
 
 class OwnDetector(RetinaNet):

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.hooks import CheckpointHook
-from tiny_training import STEPS, settings
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import Runner
+from tiny_training import STEPS, settings, train
 from tool_process import ROOT, environment
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
@@ -157,3 +158,31 @@ def test_a_work_dir_that_moved_can_be_resumed(tmp_path: Path) -> None:
     assert names == ['epoch_2.pth', 'iter_7.pth']
     (tmp_path / 'last_checkpoint').write_text('')  # a crash of mmengine's own hook
     assert {path.name for path in resumable(tmp_path)} == {'epoch_2.pth', 'iter_7.pth'}
+
+
+class FailInSecondEpoch(Hook):
+    def before_train_epoch(self, runner: Runner) -> None:
+        if runner.epoch == 1:
+            raise ZeroDivisionError
+
+
+def test_gradients_that_wait_at_the_end_of_an_epoch_are_kept(tmp_path: Path) -> None:
+    """Six batches in an epoch, and a step of the optimizer for every four."""
+    folders = tmp_path / 'whole', tmp_path / 'stopped'
+    for folder in folders:
+        config = settings(folder)
+        config.train_dataloader.sampler = dict(type='DefaultSampler')
+        config.train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=2)
+        config.optim_wrapper.accumulative_counts = 4
+        config.default_hooks.checkpoint.update(by_epoch=True, interval=1)
+        if folder.name == 'stopped':
+            with pytest.raises(ZeroDivisionError):
+                train(config, FailInSecondEpoch())
+        train(config)
+    one, other = (
+        torch.load(folder / 'epoch_2.pth', weights_only=False) for folder in folders
+    )
+    assert one['optimizer']['state'][0]['step'] == 3
+    for part in ('state_dict', 'ema_state_dict'):
+        for key, tensor in one[part].items():
+            assert torch.equal(tensor, other[part][key]), key
