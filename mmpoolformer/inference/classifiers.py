@@ -31,11 +31,10 @@ from mmpoolformer.inference.weights import (
     fill_from_config,
     named_source,
 )
-from mmpoolformer.models import create_model, list_models
-from mmpoolformer.models.from_config import build_from_config
+from mmpoolformer.models import list_models
+from mmpoolformer.models.from_config import build_classifier, build_from_config
 from mmpoolformer.models.timm_models import (
     TIMM,
-    build_timm,
     load_timm,
     without_wrappers,
 )
@@ -227,28 +226,21 @@ def _network(
     size: tuple[int, int] | None,
 ) -> nn.Module:
     """Build a network for weights; without any, for a number of classes or its own."""
-    if name.startswith(TIMM):
-        return _timm_network(name.removeprefix(TIMM), weights, num_classes, size)
-    return create_model(name, num_classes=num_classes or _last_size(weights))
+    count = _timm_classes if name.startswith(TIMM) else _last_size
+    return build_classifier(name, size, num_classes or count(name, weights))
 
 
-def _timm_network(
-    name: str,
-    weights: Mapping[str, Tensor],
-    num_classes: int | None,
-    size: tuple[int, int] | None,
-) -> nn.Module:
-    published = get_pretrained_cfg(name)
+def _timm_classes(name: str, weights: Mapping[str, Tensor]) -> int:
+    published = get_pretrained_cfg(name.removeprefix(TIMM))
     layers = published.classifier
     layer = layers if isinstance(layers, str) or not layers else layers[0]
     weight = weights.get(f'{layer}.weight')
-    count = num_classes or (published.num_classes if weight is None else len(weight))
+    count = published.num_classes if weight is None else len(weight)
     if not count:
-        raise ValueError(f'timm/{name} gives features, not classes')
-    other = size and published.fixed_input_size and size != published.input_size[1:]
-    return build_timm(name, count, options={'img_size': size} if other else None)
+        raise ValueError(f'{name} gives features, not classes')
+    return count
 
 
-def _last_size(weights: Mapping[str, Tensor]) -> int | None:
+def _last_size(_: str, weights: Mapping[str, Tensor]) -> int | None:
     """Return the number of classes that weights are for, None if they don't tell."""
     return next((len(weights[k]) for k in weights if LAST_LAYER.search(k)), None)

@@ -1,7 +1,5 @@
 """Models for the tools of this folder: by name, or whole ones of configs."""
 
-from os import PathLike
-
 import timm
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -10,7 +8,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from mmpoolformer.models import VARIANTS, create_model, list_models
-from mmpoolformer.models.timm_models import TIMM, load_timm
+from mmpoolformer.models.timm_models import TIMM, build_timm
 from mmpoolformer.utils.text import nearest
 
 DEFAULT_SIZE = (224, 224)
@@ -63,39 +61,31 @@ def list_architectures() -> list[str]:
 
 
 def build_classifier(
-    name: str,
-    size: tuple[int, int] | None = None,
-    num_classes: int = 1000,
-    checkpoint: str | PathLike | None = None,
+    name: str, size: tuple[int, int] | None = None, num_classes: int | None = 1000
 ) -> nn.Module:
-    """Build a classifier of this package or of timm.
+    """Build a classifier of this package or of timm, with random weights.
 
     Args:
         name: See `resolve_name`.
         size: Height and width of the images, for models that are built for one size
             alone, such as timm's DeiT. `None` is the model's own.
-        num_classes: Classes.
-        checkpoint: Weights: a path, a URL, `zoo://NAME` or `timm://NAME`. `None` leaves
-            the random initialisation.
+        num_classes: Classes; `None`, for models of this package, is the model's own.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        ValueError: If the name is unknown or the checkpoint does not fit.
+        ValueError: If the name is unknown.
     """
     name = resolve_name(name)
     if not name.startswith(TIMM):
-        return create_model(name, checkpoint, num_classes).eval()
+        return create_model(name, num_classes=num_classes).eval()
     bare = name.removeprefix(TIMM)
-    options = {'num_classes': num_classes}
     known = get_pretrained_cfg(bare)
-    if size and known and known.fixed_input_size and size != tuple(input_size(name)):
-        options['img_size'] = size
-    model = timm.create_model(bare, **options)
-    if checkpoint is not None:
-        load_timm(model, str(checkpoint))
-    return model.eval()
+    fixed = size and known and known.fixed_input_size
+    other = fixed and size != tuple(known.input_size[1:])
+    options = {'img_size': size} if other else None
+    return build_timm(bare, num_classes, options=options).eval()
 
 
 def build_from_config(config: Config) -> nn.Module:
