@@ -288,17 +288,13 @@ def test_opencv_that_is_there_is_the_one_required(
 def test_every_import_is_required(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = requirements(monkeypatch, tmp_path, installed_family())
+    given = requirements(monkeypatch, tmp_path)
     wanted = [*given['install_requires'], *given['extras_require']['all']]
     required = {re.match(r'[\w-]+', x)[0] for x in wanted}
     providers = packages_distributions()
     for name in third_party_imports():
         names = {x.lower().replace('_', '-') for x in providers[name]}
         assert names & required, f'{name} (of {names}) is imported and not required'
-
-
-def installed_family() -> str:
-    return 'originals' if 'mmcv' in packages_distributions()['mmcv'] else 'forks'
 
 
 # Not ours to name: OpenCV has several packages, of which mmcv brings one; torch brings

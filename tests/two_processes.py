@@ -5,14 +5,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
-from torch.distributed import fsdp
-
-HAS_FSDP = hasattr(
-    getattr(fsdp, 'FSDPModule', None), 'set_force_sum_reduction_for_comms'
-)
-with_fsdp = pytest.mark.skipif(not HAS_FSDP, reason='torch is too old for FSDP on CPUs')
 
 
 def in_two_processes(work: Callable[[int], int], meet: Path) -> list[int]:

@@ -39,8 +39,6 @@ FAMILIES = {
 }
 # None of them was recorded or is compared by the exporter.
 SHAPES = ((1, 3, 75, 107), (2, 3, 224, 224), (3, 3, 96, 64))
-HAS_PT2 = hasattr(getattr(torch.export, 'Dim', None), 'DYNAMIC')
-needs_pt2 = pytest.mark.skipif(not HAS_PT2, reason='torch.export needs torch 2.6')
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -140,7 +138,6 @@ def test_torchscript_runs_alone(name, tmp_path):
 
 
 @pytest.mark.slow
-@needs_pt2
 def test_torch_export_runs_alone(tmp_path):
     model = backbone('poolformer_s12').eval()
     export_model(model, tmp_path / 'm.pt2')
@@ -153,7 +150,6 @@ def test_torch_export_runs_alone(tmp_path):
             torch.testing.assert_close(other, one)
 
 
-@needs_pt2
 @pytest.mark.parametrize('name', ['randformer_s12', 'pit', 'caformer_s18_384'])
 def test_torch_export_refuses_windows_but_takes_one_size(name, tmp_path):
     model = backbone(name)
@@ -165,8 +161,8 @@ def test_torch_export_refuses_windows_but_takes_one_size(name, tmp_path):
         assert [one.shape[2:] for one in done.checks] == [(224, 224)] * 3
 
 
-@pytest.mark.skipif(HAS_PT2, reason='this torch has it')
-def test_torch_export_is_refused_where_torch_is_too_old(tmp_path):
+def test_torch_export_is_refused_where_torch_is_too_old(tmp_path, monkeypatch):
+    monkeypatch.delattr('torch.export.Dim')
     with pytest.raises(ValueError, match=r'needs torch 2\.6'):
         export_model(backbone('poolformer_s12'), tmp_path / 'm.pt2')
 
