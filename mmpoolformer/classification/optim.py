@@ -1,6 +1,5 @@
 """timm's optimizers and its rules for weight decay and layer-wise learning rates."""
 
-from mmengine.model import is_model_wrapper
 from mmengine.optim import BaseOptimWrapper, OptimWrapper
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.registry import OPTIM_WRAPPERS
@@ -8,6 +7,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
+from mmpoolformer.checkpoints.loading import unwrapped
 from mmpoolformer.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 from mmpoolformer.utils.text import first_few
 
@@ -47,8 +47,7 @@ class TimmOptimizer:
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the wrapper for a model's parameters."""
-        if is_model_wrapper(model):
-            model = model.module
+        model = unwrapped(model)
         # timm's rules ask the network itself, not the model around it.
         network = getattr(model, 'backbone', model)
         outside = [

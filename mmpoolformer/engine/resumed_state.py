@@ -11,12 +11,12 @@ from numbers import Real
 import numpy as np
 from mmengine.hooks import EMAHook
 from mmengine.logging import HistoryBuffer
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
+from mmpoolformer.checkpoints.loading import unwrapped
 from mmpoolformer.engine.loops import DONE
 from mmpoolformer.engine.resuming import check_files, is_count, is_name, kind, refused
 from mmpoolformer.utils.text import first_few
@@ -60,7 +60,7 @@ def check_resumed(
         if with_schedules and 'param_schedulers' in checkpoint:
             _check_schedules(runner.param_schedulers, checkpoint['param_schedulers'])
         _check_averages(runner, checkpoint)
-        parameters = dict(_inner(runner.model).named_parameters())
+        parameters = dict(unwrapped(runner.model).named_parameters())
         gradients = checkpoint.get('gradients')
         if gradients is not None:
             _check_tensors(gradients, parameters, 'gradients')
@@ -72,10 +72,6 @@ def check_resumed(
 
 class _Wrong(Exception):
     """A part of a checkpoint, and what is wrong with it."""
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 def _need(is_right: bool, part: str, problem: str) -> None:

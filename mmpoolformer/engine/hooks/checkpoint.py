@@ -16,13 +16,13 @@ from mmengine.dist import all_reduce_params, is_main_process, master_only
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn import Parameter
 
 from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
+from mmpoolformer.checkpoints.loading import unwrapped
 from mmpoolformer.engine.distributed import all_true
 from mmpoolformer.engine.fsdp import full_tensor, sharded_like
 from mmpoolformer.engine.resuming import (
@@ -265,9 +265,7 @@ def restore_gradients(runner: Runner, gradients: Mapping[str, Tensor]) -> None:
 
 
 def _parameters(runner: Runner) -> Iterator[tuple[str, Parameter]]:
-    model = runner.model
-    inner = model.module if is_model_wrapper(model) else model
-    return inner.named_parameters()
+    return unwrapped(runner.model).named_parameters()
 
 
 def same_folder(one: str | Path, other: str | Path) -> bool:
