@@ -1,6 +1,7 @@
 """Folders in place of checkpoint files: which files in them hold the weights."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ FILES = ('model.safetensors', 'pytorch_model.safetensors', 'pytorch_model.bin')
 INDICES = tuple(f'{name}.index.json' for name in FILES)
 ENDINGS = ('.safetensors', '.bin', '.pth', '.pt', '.ckpt', '.tar', '.pdparams')
 MOST_INDEX = 2**24  # bytes, 100 or so a tensor
+CONFIG = 'config.json'
+NO_NAME = re.compile(r'LABEL_\d+')  # transformers' for classes without one
 
 
 def checkpoint_files(folder: Path) -> tuple[Path, ...]:
@@ -58,6 +61,33 @@ def joined(folder: Path, shards: Iterable[dict]) -> dict:
     return whole
 
 
+def class_names(folder: Path) -> tuple[str, ...]:
+    """Return the names of the classes that a folder gives; empty if it gives none.
+
+    Args:
+        folder: As `save_pretrained` of transformers (`id2label` of its config.json) or
+            of timm (`label_names`) writes it.
+    """
+    config = _read_json(folder / CONFIG)
+    config = config if isinstance(config, dict) else {}
+    names = config.get('label_names') or config.get('id2label')
+    if isinstance(names, dict):
+        names = [names.get(str(i)) for i in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        return ()
+    return () if all(map(NO_NAME.fullmatch, names)) else tuple(names)
+
+
+def _read_json(path: Path) -> object:
+    """Return what a file of JSON holds, or None if it is none, or too large."""
+    try:
+        if path.is_file() and path.stat().st_size <= MOST_INDEX:
+            return json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        pass
+    return None
+
+
 def _shards(index: Path) -> tuple[Path, ...]:
     """Return the files that an index names, which are data: none outside its folder."""
     names = sorted(set(_weight_map(index).values()))
@@ -84,10 +114,9 @@ def _is_plain(name: str) -> bool:
 def _weight_map(index: Path) -> dict[str, str]:
     if index.stat().st_size > MOST_INDEX:
         raise CheckpointError(f'{index} is too large for an index of shards')
-    try:
-        content = json.loads(index.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f'{index} is damaged: it is no JSON') from error
+    content = _read_json(index)
+    if content is None:
+        raise CheckpointError(f'{index} is damaged: it is no JSON')
     weights = content.get('weight_map') if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f'{index} is damaged: it has no weight_map')

@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from timm.models._hub import save_for_hf
 
 from mmpoolformer import PoolFormer
 from mmpoolformer.checkpoints import (
@@ -16,6 +18,9 @@ from mmpoolformer.checkpoints import (
     load_weights,
     read_checkpoint,
 )
+from mmpoolformer.classification.class_labels import recorded_classes
+from mmpoolformer.inference.classifiers import load_classifier
+from mmpoolformer.inference.predictor import Predictor
 
 from .weights import same
 
@@ -59,6 +64,35 @@ def test_folder_with_one_file(name, tmp_path) -> None:
     torch.save({'step': 1}, tmp_path / 'training_args.bin')
     assert same(read_checkpoint(tmp_path), weights())
     assert len(load_weights(PoolFormer(TINY), tmp_path).loaded) == len(weights())
+
+
+@pytest.mark.parametrize(
+    ('config', 'names'),
+    [
+        ({'id2label': {'1': 'ant', '0': 'wasp'}}, ('wasp', 'ant')),
+        ({'label_names': ['wasp', 'ant']}, ('wasp', 'ant')),
+        ({'id2label': {'0': 'LABEL_0', '1': 'LABEL_1'}}, ()),
+        ({'id2label': {'0': 'wasp', '10': 'ant'}}, ()),
+        ({'id2label': {'0': ['wasp']}}, ()),
+        ([], ()),
+        ('[' * 100_000, ()),
+    ],
+)
+def test_names_of_classes_come_with_the_folder(config, names, tmp_path) -> None:
+    save_file(weights(), tmp_path / 'model.safetensors')
+    text = config if isinstance(config, str) else json.dumps(config)
+    (tmp_path / 'config.json').write_text(text)
+    content = read_checkpoint(tmp_path)
+    assert recorded_classes(content) == names
+    content.pop('meta', None)
+    assert same(content, weights())
+
+
+def test_folder_of_timm_names_the_classes_of_a_classifier(tmp_path) -> None:
+    network = timm.create_model('test_resnet', num_classes=3)
+    save_for_hf(network, tmp_path, {'label_names': ['c', 'b', 'a']}, None, True)
+    assert load_classifier('timm/test_resnet', tmp_path).classes == ('c', 'b', 'a')
+    assert Predictor('timm/test_resnet', tmp_path).classes == ('c', 'b', 'a')
 
 
 @pytest.mark.parametrize('index', [INDEX, 'pytorch_model.bin.index.json'])
