@@ -84,6 +84,10 @@ SOURCES = {
 }
 
 
+class UnknownLayerError(ValueError):
+    """A model of which no default layer is known."""
+
+
 @dataclass(frozen=True)
 class CamLayers:
     """Layers whose outputs are looked at, and how these become maps.
@@ -147,7 +151,8 @@ def find_layers(model: nn.Module, path: str | None = None) -> CamLayers:
             `backbone.layer3`; indices may be negative.
 
     Raises:
-        ValueError: If there is no such module or the model is of no known kind.
+        ValueError: If there is no such module.
+        UnknownLayerError: If the model is of no known kind, and no module is named.
     """
     pyramid = getattr(getattr(model, 'neck', None), 'fpn_convs', None)
     if path is None and pyramid is not None and _detects(model):
@@ -156,7 +161,7 @@ def find_layers(model: nn.Module, path: str | None = None) -> CamLayers:
     names = [kind.__name__ for kind in type(trunk).__mro__]
     source = next((SOURCES[name] for name in names if name in SOURCES), None)
     if path is None and source is None:
-        raise ValueError(
+        raise UnknownLayerError(
             f'{type(trunk).__name__}: no default layer is known for this model; choose '
             f'one with --layer (known models: {", ".join(SOURCES)})'
         )

@@ -5,7 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpoolformer.cli.options import add_config_options, tool_parser
+from mmpoolformer.cli.options import (
+    add_config_options,
+    add_traceback_option,
+    tool_parser,
+)
 
 DESCRIPTION = """\
 Train the rows of PoolFormer-S12's ablation study on an image folder, all with the
@@ -44,6 +48,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_config_options(
         parser, 'change settings of configs/classification/ablation_poolformer_s12.py'
     )
+    add_traceback_option(parser)
     args = parser.parse_args(argv)
     if not args.data and not args.list:
         parser.error('name an image folder, or --list')

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmpoolformer.cli.demo_options import demo_settings
-from mmpoolformer.cli.options import tool_parser
+from mmpoolformer.cli.options import add_traceback_option, tool_parser
 from mmpoolformer.data.demo import scenes as demo_data
 from mmpoolformer.utils.errors import blame
 
@@ -43,6 +43,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         '--force', action='store_true', help='replace demonstration data that differ'
     )
+    add_traceback_option(parser)
     return parser.parse_args(argv)
 
 

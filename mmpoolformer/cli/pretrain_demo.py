@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpoolformer.cli.demo_options import add_demo_options, demo_settings
-from mmpoolformer.cli.options import add_config_options, tool_parser
+from mmpoolformer.cli.options import (
+    add_config_options,
+    add_traceback_option,
+    tool_parser,
+)
 
 DESCRIPTION = """\
 Train a PoolFormer-S12 classifier on generated pictures, then RetinaNet twice with
@@ -35,6 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         'configs/detection/demo_retinanet_poolformer_s12.py',
         '--detector-options',
     )
+    add_traceback_option(parser)
     return parser.parse_args(argv)
 
 

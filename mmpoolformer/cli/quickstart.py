@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpoolformer.cli.demo_options import add_demo_options, demo_settings
-from mmpoolformer.cli.options import add_config_options, tool_parser
+from mmpoolformer.cli.options import (
+    add_config_options,
+    add_traceback_option,
+    tool_parser,
+)
 
 DESCRIPTION = """\
 Train RetinaNet with a PoolFormer-S12 from scratch on generated pictures, evaluate
@@ -31,6 +35,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_config_options(
         parser, 'change settings of configs/detection/demo_retinanet_poolformer_s12.py'
     )
+    add_traceback_option(parser)
     return parser.parse_args(argv)
 
 

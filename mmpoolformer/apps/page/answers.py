@@ -4,6 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
-from mmpoolformer.analysis.gradcam import classifier_map
+from mmpoolformer.analysis.gradcam import UnknownLayerError, classifier_map
 from mmpoolformer.inference.drawings import draw_result
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.utils.images import PictureError, open_picture
@@ -106,11 +107,14 @@ def _of_classes(predictor: Predictor, result: Result, how: str) -> Answer:
     best = result.found.labels[:TOPK].tolist()
     names = _distinct([predictor.classes[label] for label in best], best)
     image, seen = predictor.see(result.picture)
-    with predictor.lock:
+    message, drawing = f'{names[0]} {how}', seen
+    with predictor.lock, suppress(UnknownLayerError):
         heat = classifier_map(predictor.network, image, best[0])
+        message += '; evidence for it is red (Grad-CAM)'
+        drawing = overlay_heat(seen, heat)
     return Answer(
-        f'{names[0]} {how}; evidence for it is red (Grad-CAM)',
-        drawing=_shown(overlay_heat(seen, heat)),
+        message,
+        drawing=_shown(drawing),
         shares=dict(zip(names, result.found.scores[:TOPK].tolist(), strict=True)),
     )
 

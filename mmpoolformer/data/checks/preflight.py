@@ -504,7 +504,9 @@ def _check_segmentation(part: Part, report: DataReport) -> None:
     if mapping and use.num_classes:
         report.facts += check_labels(maps, found, mapping, use, report.findings)
         if not use.every:
-            report.facts.append(f'values of {sum(read)} of them (--decode: of all)')
+            report.facts.append(
+                f'values of {sum(read)} of them (tools/check_data.py --decode: of all)'
+            )
     else:
         report.facts.append('values of labels not checked')
 

@@ -143,7 +143,7 @@ def _is_up_to_date(out: Path, settings: DemoSettings, force: bool) -> bool:
         raise ValueError(
             f'{out} was made with other settings '
             f'({", ".join(f"{n}={found.get(n)}, not {asked[n]}" for n in names)}): '
-            'choose another folder or replace it with --force'
+            'choose another folder or replace it: mmpoolformer demo-data --force'
         )
     return found == asked
 

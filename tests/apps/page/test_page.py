@@ -21,6 +21,8 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 from random_models import Models
 from tool_process import ROOT
@@ -529,6 +531,18 @@ def test_answers_explain_the_likeliest_class(
     assert list(said.shares.values()) == pytest.approx(found.scores.tolist())
     assert said.drawing.shape == (SMALLEST_SHOWN, SMALLEST_SHOWN, 3)
     assert not said.is_problem
+
+
+def test_classifiers_without_a_known_layer_answer_without_a_map(
+    models: Models, tmp_path: Path
+) -> None:
+    torch.save(timm.create_model('test_mambaout').state_dict(), tmp_path / 'a.pth')
+    predictor = Predictor('timm/test_mambaout', tmp_path / 'a.pth')
+    said = answer(predictor, models.pictures[1], 0.4, 10**6)
+    found = predictor(models.pictures[1]).found
+    assert next(iter(said.shares)) == predictor.classes[found.labels[0]]
+    assert 'evidence' not in said.message and not said.is_problem
+    assert said.drawing.shape == (SMALLEST_SHOWN, SMALLEST_SHOWN, 3)
 
 
 def test_answers_count_regions(
