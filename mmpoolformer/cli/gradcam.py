@@ -17,7 +17,6 @@ from mmpoolformer.cli.options import (
     weights_of_each,
 )
 from mmpoolformer.utils.errors import UsageError, blame
-from mmpoolformer.utils.paths import RANDOM
 from mmpoolformer.utils.progress import progress_bar
 
 # Not imported from the package: --help should not wait for torch.
@@ -192,7 +191,7 @@ def load_engines(args: argparse.Namespace) -> list:
             args.trust_checkpoint,
             classes,
             size=args.size and tuple((args.size * 2)[:2]),
-            num_classes=args.num_classes if checkpoint == RANDOM else None,
+            num_classes=args.num_classes,
             may_be_random=True,
         )
         tell_random(engine.title, engine.unfilled)

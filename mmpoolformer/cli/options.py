@@ -159,7 +159,7 @@ def add_num_classes_option(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar='N',
         help=f'classes of a named model with --checkpoint {RANDOM}; other weights say '
-        'themselves for how many they are (default: as published)',
+        'themselves for how many they are, and must agree (default: as published)',
     )
 
 
@@ -205,10 +205,10 @@ def check_num_classes(number: int | None, weights: Sequence[str | None]) -> None
         return
     if number < 1:
         raise UsageError(f'--num-classes {number}: give a whole number from 1')
-    if RANDOM not in weights:
+    if not any(weights):
         raise UsageError(
             f'--num-classes {number}: for named models with --checkpoint {RANDOM}; '
-            'other weights say themselves for how many classes they are'
+            'published weights are for those they were trained on'
         )
 
 

@@ -98,7 +98,8 @@ def load_classifier(
         classes: Names of the classes in the order of the labels, in place of those in
             the checkpoint.
         size: Height and width of the images, in place of the model's own.
-        num_classes: Classes of a named model with random weights.
+        num_classes: Classes of a named model with random weights; other weights of
+            another number are refused.
         may_be_random: See `fill_from_config`.
 
     Raises:
@@ -160,13 +161,13 @@ def _named(
     if source == RANDOM:
         network = _network(name, {}, num_classes, size)
         return network, Weights(RANDOM, unfilled=ALL)
-    if num_classes is not None:
-        raise ValueError(
-            f'num_classes={num_classes}: for random weights; the number of classes is '
-            f'that of {source}'
-        )
     content = read_checkpoint(resolve_source(source), trust=trust)
     network = _network(name, without_wrappers(unwrap(content, source)[1]), None, size)
+    if num_classes not in (None, network.num_classes):
+        raise CheckpointError(
+            f'num_classes={num_classes}, but {source} is for {network.num_classes} '
+            'classes; leave it out'
+        )
     if name.startswith(TIMM):
         load_timm(network, content, source)
     else:

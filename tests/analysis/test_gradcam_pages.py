@@ -165,10 +165,13 @@ def test_classifier_is_prepared_as_its_checkpoint_says(
     assert other.prepare(np.zeros((90, 90, 3), np.uint8)).shape == (3, 32, 96)
 
 
-def test_another_number_of_classes_than_the_checkpoint_has(tmp_path: Path) -> None:
+def test_number_of_classes_must_be_that_of_the_checkpoint(tmp_path: Path) -> None:
     save_classifier(tmp_path / 'a.pth', ('apple', 'cherry'))
-    with pytest.raises(ValueError, match=r'num_classes=5: for random weights'):
-        load_engine('poolformer_s12', str(tmp_path / 'a.pth'), num_classes=5)
+    weights = str(tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'num_classes=5, but .* is for 2 classes'):
+        load_engine('poolformer_s12', weights, num_classes=5)
+    ready = load_engine('poolformer_s12', weights, num_classes=2)
+    assert tuple(ready.classes) == ('apple', 'cherry')
 
 
 # ------------------------------------------------------------- whole models
