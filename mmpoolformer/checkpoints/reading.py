@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
-from torch import Tensor, serialization
+from torch import Tensor, nn, serialization
 
 from mmpoolformer.checkpoints.errors import (
     CheckpointError,
@@ -152,7 +152,9 @@ def _read_safetensors(path: Path) -> dict:
 
 def _read_trusted(path: Path) -> object:
     with errors_of(path):
-        return torch.load(path, map_location='cpu', weights_only=False)
+        content = torch.load(path, map_location='cpu', weights_only=False)
+    # A whole model, as torch.save(model) writes it, or a TorchScript program.
+    return content.state_dict() if isinstance(content, nn.Module) else content
 
 
 def _read_safely(path: Path, head: bytes) -> object:

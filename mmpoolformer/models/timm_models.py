@@ -14,6 +14,7 @@ from mmpoolformer.checkpoints import (
 from mmpoolformer.checkpoints.loading import place_cure
 
 TIMM = 'timm/'  # what stands before timm's names
+AVERAGED = 'n_averaged'  # how many weights torch's AveragedModel has averaged
 
 
 def build_timm(
@@ -74,9 +75,14 @@ def load_timm(
 
 
 def without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights without the prefixes of wrappers around a timm model."""
-    weights = dict(weights)
-    for prefix in ('module.', 'backbone.'):
-        if all(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): weights[key] for key in weights}
-    return weights
+    """Return weights without what wrappers around a timm model put before all names.
+
+    Such as `module.` of DDP, `model.` of Lightning, `timm_model.` of transformers and
+    `backbone.` of `TimmClassifier`: parts of a model itself have different names.
+    """
+    weights = {key: value for key, value in weights.items() if key != AVERAGED}
+    first = next(iter(weights), '').partition('.')
+    start = ''.join(first[:2])
+    if not first[2] or not all(key.startswith(start) for key in weights):
+        return weights
+    return without_wrappers({k.removeprefix(start): weights[k] for k in weights})

@@ -160,6 +160,47 @@ def test_models_under_prefixes_of_one_dict(tmp_path) -> None:
     assert same(loaded(tmp_path / 'b.pth'), weights(2))
 
 
+# What each writes of a network as the only part of it.
+WRITERS = {
+    'Lightning': lambda own: {
+        'pytorch-lightning_version': '2.5',
+        'state_dict': {f'model.{k}': v for k, v in own.items()},
+        'callbacks': {"Best{'monitor': 'x'}": {'best_model_score': torch.ones(())}},
+        'optimizer_states': [{'state': {0: {'exp_avg': torch.ones(2)}}}],
+    },
+    'DDP, compiled': lambda own: {f'module._orig_mod.{k}': v for k, v in own.items()},
+    'AveragedModel': lambda own: {
+        'n_averaged': torch.tensor(3),
+        **{f'module.{k}': v for k, v in own.items()},
+    },
+    'transformers': lambda own: {f'timm_model.{k}': v for k, v in own.items()},
+}
+
+
+@pytest.mark.parametrize('writer', WRITERS)
+def test_wrapped_networks_of_timm_are_read(writer: str, tmp_path: Path) -> None:
+    network = randomised(timm.create_model('test_resnet', num_classes=3))
+    path = save(WRITERS[writer](network.state_dict()), tmp_path / 'a.pth')
+    found = load_classifier('timm/test_resnet', path).network
+    assert found.num_classes == 3
+    assert same(found.state_dict(), network.state_dict())
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning', 'ignore:.*torch.jit')
+@pytest.mark.parametrize('is_script', [False, True])
+def test_trusted_files_of_whole_models_are_read(is_script, tmp_path) -> None:
+    model = randomised(PoolFormer(TINY)).eval()
+    path = tmp_path / 'a.pth'
+    if is_script:
+        image = torch.zeros(1, 3, 64, 64)
+        torch.jit.trace(model, image, check_trace=False).save(path)
+    else:
+        torch.save(model, path)
+    with pytest.raises(CheckpointError, match='trust'):
+        loaded(path)
+    assert same(loaded(path, trust=True), model.state_dict())
+
+
 @pytest.mark.parametrize('kind', ['_orig_mod.', '_fsdp_wrapped_module.'])
 @pytest.mark.parametrize('entry', ['', 'state_dict', 'net'])
 def test_marks_of_wrappers_anywhere_in_names(entry, kind, tmp_path) -> None:
