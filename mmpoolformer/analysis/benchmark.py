@@ -31,6 +31,7 @@ from mmpoolformer.engine.config import load_config
 from mmpoolformer.models import VARIANTS, MetaFormer, MetaFormerClassifier
 from mmpoolformer.models.folding import DTYPES, optimize_for_inference
 from mmpoolformer.models.from_config import build_from_config
+from mmpoolformer.utils.paths import is_config
 
 OURS = ('fused', 'plain', 'folded', 'compiled')
 PEERS = ('timm', 'transformers')
@@ -180,7 +181,7 @@ def _inference(model: nn.Module, images: Tensor, case: Case) -> Callable[[], Any
 def _build(case: Case) -> nn.Module:
     if case.implementation in PEERS:
         return _peer(case)
-    if case.model.endswith('.py'):
+    if is_config(case.model):
         config = load_config(case.model, ('model',))
         config.model.backbone.init_cfg = None
         # Not later in the blocks: the stages' layout depends on it.
@@ -197,7 +198,7 @@ def _build(case: Case) -> nn.Module:
 
 
 def _peer(case: Case) -> nn.Module:
-    if case.model.endswith('.py'):
+    if is_config(case.model):
         raise ValueError(f'{case.implementation} has no model of {case.model}')
     if case.implementation == 'timm':
         name = ZOO[case.model].timm_name or case.model

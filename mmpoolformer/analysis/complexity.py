@@ -115,7 +115,7 @@ def count_named(name: str, size: Sequence[int] | None = None) -> Complexity:
     """Count a classifier with 1000 classes.
 
     Args:
-        name: One of `mmpoolformer.list_models()` or a name of timm's.
+        name: One of `mmpoolformer.list_models()`, or `timm/NAME` with one of timm's.
         size: Height and width; `None` is what the model was made for.
 
     Raises:

@@ -21,13 +21,10 @@ from mmpoolformer.classification.evaluation import (
 from mmpoolformer.classification.prediction import Prediction, predict_pictures
 from mmpoolformer.classification.preprocessing import changed_settings, picture_size
 from mmpoolformer.data.class_names import read_class_names
-from mmpoolformer.inference.classifiers import (
-    KnownClassifier,
-    check_name,
-    load_classifier,
-)
+from mmpoolformer.inference.classifiers import KnownClassifier, load_classifier
 from mmpoolformer.inference.weights import tell_random
 from mmpoolformer.models import list_models
+from mmpoolformer.models.from_config import check_name
 from mmpoolformer.models.timm_models import TIMM
 from mmpoolformer.utils.devices import choose_device
 from mmpoolformer.utils.errors import UsageError, UserError, blame

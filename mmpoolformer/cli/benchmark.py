@@ -3,10 +3,15 @@
 import argparse
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 
-from mmpoolformer.cli.options import add_dtype_option, add_traceback_option, tool_parser
+from mmpoolformer.cli.options import (
+    add_dtype_option,
+    add_traceback_option,
+    check_model,
+    tool_parser,
+)
 from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.paths import is_config
 from mmpoolformer.utils.progress import progress_bar
 
 DESCRIPTION = """Time models beside their peers and the machine's limits.
@@ -76,8 +81,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if min(numbers) < 1 or len(args.size) > 2:
         raise UsageError('--batch, --size, --sizes, --rounds: give numbers from 1')
     for model in args.models:
-        if model.endswith('.py') and not Path(model).is_file():
-            raise UsageError(f'{model}: no such config file')
+        check_model(model)
     return args
 
 
@@ -103,7 +107,7 @@ def time_all(args: argparse.Namespace) -> list:
     from mmpoolformer.models import VARIANTS
 
     for model in args.models:
-        if not model.endswith('.py') and model not in VARIANTS:
+        if not is_config(model) and model not in VARIANTS:
             raise UsageError(f'{model}: no such model of mmpoolformer to time')
     sizes = [(n, n) for n in args.sizes or ()] or [tuple((args.size * 2)[:2])]
     groups = list(product(args.models, args.batch, sizes))
@@ -112,7 +116,7 @@ def time_all(args: argparse.Namespace) -> list:
     runs = len(groups) * len(hows) * (args.rounds + 1)
     with progress_bar(runs, 'timing') as bar:
         for model, batch, size in groups:
-            own = [h for h in hows if not (model.endswith('.py') and h in PEERS)]
+            own = [h for h in hows if not (is_config(model) and h in PEERS)]
             cases = [
                 Case(model, how, args.task, batch, size, args.dtype, args.classifier)
                 for how in own

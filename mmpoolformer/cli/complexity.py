@@ -3,14 +3,16 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from mmpoolformer.cli.options import (
+    MODEL,
     add_config_options,
     add_traceback_option,
+    check_model,
     tool_parser,
 )
 from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.paths import is_config
 from mmpoolformer.utils.progress import progress_bar
 
 DESCRIPTION = """Count parameters and multiply-accumulates (MACs), stage by stage.
@@ -44,8 +46,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         'models',
         nargs='*',
         metavar='MODEL_OR_CONFIG',
-        help="a name of mmpoolformer.list_models(), a name of timm's (timm/resnet50), "
-        'a config file, or all',
+        help=f'{MODEL}; or all',
     )
     parser.add_argument(
         '--all',
@@ -71,6 +72,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args.models = [name for name in args.models if name != 'all']
     if not args.models and not args.all:
         raise UsageError('no model given: name one, a config file, or all')
+    for model in args.models:
+        check_model(model)
     if args.size and (len(args.size) > 2 or min(args.size) < 1):
         raise UsageError(
             f'--size {" ".join(map(str, args.size))}: give height and width in '
@@ -122,11 +125,9 @@ def count_one(
     from mmpoolformer.analysis import complexity
     from mmpoolformer.engine.config import load_config
 
-    if not name.endswith('.py'):
+    if not is_config(name):
         with blame('', (ValueError,)):
             return complexity.count_named(name, size)
-    if not Path(name).is_file():
-        raise UsageError(f'{name}: no such config file')
     config = load_config(name, ('model',), overrides=options)
     with blame(name):
         return complexity.count_config(config, size)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-import timm
 from mmengine.config import Config
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
@@ -31,8 +30,11 @@ from mmpoolformer.inference.weights import (
     fill_from_config,
     named_source,
 )
-from mmpoolformer.models import list_models
-from mmpoolformer.models.from_config import build_classifier, build_from_config
+from mmpoolformer.models.from_config import (
+    build_classifier,
+    build_from_config,
+    check_name,
+)
 from mmpoolformer.models.timm_models import (
     TIMM,
     load_timm,
@@ -40,7 +42,6 @@ from mmpoolformer.models.timm_models import (
 )
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.paths import RANDOM, is_config
-from mmpoolformer.utils.text import nearest
 
 # The last layer in the key formats of this package's models. Its bias, because weights
 # lie transposed in some.
@@ -195,29 +196,6 @@ def _checked_classes(
             f'{count}'
         )
     return classes
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that `load_classifier` doesn't know.
-
-    Raises:
-        ValueError: Naming similar ones.
-    """
-    if name.startswith(TIMM):
-        _check_timm(name.removeprefix(TIMM))
-    elif name not in list_models():
-        also = f', or {TIMM}{name} for timm' if timm.is_model(name) else ''
-        raise ValueError(
-            f'no model {name!r}: did you mean {nearest(name, list_models())}{also}?'
-        )
-
-
-def _check_timm(name: str) -> None:
-    known = timm.list_pretrained() if '.' in name else timm.list_models()
-    if name not in known:
-        raise ValueError(
-            f"no model '{TIMM}{name}': did you mean timm's {nearest(name, known)}?"
-        )
 
 
 def _network(

@@ -14,34 +14,36 @@ from mmpoolformer.utils.text import nearest
 DEFAULT_SIZE = (224, 224)
 
 
-def resolve_name(name: str) -> str:
-    """Find out what a name stands for.
-
-    Args:
-        name: One of `mmpoolformer.list_models()`, or a name of timm's with or without
-            `timm/` before it. The first win where both have the name.
-
-    Returns:
-        The name, with `timm/` before it if it is timm's.
+def check_name(name: str) -> None:
+    """Refuse a name that is none of `mmpoolformer.list_models()` and no `timm/NAME`.
 
     Raises:
-        ValueError: If neither has it; names the closest ones.
+        ValueError: Naming similar ones.
     """
-    if name in list_models():
-        return name
-    bare = name.removeprefix(TIMM)
-    if timm.is_model(bare):
-        return TIMM + bare
-    known = [*list_models(), *timm.list_models()]
-    raise ValueError(
-        f'no model {name!r}: did you mean {nearest(bare, known)}? Names are those of '
-        'mmpoolformer.list_models() and of timm'
-    )
+    if name.startswith(TIMM):
+        _check_timm(name.removeprefix(TIMM))
+    elif name not in list_models():
+        also = f', or {TIMM}{name} for timm' if timm.is_model(name) else ''
+        raise ValueError(
+            f'no model {name!r}: did you mean {nearest(name, list_models())}{also}?'
+        )
+
+
+def _check_timm(name: str) -> None:
+    known = timm.list_pretrained() if '.' in name else timm.list_models()
+    if name not in known:
+        raise ValueError(
+            f"no model '{TIMM}{name}': did you mean timm's {nearest(name, known)}?"
+        )
 
 
 def input_size(name: str) -> tuple[int, int]:
-    """Return height and width of the images that a model of that name was made for."""
-    name = resolve_name(name)
+    """Return height and width of the images that a model of that name was made for.
+
+    Raises:
+        ValueError: See `check_name`.
+    """
+    check_name(name)
     if name in VARIANTS:
         return (VARIANTS[name].image_size,) * 2
     if not name.startswith(TIMM):
@@ -66,7 +68,7 @@ def build_classifier(
     """Build a classifier of this package or of timm, with random weights.
 
     Args:
-        name: See `resolve_name`.
+        name: See `check_name`.
         size: Height and width of the images, for models that are built for one size
             alone, such as timm's DeiT. `None` is the model's own.
         num_classes: Classes; `None`, for models of this package, is the model's own.
@@ -77,7 +79,7 @@ def build_classifier(
     Raises:
         ValueError: If the name is unknown.
     """
-    name = resolve_name(name)
+    check_name(name)
     if not name.startswith(TIMM):
         return create_model(name, num_classes=num_classes).eval()
     bare = name.removeprefix(TIMM)

@@ -26,7 +26,6 @@ from mmpoolformer.models.from_config import (
     build_from_config,
     input_size,
     list_architectures,
-    resolve_name,
 )
 
 # What fvcore counts for each element of a norm.
@@ -188,22 +187,9 @@ def test_size_below_one() -> None:
         count(nn.Conv2d(3, 1, 1), (0, 32))
 
 
-@pytest.mark.parametrize(
-    ('name', 'meaning'),
-    [
-        ('poolformer_s12', 'poolformer_s12'),
-        ('timm/poolformer_s12', 'timm/poolformer_s12'),
-        ('resnet50', 'timm/resnet50'),
-        ('timm/resnet50.a1_in1k', 'timm/resnet50.a1_in1k'),
-    ],
-)
-def test_names(name: str, meaning: str) -> None:
-    assert resolve_name(name) == meaning
-
-
-def test_unknown_name_gets_close_ones() -> None:
-    with pytest.raises(ValueError, match=r"'resnet5': did you mean .*resnet5\d"):
-        resolve_name('resnet5')
+def test_a_name_of_timm_needs_its_prefix() -> None:
+    with pytest.raises(ValueError, match=r"'resnet50': did you mean .*timm/resnet50"):
+        count_named('resnet50')
 
 
 def test_default_size_is_the_models() -> None:

@@ -20,7 +20,8 @@ from mmpoolformer.classification.preprocessing import (
     picture_size,
     recorded_settings,
 )
-from mmpoolformer.inference.classifiers import check_name, load_classifier
+from mmpoolformer.inference.classifiers import load_classifier
+from mmpoolformer.models.from_config import check_name
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 IN_TIMM = [name for name in list_models() if ZOO[name].timm_name]
