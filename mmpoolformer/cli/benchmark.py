@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from mmpoolformer.cli.options import (
+    add_device_option,
     add_dtype_option,
     add_traceback_option,
     check_model,
@@ -71,7 +72,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_dtype_option(parser, ('fp32', 'bf16'), 'type that is computed in')
     parser.add_argument('--threads', type=int, help="default: torch's own choice")
     parser.add_argument('--rounds', type=int, default=9, metavar='N')
-    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    add_device_option(parser)
     parser.add_argument('--no-memory', action='store_true', help='leave out the peak')
     parser.add_argument('--json', metavar='FILE', help='write the exact numbers there')
     parser.add_argument('--plot', metavar='FILE.png', help='draw them there')
@@ -89,7 +90,9 @@ def main(argv: Sequence[str]) -> None:
     """Time what the command line says, print the table, write the files."""
     args = parse(argv)
     from mmpoolformer.analysis import benchmark  # torch: not for --help
+    from mmpoolformer.utils.devices import choose_device
 
+    args.device = str(choose_device(args.device))
     with blame('', (ValueError, ImportError)), benchmark.threads(args.threads):
         timings = time_all(args)
     print(f'{machine(args)}\n\n{benchmark.table(timings)}')

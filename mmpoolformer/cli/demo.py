@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from mmpoolformer.cli.options import (
     MODEL,
     add_checkpoint_option,
+    add_device_option,
     add_traceback_option,
     add_trust_option,
     check_model,
@@ -70,7 +71,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar='N',
         help='port to listen on (default: the first free one from 7860)',
     )
-    add('--device', metavar='NAME', help='such as cuda:1 (default: cuda or else cpu)')
+    add_device_option(parser)
     add(
         '--max-megabytes',
         type=float,

@@ -7,6 +7,7 @@ from mmpoolformer.cli.options import (
     MODEL,
     add_checkpoint_option,
     add_classes_option,
+    add_device_option,
     add_traceback_option,
     add_trust_option,
     check_model,
@@ -90,7 +91,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar='N',
         help='pictures at a time (default: %(default)s)',
     )
-    add('--device', metavar='NAME', help='such as cuda:1 (default: cuda or else cpu)')
+    add_device_option(parser)
     add('--force', action='store_true', help='write into a folder that is not empty')
     add_checkpoint_option(parser)
     add_classes_option(parser)

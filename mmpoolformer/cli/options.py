@@ -139,6 +139,15 @@ def add_classes_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--device`, a name for `mmpoolformer.utils.devices.choose_device`."""
+    parser.add_argument(
+        '--device',
+        metavar='NAME',
+        help='such as cuda:1 or cpu (default: cuda where there is one, else cpu)',
+    )
+
+
 def add_checkpoint_option(
     parser: argparse.ArgumentParser, nargs: str | None = None
 ) -> None:
@@ -259,9 +268,7 @@ def add_inference_options(parser: argparse.ArgumentParser, batch_size: int) -> N
         metavar='N',
         help='processes that read pictures (default: one for each core, at most 4)',
     )
-    parser.add_argument(
-        '--device', metavar='NAME', help='such as cuda:1 (default: cuda or else cpu)'
-    )
+    add_device_option(parser)
     parser.add_argument(
         '--force', action='store_true', help='replace existing files of results'
     )

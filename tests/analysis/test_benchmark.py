@@ -11,6 +11,7 @@ from torch import nn
 
 from mmpoolformer.analysis import benchmark
 from mmpoolformer.analysis.benchmark import Case, Timing, measure, prepare, table
+from mmpoolformer.cli import main
 from mmpoolformer.models import MetaFormer
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.paths import config_path
@@ -146,8 +147,8 @@ def test_plot_is_drawn(sizes: list, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tool_times_a_model_and_tells_mistakes(tmp_path: Path) -> None:
-    tool = ['tools/benchmark.py', 'poolformer_s12']
+def test_tool_times_a_model(tmp_path: Path) -> None:
+    tool = ['tools/benchmark.py', 'poolformer_s12', '--device', 'cpu']
     options = ['--how', 'fused', '--size', '256', '--rounds', '1', '--json', 'out.json']
     done = run_here([*tool, *options], tmp_path)
     assert done['code'] == 0, done['err']
@@ -156,6 +157,12 @@ def test_tool_times_a_model_and_tells_mistakes(tmp_path: Path) -> None:
     assert row['case']['implementation'] == 'fused'
     assert row['memory'] > 4 * 64 * 64 * 64  # the first map alone
     assert row['seconds'] > 0
-    done = run_here([*tool, 'pit_ti'], tmp_path)
-    assert done['code'] == 2
-    assert done['err'] == 'error: pit_ti: no such model of mmpoolformer to time\n'
+
+
+def test_tool_tells_mistakes(capsys: pytest.CaptureFixture) -> None:
+    for words, told in (
+        (['pit_ti'], 'pit_ti: no such model of mmpoolformer to time'),
+        (['poolformer_s12', '--device', 'gpu0'], '--device gpu0: not here'),
+    ):
+        assert main(['benchmark', *words]) == 2
+        assert capsys.readouterr().err.startswith(f'error: {told}')

@@ -183,6 +183,7 @@ def test_options_in_messages_are_those_of_a_tool_that_prints_them(
     ('option', 'commands'),
     [
         ('--checkpoint', 'predict validate demo infer export gradcam'),
+        ('--device', 'predict validate demo infer benchmark'),
         ('--classes', 'predict validate infer gradcam'),
         ('--num-classes', 'export gradcam'),
         ('--trust-checkpoint', 'train test predict validate demo infer export gradcam'),
