@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from random_models import Models
 from tiny_data import write_detection_config, write_segmentation_config
 from tool_process import ROOT, run_many
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from mmpoolformer.analysis.gradcam_pages import (
     config_page,
     read_picture,
 )
+from mmpoolformer.cli import main
 from mmpoolformer.inference.adapters import ClassifierEngine, load_engine
 from mmpoolformer.inference.openmmlab import load_openmmlab
 from mmpoolformer.models.from_config import build_from_config
@@ -321,6 +323,21 @@ def test_a_mistake_is_one_line(
     assert lines[-1].startswith('error: ') and message in lines[-1]
     assert 'Traceback' not in outcome['err']
     assert not list(outcomes['folder'].glob('cam.png*'))
+
+
+def test_the_classifier_of_a_config_has_its_names_and_preprocessing(
+    models: Models, tmp_path: Path
+) -> None:
+    """The config says 48 x 48, the checkpoint ant, bee and cat."""
+    words = ['--model', models.config('classification'), '--out', tmp_path / 'a.png']
+    words += ['--checkpoint', models.checkpoint('classification'), '--class', 'bee']
+    assert main(['gradcam', models.pictures[0], *map(str, words)]) == 0
+    engine = load_engine(words[1], words[5])
+    pixels = read_picture(models.pictures[0])
+    page = classification_page([pixels], [engine], Settings(category=1))
+    with Image.open(tmp_path / 'a.png') as written:
+        assert np.array_equal(np.array(written), page)
+    assert engine.prepare(pixels.pixels).shape == (3, 48, 48)
 
 
 def test_help_names_the_methods() -> None:

@@ -23,6 +23,7 @@ VALIDATE, PREDICT = 'tools/validate.py', 'tools/predict.py'
 CLASSES = ('ant', 'bee', 'cat')
 RIGHT = ('train', 'test', 'mine', 'all', 'skip', 'amp')
 RIGHT += ('predict', 'predict mine', 'predict skip', 'replace')
+RIGHT += ('predict config', 'validate config')
 
 CONFIG = """
 _base_ = '{root}/configs/classification/poolformer_s12_8xb128_in1k.py'
@@ -106,6 +107,13 @@ def commands() -> dict[str, list]:
             *('--csv', 'p.csv', '--json', 'p.json'),
         ],
         'predict mine': [PREDICT, 'data/val/ant/0.png', *mine, '--csv', 'm.csv'],
+        'predict config': [
+            *(PREDICT, 'data/val/ant/0.png', '--model', 'config.py'),
+            *('--checkpoint', epoch),
+        ],
+        'validate config': [
+            *(VALIDATE, '--model', 'config.py', '--checkpoint', epoch, 'data'),
+        ],
         'predict skip': [
             *(PREDICT, 'bad', *net, '--skip-unreadable', '--json', 's.json'),
         ],
@@ -117,6 +125,8 @@ def commands() -> dict[str, list]:
         'no data': [VALIDATE, *three, 'nowhere'],
         'empty data': [VALIDATE, *three, 'empty'],
         'no file': [VALIDATE, *three[:2], '--checkpoint', 'no.pth', 'data'],
+        'no config': [PREDICT, 'data', '--model', 'no.py'],
+        'config alone': [PREDICT, 'data', '--model', 'config.py'],
         'no folder': [VALIDATE, '--model', 'all', '--checkpoints', 'no', 'data'],
         'no weights': [VALIDATE, '--model', 'all', '--checkpoints', 'empty', 'data'],
         'one missing': [
@@ -177,6 +187,15 @@ def test_a_training_is_validated_as_by_its_config(here: Path, outcomes: dict) ->
     assert (row['pictures'], row['classes']) == ('12', '3')
     assert (row['img_size'], row['crop_pct']) == ('32x32', '0.5')
     assert f'top-1 {float(row["top1"]):.2f} %' in outcomes['mine']['out']
+
+
+def test_a_config_means_the_same_as_the_name_in_it(outcomes: dict) -> None:
+    assert outcomes['predict config']['out'] == outcomes['predict mine']['out']
+    by_name, by_config = (
+        outcomes[job]['out'].partition(': ')[2].rpartition(', ')[0]
+        for job in ('mine', 'validate config')
+    )
+    assert by_config == by_name
 
 
 def test_all_models_with_a_file_are_in_the_table(here: Path, outcomes: dict) -> None:
@@ -259,6 +278,8 @@ def test_predictions_of_a_training_have_its_names(outcomes: dict) -> None:
         ('no data', 1, ['nowhere: no such folder']),
         ('empty data', 1, ['empty: no picture in class folders']),
         ('no file', 2, ['no.pth: no such checkpoint']),
+        ('no config', 2, ['no.py: no such config file']),
+        ('config alone', 1, ['names no weights of the whole model']),
         ('no folder', 2, ['--checkpoints no: no such folder']),
         ('no weights', 1, ['empty: no checkpoint poolformer_s12.pth', 'more']),
         ('one missing', 1, ['weights: no checkpoint caformer_s18.pth']),
