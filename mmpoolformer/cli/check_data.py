@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mmpoolformer.cli.options import config_parser, parse_config_command
+from mmpoolformer.cli.options import config_parser, job_settings, parse_config_command
 from mmpoolformer.utils.errors import UsageError
 
 CHECK_EXAMPLES = """examples:
@@ -22,9 +22,12 @@ Errors end it with exit code 1; warnings do not.
 def main(argv: Sequence[str]) -> None:
     """Check what the command line says."""
     args = parse(argv)
-    from mmpoolformer.engine.launch import check  # torch: not for --help
+    # torch: not for --help
+    from mmpoolformer.data.checks.preflight import Options
+    from mmpoolformer.engine.launch import Job, check
 
-    check(args)
+    options = Options(args.decode, args.workers)
+    check(Job(**job_settings(args)), options, cached=not args.anew)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

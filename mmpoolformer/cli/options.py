@@ -47,6 +47,17 @@ def parse_config_command(
     return args
 
 
+def job_settings(args: argparse.Namespace) -> dict[str, object]:
+    """Return what all commands with a config have, for `engine.launch.Job`."""
+    return dict(
+        config=args.config,
+        overrides=args.cfg_options,
+        work_dir=args.work_dir,
+        launcher=args.launcher,
+        trust=args.trust_checkpoint,
+    )
+
+
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--work-dir',

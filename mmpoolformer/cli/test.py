@@ -7,6 +7,7 @@ from pathlib import Path
 from mmpoolformer.cli.options import (
     add_dtype_option,
     config_parser,
+    job_settings,
     parse_config_command,
 )
 from mmpoolformer.engine.signals import StopRequest
@@ -26,12 +27,23 @@ TEST_EXAMPLES = """examples:
 """
 
 
-def main(argv: Sequence[str], stop: StopRequest) -> None:
+def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
     """Test as the command line says, until the end or a request to stop."""
     args = parse(argv)
-    from mmpoolformer.engine.launch import test  # torch: not for --help
+    from mmpoolformer.engine.launch import Testing, test  # torch: not for --help
 
-    test(args, stop)
+    job = Testing(
+        **job_settings(args),
+        checkpoint=args.checkpoint,
+        out=args.out,
+        show_dir=args.show_dir,
+        show=args.show,
+        wait_time=args.wait_time,
+        tta=args.tta,
+        optimize=args.optimize,
+        dtype=args.dtype,
+    )
+    test(job, stop)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mmpoolformer.cli.options import config_parser, parse_config_command
+from mmpoolformer.cli.options import config_parser, job_settings, parse_config_command
 from mmpoolformer.engine.signals import StopRequest
 
 TRAIN_EXAMPLES = """examples:
@@ -23,12 +23,21 @@ the process exits with code 75.
 """
 
 
-def main(argv: Sequence[str], stop: StopRequest) -> None:
+def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
     """Train as the command line says, until the end or a request to stop."""
     args = parse(argv)
-    from mmpoolformer.engine.launch import train  # torch: not for --help
+    from mmpoolformer.engine.launch import Training, train  # torch: not for --help
 
-    train(args, stop)
+    job = Training(
+        **job_settings(args),
+        resume=args.resume,
+        resume_settings=args.resume_settings,
+        amp=args.amp,
+        strategy=args.strategy,
+        auto_scale_lr=args.auto_scale_lr,
+        check=args.check,
+    )
+    train(job, stop)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -1,11 +1,11 @@
-"""Training and testing, from a parsed command line to the results."""
+"""Training, testing and checking data, from a config to the results."""
 
 import os
 import signal
 import sys
 import warnings
-from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -63,11 +63,77 @@ NOISE = (
 )
 
 
-def train(args: Namespace, stop: StopRequest | None = None) -> None:
-    """Train as `mmpoolformer.cli.train.parse` has read it.
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every job with a config is told.
+
+    Attributes:
+        config: The file.
+        overrides: Changes of it, see `load_config`, as the next two.
+        work_dir: Where logs, checkpoints and results go.
+        launcher: What started the processes of a distributed job.
+        trust: Whether checkpoints may hold more than data, see `read_checkpoint`.
+    """
+
+    config: str | os.PathLike
+    overrides: Sequence[str] = ()
+    work_dir: str | os.PathLike | None = None
+    launcher: str = 'none'
+    trust: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Job):
+    """How to train.
+
+    Attributes:
+        resume: See `use_resume`.
+        resume_settings: Whose optimizer settings and schedules a resumed run uses:
+            those of the `checkpoint` or of the `config`.
+        amp: Whether to train in mixed precision.
+        strategy: `ddp` or `fsdp`; None is what the config says.
+        auto_scale_lr: Whether to fit the learning rate to the total batch size.
+        check: Whether to check the data first.
+    """
+
+    resume: str | None = None
+    resume_settings: str = 'checkpoint'
+    amp: bool = False
+    strategy: str | None = None
+    auto_scale_lr: bool = False
+    check: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Testing(Job):
+    """How to test.
+
+    Attributes:
+        checkpoint: Weights of the whole model.
+        out: Pickle file of the predictions.
+        show_dir: Folder of drawings of truth beside prediction.
+        show: Whether to show them in a window.
+        wait_time: For how many seconds each.
+        tta: Whether to augment the test data.
+        optimize: Whether to fold constants into the weights first.
+        dtype: What the backbone then computes in, `fp32` or `bf16`.
+    """
+
+    checkpoint: str
+    out: str | None = None
+    show_dir: str | None = None
+    show: bool = False
+    wait_time: float = 2
+    tta: bool = False
+    optimize: bool = False
+    dtype: str = 'fp32'
+
+
+def train(job: Training, stop: StopRequest | None = None) -> None:
+    """Train.
 
     Args:
-        args: The command line.
+        job: How.
         stop: Takes signals already; without one they are taken until this returns.
 
     Raises:
@@ -77,17 +143,17 @@ def train(args: Namespace, stop: StopRequest | None = None) -> None:
     if stop is None:
         stop = StopRequest()
         with stop.listening():
-            train(args, stop)
+            train(job, stop)
         return
     stop.answer = Answer.UNWIND
-    _run(partial(_train, stop), args, TRAIN_NEEDS)
+    _run(partial(_train, stop), job, TRAIN_NEEDS)
 
 
-def test(args: Namespace, stop: StopRequest | None = None) -> None:
-    """Test as `mmpoolformer.cli.test.parse` has read it.
+def test(job: Testing, stop: StopRequest | None = None) -> None:
+    """Test.
 
     Args:
-        args: The command line.
+        job: How.
         stop: Takes signals already; without one nothing does.
 
     Raises:
@@ -96,47 +162,49 @@ def test(args: Namespace, stop: StopRequest | None = None) -> None:
     """
     if stop is not None:
         stop.answer = Answer.UNWIND
-    _run(_test, args, TEST_NEEDS)
+    _run(_test, job, TEST_NEEDS)
 
 
-def check(args: Namespace) -> None:
-    """Check data as `mmpoolformer.cli.check_data.parse` has read it.
+def check(job: Job, options: Options, cached: bool = True) -> None:
+    """Check the data of a config.
+
+    Args:
+        job: Which config.
+        options: How thoroughly.
+        cached: Whether files that were found sound are taken as such.
 
     Raises:
         UserError: If the config is wrong, or the data has errors.
     """
     for message in NOISE:
         warnings.filterwarnings('ignore', message)
-    config = _load_config(args, CHECK_NEEDS)
+    config = _load_config(job, CHECK_NEEDS)
     if not any(config.get(loader) for loader in LOADERS):
-        raise UserError(f'{args.config}: has none of {", ".join(LOADERS)}')
-    options = Options(args.decode, args.workers)
-    refuse_errors(check_and_tell(config, LOADERS, options, cached=not args.anew))
+        raise UserError(f'{job.config}: has none of {", ".join(LOADERS)}')
+    refuse_errors(check_and_tell(config, LOADERS, options, cached=cached))
 
 
-def _load_config(args: Namespace, needed: Sequence[str]) -> Config:
+def _load_config(job: Job, needed: Sequence[str]) -> Config:
     return settings.load_config(
-        args.config,
+        job.config,
         needed,
-        overrides=args.cfg_options,
-        work_dir=args.work_dir,
-        launcher=args.launcher,
+        overrides=job.overrides,
+        work_dir=job.work_dir,
+        launcher=job.launcher,
     )
 
 
-def _run(
-    job: Callable[[Namespace, Config], None], args: Namespace, needs: Sequence[str]
-) -> None:
+def _run(start: Callable[[Job, Config], None], job: Job, needs: Sequence[str]) -> None:
     for message in NOISE:
         warnings.filterwarnings('ignore', message)
     try:
-        config = _load_config(args, needs)
+        config = _load_config(job, needs)
         register_safe_loaders()
         limit_formats()
-        if args.trust_checkpoint:
+        if job.trust:
             os.environ[TRUST_VARIABLE] = '1'
-        connect_processes(args.launcher, config.get('env_cfg', {}).get('dist_cfg'))
-        job(args, config)
+        connect_processes(job.launcher, config.get('env_cfg', {}).get('dist_cfg'))
+        start(job, config)
     except PictureError as error:
         let_first_process_speak()
         raise UserError(str(error)) from error
@@ -156,13 +224,13 @@ def _run(
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _train(request: StopRequest, args: Namespace, config: Config) -> None:
+def _train(request: StopRequest, job: Training, config: Config) -> None:
     results = Path(config.work_dir) / 'val_results.json'
     validations = ValidationLog(results)
     stop = StopOnSignal(request)
-    older = _prepare_config(args, config)
+    older = _prepare_config(job, config)
     with locked(config.work_dir):
-        runner = _prepared_runner(args, config, older, (validations, stop))
+        runner = _prepared_runner(job, config, older, (validations, stop))
         with report_full_disk(), stop.patient_readers():
             runner.train()
     if is_main_process():
@@ -172,33 +240,33 @@ def _train(request: StopRequest, args: Namespace, config: Config) -> None:
             print(f'results: {results}')
 
 
-def _prepare_config(args: Namespace, config: Config) -> list[Path]:
+def _prepare_config(job: Training, config: Config) -> list[Path]:
     """Change the config as the options say, and check its data.
 
     Returns:
         Older checkpoints to resume from, see `use_resume`.
     """
-    if args.amp:
+    if job.amp:
         settings.use_amp(config)
-    if args.strategy and args.strategy != strategy_of(config)[0]:
-        config.strategy = args.strategy
-    if args.auto_scale_lr:
+    if job.strategy and job.strategy != strategy_of(config)[0]:
+        config.strategy = job.strategy
+    if job.auto_scale_lr:
         settings.use_auto_scale_lr(config)
-    older = settings.use_resume(config, args.resume)
+    older = settings.use_resume(config, job.resume)
     settings.check_weights(config)
-    if args.check:
+    if job.check:
         check_before_training(config)
     return older
 
 
 def _prepared_runner(
-    args: Namespace, config: Config, older: Sequence[Path], hooks: Sequence[Hook]
+    job: Training, config: Config, older: Sequence[Path], hooks: Sequence[Hook]
 ) -> ToolRunner:
     """Return a runner that is ready to train."""
     use_tensorboard(config)
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights, runner.older = bool(config.get('resume')), older
-    runner.own_settings = args.resume_settings == 'config'
+    runner.own_settings = job.resume_settings == 'config'
     runner.register_hook(TrainingLog(Path(config.work_dir) / 'train_log.jsonl'))
     runner.register_hook(DrawCurves(config.work_dir))
     for hook in hooks:
@@ -207,26 +275,26 @@ def _prepared_runner(
     return runner
 
 
-def _test(args: Namespace, config: Config) -> None:
+def _test(job: Testing, config: Config) -> None:
     scope = settings.task_scope(config)
-    _check_outputs(args, scope)
+    _check_outputs(job, scope)
     # Only the checkpoint of the command line counts, and all of it.
-    config.load_from, config.resume = args.checkpoint, False
-    if args.tta:
+    config.load_from, config.resume = job.checkpoint, False
+    if job.tta:
         use_tta(config)
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights = True
     runner.prepare_test()
-    if args.out:
-        runner.test_evaluator.metrics.append(dump_metric(scope, args.out))
-    if args.show or args.show_dir:
-        runner.register_hook(_pictures(args, config))
-    if args.optimize:
-        runner.register_hook(OptimizeModel(args.dtype))
+    if job.out:
+        runner.test_evaluator.metrics.append(dump_metric(scope, job.out))
+    if job.show or job.show_dir:
+        runner.register_hook(_pictures(job, config))
+    if job.optimize:
+        runner.register_hook(OptimizeModel(job.dtype))
     metrics = runner.test()
     if is_main_process():
         _tell_unreadable(runner.test_dataloader.dataset)
-        _report(args, config, metrics)
+        _report(job, config, metrics)
 
 
 def _tell_unreadable(dataset: Dataset) -> None:
@@ -239,47 +307,47 @@ def _tell_unreadable(dataset: Dataset) -> None:
         print(f'  {path}')
 
 
-def _check_outputs(args: Namespace, scope: str) -> None:
-    if (args.show or args.show_dir) and scope not in DRAWN_SCOPES:
+def _check_outputs(job: Testing, scope: str) -> None:
+    if (job.show or job.show_dir) and scope not in DRAWN_SCOPES:
         raise UsageError(
             '--show, --show-dir: draws detections and segmentations, not '
             f'default_scope={scope}; --out keeps predictions of every kind'
         )
-    if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        raise UsageError(f'--out {args.out}: must end on .pkl or .pickle')
+    if job.out and not job.out.endswith(('.pkl', '.pickle')):
+        raise UsageError(f'--out {job.out}: must end on .pkl or .pickle')
     has_screen = sys.platform in ('win32', 'darwin') or any(
         os.environ.get(name) for name in ('DISPLAY', 'WAYLAND_DISPLAY')
     )
-    if args.show and not has_screen:
+    if job.show and not has_screen:
         raise UsageError('--show: there is no screen here; use --show-dir DIR')
-    for folder in (args.show_dir, args.out and Path(args.out).parent):
+    for folder in (job.show_dir, job.out and Path(job.out).parent):
         if folder:
             with blame('', (OSError,)):
                 Path(folder).mkdir(parents=True, exist_ok=True)
 
 
-def _pictures(args: Namespace, config: Config) -> DrawPictures:
+def _pictures(job: Testing, config: Config) -> DrawPictures:
     hook = (config.get('default_hooks') or {}).get('visualization') or {}
     threshold = hook.get('score_thr')
     drawing = {} if threshold is None else {'pred_score_thr': threshold}
-    return DrawPictures(args.show_dir, args.show, args.wait_time, drawing)
+    return DrawPictures(job.show_dir, job.show, job.wait_time, drawing)
 
 
-def _report(args: Namespace, config: Config, metrics: dict) -> None:
-    stem = Path(args.checkpoint).stem + ('_tta' if args.tta else '')
-    stem += f'_optimized_{args.dtype}' if args.optimize else ''
+def _report(job: Testing, config: Config, metrics: dict) -> None:
+    stem = Path(job.checkpoint).stem + ('_tta' if job.tta else '')
+    stem += f'_optimized_{job.dtype}' if job.optimize else ''
     path = Path(config.work_dir) / f'results_{stem}.json'
     record = {
-        'config': args.config,
-        'checkpoint': args.checkpoint,
-        'cfg_options': args.cfg_options,
-        'tta': args.tta,
-        'optimized': args.dtype if args.optimize else None,
+        'config': str(job.config),
+        'checkpoint': job.checkpoint,
+        'cfg_options': list(job.overrides),
+        'tta': job.tta,
+        'optimized': job.dtype if job.optimize else None,
         'metrics': metrics,
     }
     write_json(path, record)
-    if args.out:
-        print(f'predictions: {args.out}')
-    if args.show_dir:
-        print(f'pictures: {args.show_dir}')
+    if job.out:
+        print(f'predictions: {job.out}')
+    if job.show_dir:
+        print(f'pictures: {job.show_dir}')
     print(f'results: {path}')

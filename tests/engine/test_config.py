@@ -1,4 +1,3 @@
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from mmseg.models import EncoderDecoder
 from tiny_data import ROOT
 
 from mmpoolformer.engine import config as settings
+from mmpoolformer.engine import launch
 from mmpoolformer.engine.config import (
     check_weights,
     load_config,
@@ -19,7 +19,6 @@ from mmpoolformer.engine.config import (
     use_auto_scale_lr,
     use_resume,
 )
-from mmpoolformer.engine.launch import _check_outputs
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.errors import UsageError, UserError
 
@@ -191,10 +190,12 @@ def test_the_task_is_that_of_the_scope_or_else_of_the_model(
 ) -> None:
     config = Config(dict(default_scope=scope, model=dict(type=kind)))
     assert task_scope(config) == expected
-    args = Namespace(show=False, show_dir='pictures', out='x.txt')
+    job = launch.Testing(
+        config='c.py', checkpoint='c.pth', show_dir='pictures', out='x.txt'
+    )
     message = 'must end on' if expected in ('mmdet', 'mmseg') else 'draws detections'
     with pytest.raises(UsageError, match=message):
-        _check_outputs(args, task_scope(config))
+        launch._check_outputs(job, task_scope(config))
 
 
 def test_the_task_of_a_config_without_model_or_scope_is_mmengines() -> None:

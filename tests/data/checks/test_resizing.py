@@ -1,7 +1,5 @@
 """Sizes after resizing: as mmcv's own transforms come to them."""
 
-from argparse import Namespace
-
 import cv2
 import numpy as np
 import pytest
@@ -72,18 +70,11 @@ class Lines(Dataset):
 def test_a_test_ends_with_one_line(
     monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    def job(args: Namespace, config: Config) -> None:
+    def start(job: launch.Testing, config: Config) -> None:
         list(DataLoader(Lines(), num_workers=workers, collate_fn=list))
 
-    monkeypatch.setattr(launch, '_test', job)
+    monkeypatch.setattr(launch, '_test', start)
     monkeypatch.setattr(launch.settings, 'load_config', lambda *_, **__: Config({}))
-    args = Namespace(
-        config='',
-        cfg_options=(),
-        work_dir=None,
-        trust_checkpoint=False,
-        launcher='none',
-    )
     with pytest.raises(UserError, match=r'OpenCV failed on a picture.*check_data') as e:
-        launch.test(args)
+        launch.test(launch.Testing(config='', checkpoint=''))
     assert '\n' not in str(e.value)

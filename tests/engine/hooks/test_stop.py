@@ -18,7 +18,6 @@ from torch.testing import assert_close
 from two_processes import in_two_processes
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.cli.train import parse as parse_train
 from mmpoolformer.data.checks import images as picture_files
 from mmpoolformer.engine import launch
 from mmpoolformer.engine.hooks.stop import PatientWorker, StopOnSignal
@@ -222,10 +221,10 @@ def test_a_signal_while_data_is_checked_ends_with_the_same_code(
     monkeypatch.setattr(picture_files, '_looked', signalled)
     monkeypatch.setenv('LOCAL_RANK', '0')
     work = tmp_path / 'work'
-    args = parse_train([str(tmp_path / 'config.py'), '--work-dir', str(work)])
+    job = launch.Training(config=tmp_path / 'config.py', work_dir=work)
     before = signal.signal(signal.SIGCHLD, lambda *_: None)
     with pytest.raises(SystemExit) as caught:
-        launch.train(args)
+        launch.train(job)
     # Torch's own handler takes readers that the interpreter ends at exit for an error.
     assert signal.signal(signal.SIGCHLD, before) is signal.SIG_DFL
     assert caught.value.code == STOPPED_CODE
