@@ -1,7 +1,6 @@
-"""What stands behind tools/infer.py: any model on files, folders and videos."""
+"""Any model on files, folders and videos, for the command `infer`."""
 
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -47,25 +46,54 @@ class Inputs:
         return len(self.pictures) + len(self.videos)
 
 
-def infer(args: Namespace) -> None:
-    """Run a model as the command line of tools/infer.py says.
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    """What to run on what.
+
+    Attributes:
+        model: See `Predictor`, as the next four.
+        checkpoint: The weights.
+        trust: Whether they may hold more than data.
+        classes: File of the names of the classes, see `read_class_names`.
+        device: See `choose_device`.
+        inputs: Pictures, videos, folders and patterns.
+        out: Folder of the results.
+        force: Whether it may hold files already.
+        score_thr: Score threshold of boxes, from 0 to 1.
+        topk: Classes for each picture.
+        batch_size: Pictures at a time.
+    """
+
+    model: str
+    checkpoint: str | None = None
+    trust: bool = False
+    classes: str | None = None
+    device: str | None = None
+    inputs: Sequence[str]
+    out: str
+    force: bool = False
+    score_thr: float = 0.3
+    topk: int = 5
+    batch_size: int = 1
+
+
+def infer(job: Inference) -> None:
+    """Run a model, draw and write what it finds.
 
     Raises:
         UserError: If the options, the model or all inputs are wrong; and at the end, if
             some of the inputs could not be read.
     """
-    _check(args)
-    out = Path(args.out)
+    _check(job)
+    out = Path(job.out)
     with blame('', MISTAKES):
-        inputs = find_inputs(args.inputs, out)
-    device = choose_device(args.device)
+        inputs = find_inputs(job.inputs, out)
+    device = choose_device(job.device)
     with blame('', MISTAKES):
-        classes = read_class_names(args.classes) if args.classes else ()
-        predictor = Predictor(
-            args.model, args.checkpoint, device, args.trust_checkpoint, classes
-        )
+        classes = read_class_names(job.classes) if job.classes else ()
+        predictor = Predictor(job.model, job.checkpoint, device, job.trust, classes)
         tell_random(predictor.title, predictor.unfilled)
-        unread = _Run(args, predictor, out).run(inputs)
+        unread = _Run(job, predictor, out).run(inputs)
     if unread:
         raise UserError(
             f'{unread} of {len(inputs)} inputs could not be read, see above; results '
@@ -112,17 +140,17 @@ def distinct_names(paths: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _check(args: Namespace) -> None:
-    if args.batch_size < 1:
-        raise UsageError(f'--batch-size {args.batch_size}: give a number from 1')
-    if args.topk < 1:
-        raise UsageError(f'--topk {args.topk}: give a number from 1')
-    if not 0 <= args.score_thr <= 1:
-        raise UsageError(f'--score-thr {args.score_thr}: must be from 0 to 1')
-    out = Path(args.out)
+def _check(job: Inference) -> None:
+    if job.batch_size < 1:
+        raise UsageError(f'--batch-size {job.batch_size}: give a number from 1')
+    if job.topk < 1:
+        raise UsageError(f'--topk {job.topk}: give a number from 1')
+    if not 0 <= job.score_thr <= 1:
+        raise UsageError(f'--score-thr {job.score_thr}: must be from 0 to 1')
+    out = Path(job.out)
     if out.exists() and not out.is_dir():
         raise UsageError(f'--out {out}: is no folder')
-    if out.exists() and any(out.iterdir()) and not args.force:
+    if out.exists() and any(out.iterdir()) and not job.force:
         raise UsageError(
             f'--out {out}: is not empty; choose another folder, or --force to replace '
             'results of the same names'
@@ -133,13 +161,13 @@ class _Run:
     """One run of the tool.
 
     Args:
-        args: The command line.
+        job: What to do.
         predictor: The model.
         out: Folder of results.
     """
 
-    def __init__(self, args: Namespace, predictor: Predictor, out: Path) -> None:
-        self.args = args
+    def __init__(self, job: Inference, predictor: Predictor, out: Path) -> None:
+        self.job = job
         self.predictor = predictor
         self.out = out
         self.unread = 0
@@ -154,8 +182,8 @@ class _Run:
         is_new = not self.out.exists()
         with ExitStack() as stack:
             stack.callback(self._tidy, is_new)
-            args = self.args
-            sink = open_sink(self.predictor, self.out, args.score_thr, args.topk)
+            job = self.job
+            sink = open_sink(self.predictor, self.out, job.score_thr, job.topk)
             add = stack.enter_context(sink)
             bar = stack.enter_context(progress_bar(total, self.predictor.title))
             self._see_pictures(inputs.pictures, add, bar)
@@ -167,7 +195,7 @@ class _Run:
 
     def _see_pictures(self, names: dict[str, str], add: Sink, bar: tqdm) -> None:
         results = self.predictor.stream(
-            names, self.args.batch_size, skip_unreadable=True
+            names, self.job.batch_size, skip_unreadable=True
         )
         for result in results:
             bar.update()
@@ -190,7 +218,7 @@ class _Run:
         except VideoError as error:
             self._tell(str(error), bar)
             return
-        results = self.predictor.stream(video, self.args.batch_size)
+        results = self.predictor.stream(video, self.job.batch_size)
         with written_video(self.out / 'videos' / f'{name}.mp4', video.fps) as write:
             try:
                 for number, result in enumerate(results):
@@ -201,8 +229,8 @@ class _Run:
                 self._tell(str(error), bar)
 
     def _draw(self, result: Result) -> ndarray:
-        args = self.args
-        return draw_result(self.predictor, result, args.score_thr, args.topk)
+        job = self.job
+        return draw_result(self.predictor, result, job.score_thr, job.topk)
 
     def _tell(self, problem: str, bar: tqdm) -> None:
         self.unread += 1

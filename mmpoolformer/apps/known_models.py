@@ -1,10 +1,10 @@
-"""What stands behind tools/validate.py and tools/predict.py."""
+"""Classifiers on pictures and on folders of classes: `predict` and `validate`."""
 
 import json
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -42,67 +42,138 @@ TORCH_DTYPES = {
 }
 
 
-def validate(args: Namespace) -> None:
-    """Measure known models as the command line of tools/validate.py says.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How classifiers run.
+
+    Attributes:
+        checkpoint: See `load_classifier`.
+        trust: Whether it may hold more than data.
+        classes: File of the names of the classes, see `read_class_names`.
+        batch_size: Pictures at a time.
+        workers: Processes that read pictures; None is one for each core, at most 4.
+        device: See `choose_device`.
+        dtype: Type of weights and pictures: `fp32`, `bf16` or `fp16`.
+        amp: Whether to compute in mixed precision.
+        skip_unreadable: Whether to go on after pictures that can not be read.
+        force: Whether to replace files of results.
+    """
+
+    checkpoint: str | None = None
+    trust: bool = False
+    classes: str | None = None
+    batch_size: int = 16
+    workers: int | None = None
+    device: str | None = None
+    dtype: str = 'fp32'
+    amp: bool = False
+    skip_unreadable: bool = False
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How pictures are prepared, where not as the model says.
+
+    Attributes:
+        img_size: Side of the network's input.
+        crop_pct: Share of the resized picture that is seen.
+    """
+
+    img_size: int | None = None
+    crop_pct: float | None = None
+
+
+def validate(
+    models: str,
+    data: str,
+    settings: Settings,
+    checkpoints: str | None = None,
+    preparation: Preparation = Preparation(),
+    results: str | None = None,
+) -> None:
+    """Measure classifiers and print their accuracy.
+
+    Args:
+        models: See `choose_models`.
+        data: Folder of pictures, or a tar file.
+        settings: How they run.
+        checkpoints: Folder with a file for each model.
+        preparation: How pictures are prepared.
+        results: Table to write.
 
     Raises:
-        UserError: If the options, the data or a checkpoint are wrong.
+        UserError: If the settings, the data or a checkpoint are wrong.
     """
-    placement = choose_placement(args)
-    _check_settings(args)
-    check_output(args.results, args.force)
+    placement = choose_placement(settings)
+    _check_preparation(preparation)
+    check_output(results, settings.force)
     rows = []
-    for name, source in choose_models(args.model, args.checkpoint, args.checkpoints):
-        row = _validate_one(args, name, source, placement)
-        rows.append(row)
-        _tell_row(row)
-        if args.results:
-            with blame(args.results, (OSError,)):
-                write_csv(args.results, rows)
-    if args.results:
-        print(f'results: {args.results}')
+    for name, source in choose_models(models, settings.checkpoint, checkpoints):
+        one = replace(settings, checkpoint=source)
+        rows.append(_validate_one(name, data, one, preparation, placement))
+        _tell_row(rows[-1])
+        if results:
+            with blame(results, (OSError,)):
+                write_csv(results, rows)
+    if results:
+        print(f'results: {results}')
 
 
-def predict(args: Namespace) -> None:
-    """Classify pictures as the command line of tools/predict.py says.
+def predict(
+    model: str,
+    pictures: Sequence[str],
+    settings: Settings,
+    topk: int = 5,
+    csv: str | None = None,
+    json_file: str | None = None,
+) -> None:
+    """Classify pictures and print their likeliest classes.
+
+    Args:
+        model: See `load_classifier`.
+        pictures: Files, folders and patterns.
+        settings: How the model runs.
+        topk: Classes for each picture.
+        csv: Table to write.
+        json_file: JSON file to write.
 
     Raises:
-        UserError: If the options, a picture or the checkpoint are wrong.
+        UserError: If the settings, a picture or the checkpoint are wrong.
     """
-    if args.topk < 1:
-        raise UsageError(f'--topk {args.topk}: give a number from 1')
-    placement = choose_placement(args)
-    for path in (args.csv, args.json):
-        check_output(path, args.force)
-    _check_model(args.model)
+    if topk < 1:
+        raise UsageError(f'--topk {topk}: give a number from 1')
+    placement = choose_placement(settings)
+    for path in (csv, json_file):
+        check_output(path, settings.force)
+    _check_model(model)
     with blame('', (OSError, ValueError)):
-        paths = find_pictures(args.pictures)
-        known = _load(args, args.model, args.checkpoint)
+        paths = find_pictures(pictures)
+        known = _load(model, settings)
         names = describe_classes(known.classes, known.num_classes)
-        predictions = _predict_all(args, known, names, paths, placement)
-        if args.csv:
-            write_csv(args.csv, table_of(predictions, names))
-        if args.json:
-            record = record_of(known, predictions, names)
-            write_atomically(args.json, json.dumps(record, indent=2) + '\n')
+        told = _predict_all(known, paths, names, topk, settings, placement)
+        if csv:
+            write_csv(csv, table_of(told, names))
+        if json_file:
+            record = record_of(known, told, names)
+            write_atomically(json_file, json.dumps(record, indent=2) + '\n')
 
 
-def choose_placement(args: Namespace) -> Placement:
-    """Return where to compute, from the options of the command line.
+def choose_placement(settings: Settings) -> Placement:
+    """Return where and how to compute.
 
     Raises:
         UsageError: If a number or the device is none that can be used.
     """
-    for option in ('batch_size', 'workers'):
-        value, least = getattr(args, option), 0 if option == 'workers' else 1
-        if value is not None and value < least:
-            name = option.replace('_', '-')
-            raise UsageError(f'--{name} {value}: give a number from {least}')
-    device = choose_device(args.device)
-    dtype = TORCH_DTYPES[getattr(args, 'dtype', 'fp32')]
+    if settings.batch_size < 1:
+        raise UsageError(f'--batch-size {settings.batch_size}: give a number from 1')
+    if settings.workers is not None and settings.workers < 0:
+        raise UsageError(f'--workers {settings.workers}: give a number from 0')
+    device = choose_device(settings.device)
+    dtype = TORCH_DTYPES[settings.dtype]
     if device.type == 'cpu' and dtype == torch.float16:
         raise UsageError('--dtype fp16: needs a GPU; CPUs compute in bf16')
-    return Placement(device, dtype, getattr(args, 'amp', False))
+    return Placement(device, dtype, settings.amp)
 
 
 def choose_models(
@@ -250,36 +321,43 @@ def _file_stem(name: str) -> str:
     return Path(name).stem if is_config(name) else name.rpartition('/')[2]
 
 
-def _load(args: Namespace, name: str, source: str | None) -> KnownClassifier:
+def _load(name: str, settings: Settings) -> KnownClassifier:
     try:
-        classes = read_class_names(args.classes) if args.classes else ()
-        known = load_classifier(name, source, args.trust_checkpoint, classes)
+        classes = read_class_names(settings.classes) if settings.classes else ()
+        known = load_classifier(name, settings.checkpoint, settings.trust, classes)
     except DownloadError as error:
-        cure = '' if source else '; or give a file of the weights by --checkpoint FILE'
+        cure = (
+            ''
+            if settings.checkpoint
+            else '; or give a file of the weights by --checkpoint FILE'
+        )
         raise UserError(f'{error}{cure}') from error
     tell_random(known.name, known.unfilled)
     return known
 
 
 def _validate_one(
-    args: Namespace, name: str, source: str | None, placement: Placement
+    name: str,
+    place: str,
+    settings: Settings,
+    preparation: Preparation,
+    placement: Placement,
 ) -> dict:
     with blame('', (OSError, ValueError)):
-        known = _load(args, name, source)
-    settings = _settings(args, known)
-    with blame(str(args.data), (OSError, ValueError, RuntimeError)):
-        data = evaluation_data(
-            args.data, settings, known.classes, known.num_classes, args.skip_unreadable
-        )
-    workers = _workers(args.workers, len(data), args.batch_size)
+        known = _load(name, settings)
+    prepared = _prepared(preparation, known)
+    skip = settings.skip_unreadable
+    with blame(place, (OSError, ValueError, RuntimeError)):
+        data = evaluation_data(place, prepared, known.classes, known.num_classes, skip)
+    workers = _workers(settings, len(data))
     try:
         result = evaluate(
-            known.network, data, placement, args.batch_size, workers, name
+            known.network, data, placement, settings.batch_size, workers, name
         )
     except ValueError as error:  # a picture, or a size that the network can't take
         cure = str(error).replace("on_error='skip'", '--skip-unreadable')
         raise UserError(cure) from error
-    return _row(known, settings, result)
+    return _row(known, prepared, result)
 
 
 def _row(known: KnownClassifier, settings: dict, result: Evaluation) -> dict:
@@ -300,30 +378,32 @@ def _row(known: KnownClassifier, settings: dict, result: Evaluation) -> dict:
     }
 
 
-def _check_settings(args: Namespace) -> None:
-    if args.img_size is not None and args.img_size < 1:
-        raise UsageError(f'--img-size {args.img_size}: give a number from 1')
-    if args.crop_pct is not None and not 0 < args.crop_pct <= 1:
-        raise UsageError(f'--crop-pct {args.crop_pct}: give a share, above 0 up to 1')
+def _check_preparation(given: Preparation) -> None:
+    if given.img_size is not None and given.img_size < 1:
+        raise UsageError(f'--img-size {given.img_size}: give a number from 1')
+    if given.crop_pct is not None and not 0 < given.crop_pct <= 1:
+        raise UsageError(f'--crop-pct {given.crop_pct}: give a share, above 0 up to 1')
 
 
-def _settings(args: Namespace, known: KnownClassifier) -> dict:
-    """Return how pictures are prepared, changed as the command line says."""
-    settings = changed_settings(known.settings, args.img_size, args.crop_pct)
+def _prepared(given: Preparation, known: KnownClassifier) -> dict:
+    """Return how pictures are prepared, changed as given."""
+    settings = changed_settings(known.settings, given.img_size, given.crop_pct)
     about = getattr(known.network, 'pretrained_cfg', {})
     size = about.get('input_size', (3, 0, 0))[1:]
     is_fixed = known.name.startswith(TIMM) and about.get('fixed_input_size')
     if is_fixed and picture_size(settings) != tuple(size):
         raise UserError(
-            f'--img-size {args.img_size}: {known.name} takes {size[0]} only'
+            f'--img-size {given.img_size}: {known.name} takes {size[0]} only'
         )
     return settings
 
 
-def _workers(asked: int | None, pictures: int, batch_size: int) -> int:
+def _workers(settings: Settings, pictures: int) -> int:
     """Return how many processes read: no more than they have batches to do."""
-    most = min(MOST_WORKERS, os.cpu_count() or 1) if asked is None else asked
-    return min(most, pictures // batch_size)
+    most = settings.workers
+    if most is None:
+        most = min(MOST_WORKERS, os.cpu_count() or 1)
+    return min(most, pictures // settings.batch_size)
 
 
 def _tell_row(row: dict) -> None:
@@ -337,10 +417,11 @@ def _tell_row(row: dict) -> None:
 
 
 def _predict_all(
-    args: Namespace,
     known: KnownClassifier,
-    names: Sequence[str],
     paths: Sequence[str],
+    names: Sequence[str],
+    topk: int,
+    settings: Settings,
     placement: Placement,
 ) -> list[Prediction]:
     """Predict and print, picture by picture."""
@@ -348,14 +429,14 @@ def _predict_all(
         known.network,
         paths,
         create_transform(**known.settings),
-        topk=args.topk,
+        topk=topk,
         placement=placement,
-        batch_size=args.batch_size,
-        workers=_workers(args.workers, len(paths), args.batch_size),
-        skip_unreadable=args.skip_unreadable,
+        batch_size=settings.batch_size,
+        workers=_workers(settings, len(paths)),
+        skip_unreadable=settings.skip_unreadable,
     )
     done = []
-    with progress_bar(len(paths), args.model, shown=len(paths) > 1) as bar:
+    with progress_bar(len(paths), known.name, shown=len(paths) > 1) as bar:
         # On a screen the bar has to make room for each line.
         tell = bar.write if sys.stderr.isatty() else print
         for one in predictions:

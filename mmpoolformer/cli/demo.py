@@ -128,6 +128,13 @@ def pairs(
 def main(argv: Sequence[str]) -> None:
     """Serve the page until it is interrupted."""
     args = parse(argv)
-    from mmpoolformer.apps.page.serve import serve  # torch: not for --help
+    from mmpoolformer.apps.page.serve import Address, serve  # torch: not for --help
 
-    serve(args)
+    serve(
+        args.models,
+        Address(args.host, args.port, args.allow_host),
+        args.device,
+        args.trust_checkpoint,
+        args.max_megabytes,
+        args.max_megapixels,
+    )

@@ -110,6 +110,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Run the model of the command line."""
     args = parse(argv)
-    from mmpoolformer.apps.infer import infer  # torch: not for --help
+    from mmpoolformer.apps.infer import Inference, infer  # torch: not for --help
 
-    infer(args)
+    job = Inference(
+        model=args.model,
+        checkpoint=args.checkpoint,
+        trust=args.trust_checkpoint,
+        classes=args.classes,
+        device=args.device,
+        inputs=args.inputs,
+        out=args.out,
+        force=args.force,
+        score_thr=args.score_thr,
+        topk=args.topk,
+        batch_size=args.batch_size,
+    )
+    infer(job)

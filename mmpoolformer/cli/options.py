@@ -283,5 +283,20 @@ def add_inference_options(parser: argparse.ArgumentParser, batch_size: int) -> N
     parser.add_argument(
         '--force', action='store_true', help='replace existing files of results'
     )
+    add_classes_option(parser)
     add_trust_option(parser)
     add_traceback_option(parser)
+
+
+def inference_settings(args: argparse.Namespace) -> dict[str, object]:
+    """Return what predict and validate have, for `apps.known_models.Settings`."""
+    return dict(
+        checkpoint=args.checkpoint,
+        trust=args.trust_checkpoint,
+        classes=args.classes,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=args.device,
+        skip_unreadable=args.skip_unreadable,
+        force=args.force,
+    )

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from mmpoolformer.cli.options import (
     MODEL,
-    add_classes_option,
     add_inference_options,
     check_model,
+    inference_settings,
     tool_parser,
 )
 
@@ -49,7 +49,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument('--csv', metavar='FILE', help='write a table too')
     parser.add_argument('--json', metavar='FILE', help='write JSON too')
-    add_classes_option(parser)
     add_inference_options(parser, batch_size=16)
     args = parser.parse_args(argv)
     check_model(args.model, args.checkpoint)
@@ -59,6 +58,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Classify what the command line says."""
     args = parse(argv)
-    from mmpoolformer.apps.known_models import predict  # torch: not for --help
+    from mmpoolformer.apps.known_models import (
+        Settings,
+        predict,
+    )  # torch: not for --help
 
-    predict(args)
+    settings = Settings(**inference_settings(args))
+    predict(args.model, args.pictures, settings, args.topk, args.csv, args.json)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from mmpoolformer.cli.options import (
     MODEL,
-    add_classes_option,
     add_dtype_option,
     add_inference_options,
     check_model,
+    inference_settings,
     tool_parser,
 )
 
@@ -77,7 +77,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar='SHARE',
         help="share of the resized picture that is seen, in place of the model's own",
     )
-    add_classes_option(parser)
     add_inference_options(parser, batch_size=64)
     args = parser.parse_args(argv)
     for model in args.model.split(','):
@@ -88,6 +87,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Evaluate what the command line says."""
     args = parse(argv)
-    from mmpoolformer.apps.known_models import validate  # torch: not for --help
+    # torch: not for --help
+    from mmpoolformer.apps.known_models import Preparation, Settings, validate
 
-    validate(args)
+    settings = Settings(**inference_settings(args), dtype=args.dtype, amp=args.amp)
+    preparation = Preparation(args.img_size, args.crop_pct)
+    validate(
+        args.model, args.data, settings, args.checkpoints, preparation, args.results
+    )

@@ -1,10 +1,10 @@
-"""What stands behind tools/demo.py: the models to show, and the running page."""
+"""The models to show and the running page, for the command `demo`."""
 
 import signal
 import sys
-from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
@@ -21,33 +21,63 @@ ENDINGS = ('SIGINT', 'SIGTERM', 'SIGHUP')
 LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 
 
-def serve(args: Namespace) -> None:
-    """Serve the page as the command line of tools/demo.py says, until interrupted.
+@dataclass(frozen=True)
+class Address:
+    """Where the page is.
+
+    Attributes:
+        host: Address to listen on.
+        port: Port to listen on; None is the first free one from 7860.
+        names: Names of this machine that users may write in place of its address.
+    """
+
+    host: str = LOOPBACK[0]
+    port: int | None = None
+    names: Sequence[str] = ()
+
+
+def serve(
+    models: Sequence[tuple[str, str | None]],
+    address: Address,
+    device: str | None = None,
+    trust: bool = False,
+    max_megabytes: float = 20,
+    max_megapixels: float = 25,
+) -> None:
+    """Serve the page until interrupted.
+
+    Args:
+        models: Names or configs with their checkpoints, see `Predictor`; without any,
+            what the demonstrations have trained here.
+        address: Where.
+        device: See `choose_device`.
+        trust: Whether checkpoints may hold more than data.
+        max_megabytes: Larger files are refused.
+        max_megapixels: Larger pictures are refused.
 
     Raises:
         UserError: If a model can't be used, the port is taken, or Gradio is missing.
     """
     page = _import_page()
-    models = args.models or trained_models()
-    device = choose_device(args.device)
+    models = models or trained_models()
+    device = choose_device(device)
     predictors = {}
     for model, checkpoint in models:
         with blame('', (OSError, ValueError)):
-            one = Predictor(model, checkpoint, device, args.trust_checkpoint)
+            one = Predictor(model, checkpoint, device, trust)
         tell_random(one.title, one.unfilled)
         title = distinct(one.title, {name.casefold() for name in predictors})
         predictors[title] = one
-    limits = page.Limits(args.max_megabytes, round(args.max_megapixels * 1e6))
-    where = args.host if args.port is None else f'{args.host}:{args.port}'
+    limits = page.Limits(max_megabytes, round(max_megapixels * 1e6))
+    host, port = address.host, address.port
+    where = host if port is None else f'{host}:{port}'
     with (
         ended_by_signals(),
         blame(where, (OSError,)),
-        page.running_page(
-            predictors, args.host, args.port, limits, args.allow_host
-        ) as (_, address),
+        page.running_page(predictors, host, port, limits, address.names) as (_, url),
     ):
-        print(f'{address}  (Ctrl-C ends it)', flush=True)
-        if args.host not in LOOPBACK:
+        print(f'{url}  (Ctrl-C ends it)', flush=True)
+        if host not in LOOPBACK:
             print('note: whoever reaches this machine can use it', file=sys.stderr)
         Event().wait()
 
