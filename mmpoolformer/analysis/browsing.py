@@ -18,6 +18,7 @@ from mmpoolformer.classification.preprocessing import normalisation
 from mmpoolformer.data.checks.built import check_dataset
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.utils.results import Detections
+from mmpoolformer.utils.text import type_name
 from mmpoolformer.visual.drawing import (
     IGNORED,
     arrange,
@@ -233,7 +234,7 @@ def _annotated_late(settings: Mapping) -> bool:
     """Tell whether annotations are read after resizing, so at the file's own size."""
     while 'dataset' in settings:
         settings = settings['dataset']
-    names = [str(step['type']).split('.')[-1] for step in settings.get('pipeline', ())]
+    names = [type_name(step['type']) for step in settings.get('pipeline', ())]
     if 'Resize' not in names or 'LoadAnnotations' not in names:
         return False
     return names.index('Resize') < names.index('LoadAnnotations')

@@ -19,6 +19,7 @@ from mmpoolformer.engine.config import task_scope
 from mmpoolformer.inference.weights import fill_from_config
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.images import PictureError, blamed_on
+from mmpoolformer.utils.text import type_name
 from mmpoolformer.visual.drawing import class_colours, shown_bands
 
 # Steps of test pipelines that pictures without annotations do without.
@@ -123,7 +124,7 @@ def load_openmmlab(
     steps = [
         dict(step)
         for step in dataset.pipeline
-        if _name_of(step['type']) not in ANNOTATION_STEPS
+        if type_name(step['type']) not in ANNOTATION_STEPS
     ]
     scope = task_scope(config)
     first, steps[0] = steps[0], dict(type=f'{scope}.LoadImageFromNDArray')
@@ -156,15 +157,10 @@ def _reads_colours(step: Mapping) -> bool:
     The backends of mmcv do, but for tifffile, which gives what is in the file.
     """
     return (
-        _name_of(step['type']) == 'LoadImageFromFile'
+        type_name(step['type']) == 'LoadImageFromFile'
         and step.get('color_type', 'color') == 'color'
         and step.get('imdecode_backend') != 'tifffile'
     )
-
-
-def _name_of(kind: str | type) -> str:
-    """Return the bare name of a type that a config gives by its name or as a class."""
-    return kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
 
 
 def _class_of(kind: str | type) -> type:

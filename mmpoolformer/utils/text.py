@@ -29,6 +29,11 @@ def first_few(names: Iterable[object], most: int = 5, between: str = ', ') -> st
     return few + (f' and {len(names) - most} more' if len(names) > most else '')
 
 
+def type_name(kind: object) -> str:
+    """Return the bare name of a config's `type`: a class, or its name in a scope."""
+    return getattr(kind, '__name__', str(kind).rsplit('.', 1)[-1])
+
+
 def did_you_mean(name: str, names: Iterable[str], most: int = 3) -> str:
     """Return `; did you mean A, B?` for names that are similar; empty if none is."""
     close = difflib.get_close_matches(name, list(names), n=most)

@@ -59,6 +59,7 @@ from mmpoolformer.data.class_names import read_json
 from mmpoolformer.data.classification import TimmDataset
 from mmpoolformer.utils.distributed import launched_rank
 from mmpoolformer.utils.errors import SETTING_ERRORS, UserError, blame, one_line
+from mmpoolformer.utils.text import type_name
 from mmpoolformer.version import __version__
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -533,8 +534,7 @@ def _label_use(part: Part, classes: int, every: bool) -> LabelUse:
 
 
 def _name(step: Mapping) -> str:
-    kind = step.get('type')
-    return kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return type_name(step.get('type'))
 
 
 def _spread(count: int, options: Options) -> list[bool]:
@@ -610,7 +610,7 @@ def _picture_reader(part: Part) -> str:
     if isinstance(part.dataset, TimmDataset):
         return PILLOW
     for step in part.steps:
-        name = _name(step).split('.')[-1]
+        name = _name(step)
         if name == 'LoadImageFromFile':
             return step.get('imdecode_backend') or OPENCV
         if name.startswith('Load') and name not in LABEL_TRANSFORMS:

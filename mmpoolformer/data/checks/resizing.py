@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from mmpoolformer.utils.text import type_name
+
 # A size that a picture is fitted into, or a factor.
 Scale = tuple[int, int] | float
 
@@ -21,7 +23,7 @@ def smallest_scales(steps: Sequence[Mapping]) -> list[Scale]:
         comes first of which it is not known what it does to the size.
     """
     for step in steps:
-        name = str(step.get('type')).split('.')[-1]
+        name = type_name(step.get('type'))
         if name == 'RandomChoice':
             branches = step.get('transforms') or ()
             return [scale for branch in branches for scale in smallest_scales(branch)]

@@ -41,6 +41,11 @@ def test_what_vanishes_is_what_mmcv_can_not_resize(case: str, size: tuple) -> No
     assert vanishes(size, scale) == fails
 
 
+@pytest.mark.parametrize('kind', [Resize, 'Resize', 'mmcv.Resize'])
+def test_a_step_is_given_by_its_name_or_class(kind: type | str) -> None:
+    assert smallest_scales([{'type': kind, 'scale': 64, **KEPT}]) == [(64, 64)]
+
+
 def test_pipelines() -> None:
     load, pack = {'type': 'LoadImageFromFile'}, {'type': 'mmdet.PackDetInputs'}
     resize = {'type': 'mmdet.Resize', 'scale': (1333, 800), **KEPT}
