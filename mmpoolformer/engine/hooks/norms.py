@@ -29,9 +29,10 @@ class AverageStatistics(Hook):
         buffers = [b for model in (runner.model, *models) for b in statistics(model)]
         if not buffers:
             return
-        # In float64 the mean of equal numbers, such as of frozen norms, is the number.
-        means = torch.cat([buffer.flatten().double() for buffer in buffers])
+        # In float64, which not every device has, the mean of equal numbers, such as of
+        # frozen norms, is the number.
+        means = torch.cat([buffer.flatten().cpu().double() for buffer in buffers])
         all_reduce(means, op='mean')
         sizes = [buffer.numel() for buffer in buffers]
         for buffer, mean in zip(buffers, means.split(sizes), strict=True):
-            buffer.copy_(mean.view_as(buffer))
+            buffer.copy_(mean.view_as(buffer).to(buffer.dtype))
