@@ -51,7 +51,6 @@ def fetch(
     url: str,
     sha256: str | None = None,
     cache_dir: str | os.PathLike | None = None,
-    progress: bool = True,
 ) -> Path:
     """Download a file of at most 10 GB, or find it in the cache.
 
@@ -65,8 +64,6 @@ def fetch(
             the file (`.sha256`).
         cache_dir: The folder to keep it in; by default `$MMPOOLFORMER_CACHE`, or
             `mmpoolformer` in the folder of torch.hub.
-        progress: Whether to show a progress bar (on a terminal). Those of the hub
-            are turned off by `HF_HUB_DISABLE_PROGRESS_BARS`.
 
     Returns:
         The file's path.
@@ -88,7 +85,7 @@ def fetch(
         return fetch_from_hub(
             repository, file, revision, sha256, folder / 'huggingface'
         )
-    return _fetch_by_pooch(url, sha256, folder, progress)
+    return _fetch_by_pooch(url, sha256, folder)
 
 
 def fetch_from_hub(
@@ -148,14 +145,14 @@ def fetch_from_hub(
     return Path(path)
 
 
-def _fetch_by_pooch(url: str, sha256: str | None, folder: Path, progress: bool) -> Path:
+def _fetch_by_pooch(url: str, sha256: str | None, folder: Path) -> Path:
     file = folder / _file_name(url)
     record = Path(f'{file}.sha256')
     pooch.get_logger().setLevel('WARNING')  # the bar says enough
     try:
         with FileLock(f'{file}.lock'):
             first = record.read_text().strip() if record.is_file() else None
-            transfer = partial(_transfer, sha256=sha256, progress=progress)
+            transfer = partial(_transfer, sha256=sha256)
             pooch.retrieve(url, sha256 or first, file.name, folder, downloader=transfer)
             if sha256 or not first:
                 record.write_text(f'{pooch.file_hash(str(file))}\n')
@@ -174,9 +171,7 @@ def _fetch_by_pooch(url: str, sha256: str | None, folder: Path, progress: bool) 
     return file
 
 
-def _transfer(
-    url: str, output_file: str, _: None, sha256: str | None, progress: bool
-) -> None:
+def _transfer(url: str, output_file: str, _: None, sha256: str | None) -> None:
     """Write what `url` sends, as pooch asks its downloaders to."""
     with requests.Session() as session:
         for scheme in ('http://', 'https://'):
@@ -186,9 +181,8 @@ def _transfer(
         with answer, open(output_file, 'wb') as file:
             size = _checked_size(url, answer, sha256)
             name = urlsplit(url).path.rsplit('/', 1)[-1]
-            hidden = None if progress else True  # None: only on a terminal
-            style = dict(unit='B', unit_scale=True, desc=name, disable=hidden)
-            with _LimitedBar(total=size, **style) as bar:
+            style = dict(unit='B', unit_scale=True, desc=name)
+            with _LimitedBar(total=size, disable=None, **style) as bar:  # on a terminal
                 bar.source = url
                 for chunk in answer.iter_content(_CHUNK):
                     bar.update(len(chunk))

@@ -55,19 +55,18 @@ def distinct(name: str, taken: Container[str], form: str = '{} ({})') -> str:
     return candidate
 
 
-def nearest(name: str, names: Iterable[str], most: int = 5) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """Say which names may have been meant.
 
     Args:
         name: A name that is none of them.
         names: The known names.
-        most: Names to give at most.
 
     Returns:
-        The most similar names, or the first ones if none is similar.
+        The most similar names, or the first ones if none is similar; five at most.
     """
     names = list(names)
-    if len(names) <= most:
+    if len(names) <= 5:
         return ', '.join(names)
-    close = difflib.get_close_matches(name, names, n=most)
-    return ', '.join(close or [*names[:most], '...'])
+    close = difflib.get_close_matches(name, names, n=5)
+    return ', '.join(close or [*names[:5], '...'])

@@ -273,14 +273,9 @@ def _fit_losses(axes: Axes, curves: Sequence[Curve]) -> None:
         axes.set_ylim(bottom=0)
 
 
-def running_mean(curve: Curve, share: float = 0.05) -> Curve:
-    """Return the mean of each value and those before it.
-
-    Args:
-        curve: The curve.
-        share: How many, as a share of all values of the curve.
-    """
-    window = max(1, round(share * len(curve.values)))
+def running_mean(curve: Curve) -> Curve:
+    """Return the mean of each value and those before it: a twentieth of all values."""
+    window = max(1, round(len(curve.values) / 20))
     sums = np.cumsum(np.insert(np.asarray(curve.values, float), 0, 0.0))
     ends = np.arange(1, len(curve.values) + 1)
     starts = np.maximum(ends - window, 0)

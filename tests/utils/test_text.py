@@ -23,7 +23,7 @@ def test_similar_names_are_named() -> None:
 
 
 def test_nearest_names_the_first_if_none_is_similar() -> None:
-    assert nearest('q', 'abcdef', most=3) == 'a, b, c, ...'
+    assert nearest('q', 'abcdef') == 'a, b, c, d, e, ...'
     assert nearest('q', 'ab') == 'a, b'
 
 

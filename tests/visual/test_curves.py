@@ -207,7 +207,7 @@ def test_no_run_is_an_error(tmp_path):
 
 def test_the_running_mean_is_of_the_values_before():
     curve = Curve('loss', tuple(range(100)), tuple(map(float, range(100))))
-    mean = running_mean(curve, share=0.05)
+    mean = running_mean(curve)
     expected = [np.mean(curve.values[max(i - 4, 0) : i + 1]) for i in range(100)]
     np.testing.assert_allclose(mean.values, expected)
 

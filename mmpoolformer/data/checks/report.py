@@ -13,6 +13,7 @@ from mmpoolformer.utils.files import write_atomically
 
 ERROR, WARNING = 'error', 'warning'
 SHOWN = 3  # names kept of each finding
+WIDTH = 79  # columns of a summary
 LONGEST = 200  # characters of a name in a message
 
 
@@ -95,16 +96,16 @@ class DataReport:
     folders: list[str] = field(default_factory=list)
     classes: tuple[str, ...] = ()
 
-    def lines(self, width: int = 79) -> list[str]:
-        """Return the summary, in lines of at most `width` columns.
+    def lines(self) -> list[str]:
+        """Return the summary, in lines of at most `WIDTH` columns.
 
         A path that is longer than that stays whole.
         """
         found = [*self.findings.errors, *self.findings.warnings]
-        lines = _wrapped(self.title, '', width)
-        lines += _wrapped(', '.join(self.facts), '  ', width)
+        lines = _wrapped(self.title, '')
+        lines += _wrapped(', '.join(self.facts), '  ')
         for one in found:
-            lines += _wrapped(f'{one.level}: {one}', '  ', width)
+            lines += _wrapped(f'{one.level}: {one}', '  ')
         return lines
 
 
@@ -114,10 +115,10 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f'{text[: LONGEST - 3]}...'
 
 
-def _wrapped(text: str, indent: str, width: int) -> list[str]:
+def _wrapped(text: str, indent: str) -> list[str]:
     return textwrap.wrap(
         text,
-        width,
+        WIDTH,
         initial_indent=indent,
         subsequent_indent=f'{indent}  ',
         break_long_words=False,
