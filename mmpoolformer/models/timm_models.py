@@ -12,6 +12,7 @@ from mmpoolformer.checkpoints import (
     unwrap,
 )
 from mmpoolformer.checkpoints.loading import place_cure
+from mmpoolformer.utils.text import nearest
 
 TIMM = 'timm/'  # what stands before timm's names
 AVERAGED = 'n_averaged'  # how many weights torch's AveragedModel has averaged
@@ -36,9 +37,8 @@ def build_timm(
             'checkpoint, which reads them without running what is in them'
         )
     if not timm.is_model(name.split('.')[0]):
-        near = ', '.join(timm.list_models(f'{name[:6]}*')[:4])
-        hint = f'; it has {near}' if near else ''
-        raise ValueError(f'name={name!r}: timm has no such model{hint}')
+        near = nearest(name, timm.list_models())
+        raise ValueError(f'name={name!r}: timm has no such model; did you mean {near}?')
     model = timm.create_model(
         name, pretrained=pretrained, num_classes=num_classes, **options or {}
     )

@@ -6,7 +6,7 @@ data set's own transforms read a tiny picture of each value.
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from PIL import Image
 from mmpoolformer.data.checks.images import BITS_8, ImageInfo
 from mmpoolformer.data.checks.report import Findings
 from mmpoolformer.utils.errors import one_line
+from mmpoolformer.utils.text import first_few
 
 # How a pipeline turns any values into labels; `ids` are the values, by class.
 MAP = "dict(type='mmpoolformer.MapLabels', ids=[...]) after LoadAnnotations"
@@ -196,8 +197,9 @@ def _check_values(
     elif not findings.errors and len(learned) <= use.trained:
         which = f'label {min(learned)} is the only one' if learned else 'no label is'
         findings.error(
-            f'nothing to learn: {which} left of the values {_listed(values)}, the '
-            'others are ignored: correct reduce_zero_label or the classes '
+            f'nothing to learn: {which} left of the values '
+            f'{first_few(sorted(values), 8)}, the others are ignored: correct '
+            'reduce_zero_label or the classes '
             f'(classes.txt, classes.json), or map the values by {MAP}'
         )
     else:
@@ -223,9 +225,9 @@ def _check_shift(
     )
     if background or as_many:
         findings.error(
-            f'value 0 is ignored, but the values ({_listed(found)}) seem to be counted '
-            f'from 0, as the last of {use.num_classes} classes has no pixel: every '
-            f'class would be shifted by one; {cure}'
+            f'value 0 is ignored, but the values ({first_few(sorted(found), 8)}) '
+            f'seem to be counted from 0, as the last of {use.num_classes} classes has '
+            f'no pixel: every class would be shifted by one; {cure}'
         )
     elif use.every:
         findings.warning(
@@ -252,17 +254,11 @@ def _check_ignored(
     if share > MOST_IGNORED:
         findings.warning(
             f'most pixels ({100 * share:.0f} %) are ignored, as the values '
-            f'{_listed(ignored)} are no class: if they are one, such as the '
-            'background, name it in classes.json with its "id" (own folders) or set '
-            'reduce_zero_label=False'
+            f'{first_few(sorted(ignored), 8)} are no class: if they are one, such as '
+            'the background, name it in classes.json with its "id" (own folders) or '
+            'set reduce_zero_label=False'
         )
 
 
 def _plain(name: str) -> str:
     return name.strip(' _').lower()
-
-
-def _listed(values: Iterable[int]) -> str:
-    found = sorted(values)
-    more = ', ...' if len(found) > 8 else ''
-    return ', '.join(map(str, found[:8])) + more
