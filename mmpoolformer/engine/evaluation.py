@@ -43,6 +43,7 @@ def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
     if metric._coco_api is None:
         metric._coco_api = _api_of_results(metric, results)
     api = metric._coco_api
+    _number_annotations(api)
     unknown = [image for image in metric.img_ids if image not in api.imgs]
     if unknown:
         raise UserError(
@@ -63,6 +64,17 @@ def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
         return compute(results)
     finally:
         metric._coco_api = api
+
+
+def _number_annotations(api: object) -> None:
+    """Number annotations from 1 where an id counts for pycocotools as no match: 0.
+
+    Label Studio numbers from 0, for one. Nothing else looks at these ids.
+    """
+    if not all(isinstance(number, int) and number > 0 for number in api.anns):
+        for number, one in enumerate(api.dataset['annotations'], 1):
+            one['id'] = number
+        api.createIndex()
 
 
 def _filled(metric: BaseMetric, found: dict) -> dict:

@@ -128,6 +128,17 @@ def test_no_detection_is_an_ap_of_0(truth: Path, has_file: bool) -> None:
     assert metrics == measured(truth, far, range(5), classwise=True, **given)
 
 
+@pytest.mark.parametrize('first', [0, 1, -3, '0'])
+def test_perfect_detections_have_an_ap_of_1(truth: Path, first: int | str) -> None:
+    content = json.loads(truth.read_text())
+    for number, one in enumerate(content['annotations'], int(first)):
+        one['id'] = type(first)(number)
+    truth.write_text(json.dumps(content))
+    exact = [{**one, 'score': 1.0} for one in content['annotations']]
+    metrics = measured(truth, exact, range(PICTURES), classwise=True)
+    assert metrics['coco/bbox_mAP'] == metrics['coco/box_precision'] == 1
+
+
 @pytest.mark.parametrize('kinds', [['bbox'], ['bbox', 'segm'], ['proposal']])
 def test_lvis_without_detections_has_its_numbers_too(truth, kinds, monkeypatch) -> None:
     # The package lvis need not be there; it gives an IndexError then.
