@@ -190,7 +190,7 @@ def _check_values(
             'classes.json with "id" 0 and 255 (own folders), or set '
             f'reduce_zero_label=False and {MAP.replace("...", "0, 255")}'
         )
-    elif mapping[0] == use.ignored and _check_shift(
+    elif _are_shifted(mapping, use) and _check_shift(
         found, values, labels, use, findings
     ):
         return
@@ -204,6 +204,12 @@ def _check_values(
         )
     else:
         _check_ignored(values, mapping, use, findings)
+
+
+def _are_shifted(mapping: Mapping[int, Mapped], use: LabelUse) -> bool:
+    """Tell whether value 0 is ignored, and all others count from 1."""
+    values = range(1, min(use.num_classes + 1, IGNORED_VALUE))
+    return mapping[0] == use.ignored and all(mapping.get(v) == v - 1 for v in values)
 
 
 def _check_shift(

@@ -994,6 +994,17 @@ def test_own_folders_counted_from_zero_are_not_shifted(
     refuse_errors(check_data(config))
 
 
+def test_sparse_ids_without_the_last_class_are_no_shift(seg: Path) -> None:
+    write_values(seg, [0, 7, 20])
+    config = seg_config(seg, reduce=False)
+    ids = dict(type='mmpoolformer.MapLabels', ids=[7, 20, 33], ignored=[0, 255])
+    config.train_dataloader.dataset.pipeline.append(ids)
+    (report,) = check_data(config)
+    warnings = [str(one) for one in report.findings.warnings]
+    assert not report.findings.errors
+    assert [text.split(':')[0] for text in warnings] == ['labels without a pixel']
+
+
 @pytest.mark.parametrize(
     ('reduce', 'classes', 'message'),
     [(False, 2, '255 is'), (True, 2, 'both are'), (True, 1, 'both are')],
