@@ -200,7 +200,12 @@ def _check_packages(config: Config) -> None:
 def _check_class_names(node: object, file: Path, place: str = '') -> None:
     """Refuse names of classes that are one text, of which each letter would count."""
     if isinstance(node, dict | Config):
-        classes = node.get('classes') if place.endswith('metainfo') else None
+        about_data = place.endswith('metainfo')
+        if about_data and 'CLASSES' in node:
+            raise UserError(
+                f'{file}: {place}.CLASSES is not read: write {place}.classes'
+            )
+        classes = node.get('classes') if about_data else None
         if isinstance(classes, str) and not Path(classes).is_file():  # a list of names
             raise UserError(
                 f'{file}: {place}.classes={classes!r} is text, not a list of names: '

@@ -228,6 +228,13 @@ def test_class_names_that_are_one_text_are_refused(tmp_path: Path, place: str) -
     load_config(file)
 
 
+def test_class_names_under_the_old_key_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'a.py'
+    path.write_text("data = dict(metainfo=dict(CLASSES=('box', 'disc')))")
+    with pytest.raises(UserError, match=r'data\.metainfo\.CLASSES is not read: write'):
+        load_config(path)
+
+
 @pytest.mark.parametrize(
     ('base', 'model', 'scope'),
     [
