@@ -8,6 +8,7 @@ it is the innermost, and all must lie at the same place.
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -251,6 +252,10 @@ class ClassTar(ReaderImageInTar):
             )
 
 
+def _composed(name: str) -> str:
+    return unicodedata.normalize('NFC', name)
+
+
 def _mapped(
     root: str | os.PathLike, names: set[str], class_map: Mapping[str, int] | str
 ) -> dict[str, int]:
@@ -258,10 +263,12 @@ def _mapped(
     labels = dict(load_class_map(class_map, str(root)))
     unknown = in_order(names - labels.keys())
     if unknown:
+        alike = {_composed(name) for name in labels} & set(map(_composed, unknown))
+        form = ' (the same letters in another Unicode form, as macOS writes them)'
         raise ValueError(
-            f'{root}: folders of unknown classes: {first_few(unknown)}; the classes '
-            f'are {first_few(tuple(labels))}; rename or remove the folders, or add '
-            'them to the classes'
+            f'{root}: folders of unknown classes: {first_few(unknown)}'
+            f'{form if alike else ""}; the classes are {first_few(tuple(labels))}; '
+            'rename or remove the folders, or add them to the classes'
         )
     return labels
 

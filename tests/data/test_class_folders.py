@@ -169,6 +169,15 @@ def test_a_class_map_chooses_labels(tmp_path: Path) -> None:
         ClassFolders(tmp_path, class_map={'ant': 0})
 
 
+def test_names_in_another_unicode_form_are_told_so(tmp_path: Path) -> None:
+    composed, parted = 'caf\u00e9', 'cafe\u0301'
+    write(tmp_path, f'{parted}/0.png')
+    with pytest.raises(ValueError, match=r'in another Unicode form, as macOS'):
+        ClassFolders(tmp_path, class_map={composed: 0})
+    with pytest.raises(ValueError, match=r'unknown classes: \S+; the classes are'):
+        ClassFolders(tmp_path, class_map={'cafe': 0})
+
+
 def test_other_options_are_refused(tmp_path: Path) -> None:
     write(tmp_path, 'ant/0.png', 'bee/0.png')
     with pytest.raises(TypeError, match='class_mapp'):
