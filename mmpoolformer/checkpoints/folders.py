@@ -14,6 +14,7 @@ INDICES = tuple(f'{name}.index.json' for name in FILES)
 ENDINGS = ('.safetensors', '.bin', '.pth', '.pt', '.ckpt', '.tar', '.pdparams')
 MOST_INDEX = 2**24  # bytes, 100 or so a tensor
 CONFIG = 'config.json'
+PREPARATION = ('input_size', 'mean', 'std', 'crop_pct', 'interpolation')
 NO_NAME = re.compile(r'LABEL_\d+')  # transformers' for classes without one
 
 
@@ -68,14 +69,38 @@ def class_names(folder: Path) -> tuple[str, ...]:
         folder: As `save_pretrained` of transformers (`id2label` of its config.json) or
             of timm (`label_names`) writes it.
     """
-    config = _read_json(folder / CONFIG)
-    config = config if isinstance(config, dict) else {}
+    config = _read_dict(folder / CONFIG)
     names = config.get('label_names') or config.get('id2label')
     if isinstance(names, dict):
         names = [names.get(str(i)) for i in range(len(names))]
     if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
         return ()
     return () if all(map(NO_NAME.fullmatch, names)) else tuple(names)
+
+
+def preparation(folder: Path) -> dict:
+    """Return how a folder says that pictures are prepared; empty if it does not.
+
+    Args:
+        folder: As `save_pretrained` of transformers (preprocessor_config.json, of which
+            mean and deviation are taken) or of timm (`pretrained_cfg` of its
+            config.json) writes it.
+
+    Returns:
+        Options of `timm.data.create_transform`, as they stand there.
+    """
+    config = _read_dict(folder / CONFIG).get('pretrained_cfg')
+    if isinstance(config, dict):
+        return {key: config[key] for key in PREPARATION if key in config}
+    processor = _read_dict(folder / 'preprocessor_config.json')
+    if not processor.get('do_normalize'):
+        return {}
+    return {'mean': processor.get('image_mean'), 'std': processor.get('image_std')}
+
+
+def _read_dict(path: Path) -> dict:
+    content = _read_json(path)
+    return content if isinstance(content, dict) else {}
 
 
 def _read_json(path: Path) -> object:

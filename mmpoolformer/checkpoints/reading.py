@@ -37,7 +37,12 @@ from mmpoolformer.checkpoints.errors import (
     UntrustedCheckpointError,
     errors_of,
 )
-from mmpoolformer.checkpoints.folders import checkpoint_files, class_names, joined
+from mmpoolformer.checkpoints.folders import (
+    checkpoint_files,
+    class_names,
+    joined,
+    preparation,
+)
 from mmpoolformer.checkpoints.keymaps import without_marks
 from mmpoolformer.checkpoints.paddle import SUFFIX, read_paddle
 from mmpoolformer.checkpoints.pickle_check import (
@@ -76,8 +81,8 @@ def read_checkpoint(path: str | os.PathLike, *, trust: bool = False) -> dict:
             every file. Files of Paddle's never get more.
 
     Returns:
-        What the file holds, its tensors on the CPU; of a folder that names classes
-        these, too, in the entry `meta`.
+        What the file holds, its tensors on the CPU; of a folder also the names
+        of the classes and the preparation of pictures that it gives, in `meta`.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -87,10 +92,12 @@ def read_checkpoint(path: str | os.PathLike, *, trust: bool = False) -> dict:
     path = Path(path).expanduser()
     if path.is_dir():
         shards = (read_checkpoint(p, trust=trust) for p in checkpoint_files(path))
-        whole, names = joined(path, shards), class_names(path)
-        if names:  # where checkpoints of tools/train.py have them
-            whole['meta'] = {'dataset_meta': {'classes': names}}
-        return whole
+        whole, meta = joined(path, shards), {}
+        if names := class_names(path):  # where checkpoints of tools/train.py have them
+            meta['dataset_meta'] = {'classes': names}
+        if prepared := preparation(path):
+            meta['preparation'] = prepared
+        return {**whole, 'meta': meta} if meta else whole
     if not path.is_file():
         raise FileNotFoundError(f'no checkpoint file {str(path)!r}')
     with path.open('rb') as file:

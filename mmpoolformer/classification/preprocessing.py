@@ -13,6 +13,8 @@ from timm.models import get_pretrained_cfg
 from mmpoolformer.checkpoints import ZOO
 from mmpoolformer.models.timm_models import TIMM
 
+LARGEST = 4096  # side of pictures for a network, in pixels
+INTERPOLATIONS = ['nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos']
 FROM_ZOO = ('input_size', 'mean', 'std', 'crop_pct', 'interpolation')
 
 
@@ -49,6 +51,46 @@ def recorded_settings(meta: Mapping) -> dict | None:
         if transform is not None:
             return ast.literal_eval(_Dicts().visit(transform))
     return None
+
+
+def stated_settings(meta: Mapping) -> dict:
+    """Return how the folder of a checkpoint says that pictures are prepared.
+
+    Args:
+        meta: The entry of that name, see `read_checkpoint`.
+
+    Returns:
+        Some options of `timm.data.create_transform`; what is no value of an option is
+        left out.
+    """
+    stated = meta.get('preparation')
+    stated = stated if isinstance(stated, Mapping) else {}
+    return {
+        key: tuple(stated[key]) if isinstance(stated[key], list) else stated[key]
+        for key, fits in FITTING.items()
+        if key in stated and fits(stated[key])
+    }
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, float | int) and 0 < value <= 1
+
+
+def _are_three(value: object, least: float, most: float, *kinds: type) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(x) in kinds and least <= x <= most for x in value)
+    )
+
+
+FITTING = {
+    'input_size': lambda value: _are_three(value, 1, LARGEST, int),
+    'mean': lambda value: _are_three(value, 0, 1, int, float),
+    'std': lambda value: _are_three(value, 1e-9, 1, int, float),
+    'crop_pct': _is_share,
+    'interpolation': INTERPOLATIONS.__contains__,
+}
 
 
 def changed_settings(

@@ -22,6 +22,7 @@ from mmpoolformer.classification.classifier import ImageClassifier
 from mmpoolformer.classification.preprocessing import (
     evaluation_settings,
     recorded_settings,
+    stated_settings,
 )
 from mmpoolformer.engine.config import load_config
 from mmpoolformer.inference.weights import (
@@ -118,8 +119,10 @@ def load_classifier(
         source = named_source(name, checkpoint)
         network, weights = _named(name, source, trust, size, num_classes)
         meta = weights.content.get('meta')
-        recorded = recorded_settings(meta) if isinstance(meta, Mapping) else None
+        meta = meta if isinstance(meta, Mapping) else {}
+        recorded = recorded_settings(meta)
         settings = evaluation_settings(name) if recorded is None else recorded
+        settings |= stated_settings(meta)
     if size:
         settings['input_size'] = (3, *size)
     classes = _checked_classes(name, classes, weights, network.num_classes)

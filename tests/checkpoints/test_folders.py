@@ -4,10 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+from timm.data import create_transform, resolve_data_config
 from timm.models._hub import save_for_hf
 
 from mmpoolformer import PoolFormer
@@ -19,6 +22,7 @@ from mmpoolformer.checkpoints import (
     read_checkpoint,
 )
 from mmpoolformer.classification.class_labels import recorded_classes
+from mmpoolformer.classification.preprocessing import stated_settings
 from mmpoolformer.inference.classifiers import load_classifier
 from mmpoolformer.inference.predictor import Predictor
 
@@ -93,6 +97,33 @@ def test_folder_of_timm_names_the_classes_of_a_classifier(tmp_path) -> None:
     save_for_hf(network, tmp_path, {'label_names': ['c', 'b', 'a']}, None, True)
     assert load_classifier('timm/test_resnet', tmp_path).classes == ('c', 'b', 'a')
     assert Predictor('timm/test_resnet', tmp_path).classes == ('c', 'b', 'a')
+
+
+def test_pictures_are_prepared_as_the_folder_of_timm_says(tmp_path) -> None:
+    network = timm.create_model('test_resnet', num_classes=3)
+    says = {'mean': [0.5, 0.4, 0.3], 'std': [0.5, 0.25, 0.2], 'crop_pct': 0.5}
+    says |= {'input_size': [3, 96, 96], 'interpolation': 'nearest'}
+    save_for_hf(network, tmp_path, {'pretrained_cfg': says}, None, True, says)
+    known = load_classifier('timm/test_resnet', tmp_path)
+    generator = np.random.default_rng(0)
+    picture = Image.fromarray(generator.integers(0, 256, (130, 150, 3), np.uint8))
+    expected = create_transform(**resolve_data_config(pretrained_cfg=says))(picture)
+    assert torch.equal(create_transform(**known.settings)(picture), expected)
+
+
+@pytest.mark.parametrize(
+    ('config', 'settings'),
+    [
+        ({'do_normalize': True, 'image_mean': [0.1] * 3}, {'mean': (0.1, 0.1, 0.1)}),
+        ({'do_normalize': False, 'image_mean': [0.1] * 3}, {}),
+        ({'do_normalize': True, 'image_mean': [0.1, True, 2], 'image_std': 'x'}, {}),
+        ({'do_normalize': True, 'image_std': [0.1, 0, 0.1]}, {}),
+    ],
+)
+def test_preparation_of_a_folder_of_transformers(config, settings, tmp_path) -> None:
+    save_file(weights(), tmp_path / 'model.safetensors')
+    (tmp_path / 'preprocessor_config.json').write_text(json.dumps(config))
+    assert stated_settings(read_checkpoint(tmp_path).get('meta', {})) == settings
 
 
 @pytest.mark.parametrize('index', [INDEX, 'pytorch_model.bin.index.json'])
