@@ -36,8 +36,16 @@ COMMENT = re.compile(r'\s+#.*$', re.M)
 PROGRAMS = r'(?:python|make|pip|pre-commit|tensorboard|tools/\w+\.(?:py|sh))'
 INLINE = re.compile(rf'`((?:[A-Z_]+=\S+\s)*{PROGRAMS}\s[^`]+)`')
 INDENTED = re.compile(
-    r'^ {2,}((?:[A-Z_]+=\S+ )*(?:python|tools/\w+\.sh) (?:.*\\\n)*.*)$', re.M
+    r'^ {2,}((?:[A-Z_]+=\S+ )*(?:python|mmpoolformer|tools/\w+\.sh) (?:.*\\\n)*.*)$',
+    re.M,
 )
+OURS = re.compile(r'^((?:[A-Z_]+=\S+ )*)mmpoolformer ([a-z][\w-]*)')
+TOOLS = {'doctor': 'python -m mmpoolformer.doctor'}
+TOOLS |= {
+    found[1]: f'python tools/{path.name}'
+    for path in sorted((ROOT / 'tools').glob('*.py'))
+    if (found := re.search(r"\brun\('([\w-]+)'", path.read_text()))
+}
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,13 @@ def in_helps() -> list[Command]:
 
 
 def one_line(text: str) -> str:
-    """Return a command without a comment and without blanks that mean nothing."""
+    """Return a command without a comment and without blanks that mean nothing.
+
+    `mmpoolformer NAME` becomes the tool that runs the same, which needs no installing.
+    """
     text = '' if text.startswith('#') else COMMENT.sub('', text)
-    return ' '.join(text.split())
+    text = ' '.join(text.split())
+    return OURS.sub(lambda found: f'{found[1]}{TOOLS[found[2]]}', text)
 
 
 def _texts(source: Path) -> list[str]:

@@ -19,14 +19,14 @@ parameters, MACs and throughput.
 What is done already is skipped, and an interrupted run goes on where it stopped."""
 EXAMPLES = """examples:
   some rows in minutes on a CPU, on the generated pictures:
-    python tools/make_demo_data.py
-    python tools/ablate.py data/demo/classification --epochs 2 --image-size 64 \\
+    mmpoolformer demo-data
+    mmpoolformer ablate data/demo/classification --epochs 2 --image-size 64 \\
         --batch-size 16 --rows poolformer_s12 mixer_identity hybrid_ppaa \\
         --cfg-options optim_wrapper.optimizer.lr=5e-4 model.mixup=None
   all of them as published, on ImageNet:
-    python tools/ablate.py data/imagenet
+    mmpoolformer ablate data/imagenet
   what rows there are:
-    python tools/ablate.py --list
+    mmpoolformer ablate --list
 """
 
 

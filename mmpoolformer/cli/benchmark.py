@@ -26,15 +26,15 @@ no time. Leave the machine alone meanwhile."""
 
 EXAMPLES = """examples:
   inference beside timm, all four maps:
-    python tools/benchmark.py poolformer_s12 --size 512 512
+    mmpoolformer benchmark poolformer_s12 --size 512 512
   a training step:
-    python tools/benchmark.py poolformer_s12 --task training --batch 2 --size 384
+    mmpoolformer benchmark poolformer_s12 --task training --batch 2 --size 384
   a whole detector, module by module, fused and folded:
-    python tools/benchmark.py \\
+    mmpoolformer benchmark \\
         configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
         --how plain fused folded --size 800 1344
   how time grows with the image:
-    python tools/benchmark.py poolformer_s12 --sizes 224 448 896 1344 --plot out.png
+    mmpoolformer benchmark poolformer_s12 --sizes 224 448 896 1344 --plot out.png
 """
 
 

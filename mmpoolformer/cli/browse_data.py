@@ -21,12 +21,12 @@ augmentation too strong is seen before the training."""
 
 EXAMPLES = """examples:
   16 pictures of the training data on one page:
-    python tools/browse_data.py configs/detection/demo_mask_rcnn_poolformer_s12.py \\
+    mmpoolformer browse-data configs/detection/demo_mask_rcnn_poolformer_s12.py \\
         --out look
   one file for each of 50 pictures of the validation data:
-    python tools/browse_data.py CONFIG --split val --number 50 --single --out look
+    mmpoolformer browse-data CONFIG --split val --number 50 --single --out look
   of one's own data:
-    DATA_ROOT=data/mine python tools/browse_data.py \\
+    DATA_ROOT=data/mine mmpoolformer browse-data \\
         configs/segmentation/fpn_poolformer_s12_folder_40k.py --out look
 
 Mixup and CutMix of classification configs mix pictures later, in the model, and are not

@@ -7,12 +7,12 @@ from mmpoolformer.cli.options import config_parser, job_settings, parse_config_c
 from mmpoolformer.utils.errors import UsageError
 
 CHECK_EXAMPLES = """examples:
-  look at the data of a config, as tools/train.py does before it starts:
-    python tools/check_data.py configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py
+  look at the data of a config, as mmpoolformer train does before it starts:
+    mmpoolformer check-data configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py
   read every picture to its last pixel (COCO: some minutes on 16 cores):
-    python tools/check_data.py CONFIG --decode
+    mmpoolformer check-data CONFIG --decode
   another annotation file:
-    python tools/check_data.py CONFIG --cfg-options \\
+    mmpoolformer check-data CONFIG --cfg-options \\
         train_dataloader.dataset.ann_file=annotations/mine.json
 
 Errors end it with exit code 1; warnings do not.
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line of tools/check_data.py.
+    """Read the command line.
 
     Raises:
         UsageError: If the config is not there, or a number is none.

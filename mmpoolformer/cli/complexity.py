@@ -24,14 +24,14 @@ pass, mostly 1000. No weights are loaded: they change no count."""
 
 EXAMPLES = """examples:
   a model by name:
-    python tools/complexity.py poolformer_s12
+    mmpoolformer complexity poolformer_s12
   beside one of timm's, for images 384 pixels high and wide:
-    python tools/complexity.py poolformer_s12 timm/resnet50 --size 384
+    mmpoolformer complexity poolformer_s12 timm/resnet50 --size 384
   a whole detector, images 800 pixels high and 1333 wide:
-    python tools/complexity.py \\
+    mmpoolformer complexity \\
         configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py --size 800 1333
   all models of the package in one table, and exact numbers in a file:
-    python tools/complexity.py all --json complexity.json
+    mmpoolformer complexity all --json complexity.json
 """
 
 

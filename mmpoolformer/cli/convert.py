@@ -25,16 +25,16 @@ EXAMPLES = """names:
 
 examples:
   an ImageNet file of the authors for timm:
-    python tools/convert_checkpoint.py poolformer_s12.pth.tar s12_timm.pth --to timm
+    mmpoolformer convert poolformer_s12.pth.tar s12_timm.pth --to timm
   the same, downloaded from the zoo, as safetensors:
-    python tools/convert_checkpoint.py zoo://poolformer_s12 s12.safetensors --to timm
+    mmpoolformer convert zoo://poolformer_s12 s12.safetensors --to timm
   a detector trained with this package for the authors' code:
-    python tools/convert_checkpoint.py work_dirs/x/epoch_12.pth sail.pth --to sail
+    mmpoolformer convert work_dirs/x/epoch_12.pth sail.pth --to sail
   one of the models in a file, whatever it is:
-    python tools/convert_checkpoint.py dino.pth teacher.pth --entry teacher
+    mmpoolformer convert dino.pth teacher.pth --entry teacher
   a PiT trained in PaddlePaddle for timm, and one of timm's for PaddlePaddle:
-    python tools/convert_checkpoint.py Best_PiT.pdparams pit_ti.pth --to timm
-    python tools/convert_checkpoint.py timm://pit_ti_224 pit_ti.pdparams --to paddle
+    mmpoolformer convert Best_PiT.pdparams pit_ti.pth --to timm
+    mmpoolformer convert timm://pit_ti_224 pit_ti.pdparams --to paddle
 """
 
 

@@ -22,14 +22,14 @@ Without a model it shows what `make quickstart` and `make pretrain-demo` trained
 
 EXAMPLES = """examples:
   what the quickstart has trained, at http://127.0.0.1:7860:
-    python tools/demo.py
+    mmpoolformer demo
   a detector and a segmentor of your own, and a classifier:
-    python tools/demo.py CONFIG:work_dirs/NAME/epoch_12.pth \\
+    mmpoolformer demo CONFIG:work_dirs/NAME/epoch_12.pth \\
         configs/segmentation/NAME.py:segmentor.pth poolformer_s12:poolformer_s12.pth.tar
   a classifier with its published weights, which are downloaded:
-    python tools/demo.py poolformer_s12
+    mmpoolformer demo poolformer_s12
   for others in the network, who then can use the models too:
-    python tools/demo.py --host 0.0.0.0 --port 8000 --allow-host NAME.example.org
+    mmpoolformer demo --host 0.0.0.0 --port 8000 --allow-host NAME.example.org
 
 The page listens on this machine alone unless --host says otherwise. It answers only if
 asked for by localhost, by --host, by a name of --allow-host or, where others can reach

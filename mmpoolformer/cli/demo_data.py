@@ -10,11 +10,11 @@ from mmpoolformer.utils.errors import blame
 
 EXAMPLES = """examples:
   what the demo configs train on: 400 scenes and 100 held out, in data/demo:
-    python tools/make_demo_data.py
+    mmpoolformer demo-data
   more and larger scenes, beside the others:
-    python tools/make_demo_data.py --out data/demo512 --train 2000 --size 512
+    mmpoolformer demo-data --out data/demo512 --train 2000 --size 512
   other scenes in place of those that are there:
-    python tools/make_demo_data.py --seed 1 --force
+    mmpoolformer demo-data --seed 1 --force
 
 layout of the folder:"""
 

@@ -28,15 +28,15 @@ newer). Models of timm are not exported."""
 
 EXAMPLES = """examples:
   a classifier, for images of any size:
-    python tools/export.py poolformer_s12 --checkpoint poolformer_s12.pth.tar \\
+    mmpoolformer export poolformer_s12 --checkpoint poolformer_s12.pth.tar \\
         --out poolformer_s12.onnx
   its four maps in place of the logits, with the published weights:
-    python tools/export.py poolformer_s12 --features --out backbone.onnx
+    mmpoolformer export poolformer_s12 --features --out backbone.onnx
   a detector, from images to boxes:
-    python tools/export.py configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
+    mmpoolformer export configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
         --checkpoint work_dirs/NAME/epoch_12.pth --out retinanet.onnx
   a segmentor for TorchScript, images of 512 x 512 only:
-    python tools/export.py configs/segmentation/fpn_poolformer_s12_ade20k_40k.py \\
+    mmpoolformer export configs/segmentation/fpn_poolformer_s12_ade20k_40k.py \\
         --checkpoint CHECKPOINT --fixed 512 512 --out fpn.ts
   run an ONNX file on a picture without torch:
     python docs/examples/onnx_inference.py retinanet.onnx street.jpg

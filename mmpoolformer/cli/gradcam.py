@@ -40,16 +40,16 @@ weights show no evidence."""
 EXAMPLES = (
     """examples:
   two classifiers on two pictures:
-    python tools/gradcam.py cat.jpg dog.jpg --model poolformer_s12 timm/resnet50 \\
+    mmpoolformer gradcam cat.jpg dog.jpg --model poolformer_s12 timm/resnet50 \\
         --out cam.png
   another class than the most likely one, by another method:
-    python tools/gradcam.py cat.jpg --model poolformer_s12 \\
+    mmpoolformer gradcam cat.jpg --model poolformer_s12 \\
         --checkpoint poolformer_s12.pth.tar --class 'tiger cat' --method LayerCAM
   a classifier of your own, with the classes and the preprocessing of its training:
-    python tools/gradcam.py shoe.jpg --model poolformer_s12 --class sandal \\
+    mmpoolformer gradcam shoe.jpg --model poolformer_s12 --class sandal \\
         --checkpoint work_dirs/mine/epoch_20.pth
   the 4 surest boxes of a detector, a map for each:
-    python tools/gradcam.py street.jpg --top 4 --checkpoint epoch_12.pth \\
+    mmpoolformer gradcam street.jpg --top 4 --checkpoint epoch_12.pth \\
         --config configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py
 
 methods:

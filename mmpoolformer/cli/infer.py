@@ -21,14 +21,14 @@ the checkpoint, or else those of the config."""
 
 EXAMPLES = """examples:
   a detector on a folder and all below it:
-    python tools/infer.py configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
+    mmpoolformer infer configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
         work_dirs/NAME/epoch_12.pth photos --out found
   on some files, a pattern (quoted) and a video, surer boxes only:
-    python tools/infer.py CONFIG CHECKPOINT a.jpg 'b/**/*.png' street.mp4 \\
+    mmpoolformer infer CONFIG CHECKPOINT a.jpg 'b/**/*.png' street.mp4 \\
         --out found --score-thr 0.5
   a classifier by name, with a file of weights, and with the published ones:
-    python tools/infer.py poolformer_s12 poolformer_s12.pth.tar photos --out classes
-    python tools/infer.py poolformer_s12 photos --out classes
+    mmpoolformer infer poolformer_s12 poolformer_s12.pth.tar photos --out classes
+    mmpoolformer infer poolformer_s12 photos --out classes
 
 results in the folder of --out:
   pictures/NAME.jpg   the pictures with what was found; videos/NAME.mp4 likewise

@@ -10,20 +10,21 @@ from mmpoolformer.utils.errors import UsageError, UserError, blame
 
 DESCRIPTION = """Draw loss, learning rate or metrics of training runs into one picture.
 
-(tools/train.py draws each run's own curves by itself, into curves.png of the work
+(mmpoolformer train draws each run's own curves by itself, into curves.png of the work
 dir.)"""
 
 EXAMPLES = """examples:
   two runs, their loss and first metric:
-    python tools/plot_curves.py work_dirs/a work_dirs/b
+    mmpoolformer plot-curves work_dirs/a work_dirs/b
   chosen curves, and names for the runs:
-    python tools/plot_curves.py work_dirs/a work_dirs/b --keys loss_bbox bbox_mAP lr \\
+    mmpoolformer plot-curves work_dirs/a work_dirs/b --keys loss_bbox bbox_mAP lr \\
         --names 'from scratch' pretrained --out curves.png
   what there is to draw:
-    python tools/plot_curves.py work_dirs/a --list
+    mmpoolformer plot-curves work_dirs/a --list
 
-A RUN is a work dir of tools/train.py or any other program on mmengine, or one of its
-logs, train_log.jsonl or scalars.json. bbox_mAP stands for coco/bbox_mAP, and so on."""
+A RUN is a work dir of mmpoolformer train or any other program on mmengine, or one of
+its logs, train_log.jsonl or scalars.json. bbox_mAP stands for coco/bbox_mAP, and so
+on."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -13,19 +13,19 @@ from mmpoolformer.cli.options import (
 
 DESCRIPTION = """Print the likeliest classes of pictures, with their probabilities.
 
-Classes have the names in the checkpoint, if it was made by tools/train.py, or else
+Classes have the names in the checkpoint, if it was made by mmpoolformer train, or else
 those of ImageNet. Pictures are prepared as in the training, or as the config says."""
 
 EXAMPLES = """examples:
   with published weights, downloaded:
-    python tools/predict.py cat.jpg --model poolformer_s12
+    mmpoolformer predict cat.jpg --model poolformer_s12
   with a checkpoint of one's own, for a folder and all below it, to a table:
-    python tools/predict.py photos --model poolformer_s12 \\
+    mmpoolformer predict photos --model poolformer_s12 \\
         --checkpoint work_dirs/NAME/epoch_300.pth --csv photos.csv
   files and patterns (quoted, where the shell would find too many), the best class only:
-    python tools/predict.py cat.jpg 'photos/**/*.png' --model caformer_s18 --topk 1
+    mmpoolformer predict cat.jpg 'photos/**/*.png' --model caformer_s18 --topk 1
   with a model of timm:
-    python tools/predict.py cat.jpg --model timm/resnet50 --checkpoint resnet50.pth
+    mmpoolformer predict cat.jpg --model timm/resnet50 --checkpoint resnet50.pth
 """
 
 

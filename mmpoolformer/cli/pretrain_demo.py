@@ -19,9 +19,9 @@ equal seed and steps, from scratch and from the classifier: minutes on two CPU c
 What is done already is skipped, and an interrupted run goes on where it stopped."""
 EXAMPLES = """examples:
   the whole way, in data/demo and work_dirs/pretrain_demo:
-    python tools/pretrain_demo.py
+    mmpoolformer pretrain-demo
   something to compare: half the pretraining
-    python tools/pretrain_demo.py --work-dir work_dirs/half \\
+    mmpoolformer pretrain-demo --work-dir work_dirs/half \\
         --cfg-options train_cfg.max_epochs=4 param_scheduler.t_initial=4
 """
 

@@ -19,11 +19,11 @@ it on others, and draw predictions and curves: minutes on two CPU cores.
 What is done already is skipped, and an interrupted run goes on where it stopped."""
 EXAMPLES = """examples:
   the whole way, in data/demo and work_dirs/quickstart:
-    python tools/quickstart.py
+    mmpoolformer quickstart
   again with other scenes, beside the first:
-    python tools/quickstart.py --seed 1 --data data/demo1 --work-dir work_dirs/demo1
+    mmpoolformer quickstart --seed 1 --data data/demo1 --work-dir work_dirs/demo1
   something to compare: half the training
-    python tools/quickstart.py --work-dir work_dirs/half \\
+    mmpoolformer quickstart --work-dir work_dirs/half \\
         --cfg-options train_cfg.max_epochs=2 param_scheduler.1.end=2
 """
 

@@ -15,13 +15,13 @@ from mmpoolformer.utils.errors import UsageError
 
 TEST_EXAMPLES = """examples:
   measure a checkpoint on the config's test data:
-    python tools/test.py CONFIG work_dirs/NAME/epoch_12.pth
+    mmpoolformer test CONFIG work_dirs/NAME/epoch_12.pth
   keep the predictions, and pictures of them beside the truth:
-    python tools/test.py CONFIG CHECKPOINT --out predictions.pkl --show-dir pictures
+    mmpoolformer test CONFIG CHECKPOINT --out predictions.pkl --show-dir pictures
   with test-time augmentation:
-    python tools/test.py CONFIG CHECKPOINT --tta
+    mmpoolformer test CONFIG CHECKPOINT --tta
   faster, where the CPU or GPU computes bfloat16:
-    python tools/test.py CONFIG CHECKPOINT --optimize --dtype bf16
+    mmpoolformer test CONFIG CHECKPOINT --optimize --dtype bf16
   on 8 GPUs (or 2 processes on the CPU):
     tools/dist_test.sh CONFIG CHECKPOINT 8
 """
@@ -47,7 +47,7 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line of tools/test.py.
+    """Read the command line.
 
     Raises:
         UsageError: If the config or the checkpoint is not there.

@@ -8,11 +8,11 @@ from mmpoolformer.engine.signals import StopRequest
 
 TRAIN_EXAMPLES = """examples:
   train on one GPU, or on the CPU where there is none:
-    python tools/train.py configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py
+    mmpoolformer train configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py
   go on where the last run in the work dir stopped, if there is one:
-    python tools/train.py CONFIG --resume auto
+    mmpoolformer train CONFIG --resume auto
   from scratch, with two images a step and the learning rate fitted to that:
-    python tools/train.py CONFIG --auto-scale-lr \\
+    mmpoolformer train CONFIG --auto-scale-lr \\
         --cfg-options model.backbone.init_cfg=None train_dataloader.batch_size=2
   on 8 GPUs (or 2 processes on the CPU):
     tools/dist_train.sh CONFIG 8
@@ -41,7 +41,7 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Read the command line of tools/train.py.
+    """Read the command line.
 
     Raises:
         UsageError: If the config is not there.
@@ -89,7 +89,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         '--no-check',
         dest='check',
         action='store_false',
-        help='do not look at the data first (see tools/check_data.py); once it was '
+        help='do not look at the data first (see mmpoolformer check-data); once it was '
         'found sound, only names, sizes and times of its files are compared',
     )
     return parse_config_command(parser, argv)

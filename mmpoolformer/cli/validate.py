@@ -15,23 +15,23 @@ from mmpoolformer.cli.options import (
 DESCRIPTION = """Measure top-1, top-5 and loss of a known model on an image folder.
 
 Size, crop and normalisation are those published for the model; for checkpoints of
-tools/train.py those of the training, for a config those of its test_dataloader. The
+mmpoolformer train those of the training, for a config those of its test_dataloader. The
 folder has one subfolder for each class, or a folder val (or test, ...) that has them.
 Folders called like ImageNet's synsets (n01440764) are matched by name, so some of the
 1000 will do."""
 
 EXAMPLES = """examples:
   published weights, downloaded:
-    python tools/validate.py --model poolformer_s12 data/imagenet
-  a checkpoint of one's own, in the names of any codebase or of tools/train.py:
-    python tools/validate.py --model poolformer_s12 \\
+    mmpoolformer validate --model poolformer_s12 data/imagenet
+  a checkpoint of one's own, in the names of any codebase or of mmpoolformer train:
+    mmpoolformer validate --model poolformer_s12 \\
         --checkpoint work_dirs/NAME/epoch_300.pth data/mine
   all models that have a file (NAME.pth, NAME.pth.tar, ...) in a folder, to a table:
-    python tools/validate.py --model all --checkpoints weights \\
+    mmpoolformer validate --model all --checkpoints weights \\
         --results results.csv data/imagenet
   some models; one of timm's, with a file in timm's names:
-    python tools/validate.py --model 'poolformer_*,caformer_s18' data/imagenet
-    python tools/validate.py --model timm/resnet50 --checkpoint r50.pth data/imagenet
+    mmpoolformer validate --model 'poolformer_*,caformer_s18' data/imagenet
+    mmpoolformer validate --model timm/resnet50 --checkpoint r50.pth data/imagenet
 """
 
 
