@@ -302,7 +302,11 @@ GIVEN: list[tuple[str, tuple[str, ...], Callable[[Place, Path], None]]] = [
     ),
     (r'few\.pth', ('few.pth',), _whole(CLASSIFIER, **FEW)),
     (r'epoch_12', EPOCH_12, _whole(RETINANET)),
-    (r'epoch_20', ('work_dirs/mine/epoch_20.pth',), _named('poolformer_s12', 10)),
+    (
+        r'epoch_20',
+        ('work_dirs/mine/epoch_20.pth',),
+        _named('poolformer_s12', 2, dataset_meta=dict(classes=('boot', 'sandal'))),
+    ),
     (
         r'two\.pth',
         ('two.pth',),
