@@ -277,9 +277,10 @@ RULES = [
             'configs/segmentation/NAME.py': 'segmentation.py',
         },
         serves=True,
+        long=True,
     ),
-    Rule(r'python tools/demo.py poolformer_s12', serves=True),
-    Rule(r'python tools/demo.py( --host .*)?', serves=True),
+    Rule(r'python tools/demo.py (poolformer_s12|--host .*)', serves=True, long=True),
+    Rule(r'python tools/demo.py', serves=True),
     Rule(
         r'python tools/validate.py --model \S+ --checkpoints .*',
         '--img-size 64',

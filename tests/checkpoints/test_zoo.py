@@ -86,6 +86,7 @@ def attention_of_stages(name: str) -> int:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [n for n in ZOO if not n.endswith(TRAININGS[1:])])
 def test_macs_are_those_of_the_model(name) -> None:
     entry = ZOO[name]
