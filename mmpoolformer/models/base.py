@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from mmpoolformer.checkpoints import OUTPUT_NORMS, load_weights, native_keys
 from mmpoolformer.models.windows import any_size
 from mmpoolformer.ops import POOLINGS
+from mmpoolformer.ops.products import is_transformed
 
 
 class PretrainedModule(BaseModule):
@@ -73,12 +74,12 @@ class RecomputedSequential(nn.Sequential):
     """Modules in a row that recompute their activations in the backward pass.
 
     In training this takes less memory and more time, with the same outputs and
-    gradients.
+    gradients. Not under the transforms of `torch.func`, which torch can't recompute.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Pass x through all modules."""
-        if not (self.training and torch.is_grad_enabled()):
+        if not (self.training and torch.is_grad_enabled()) or is_transformed():
             return super().forward(x)
         for module in self:
             x = recompute(module, x, use_reentrant=False)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mmpoolformer.ops import star_relu
 from mmpoolformer.ops.pooling import HALF
-from mmpoolformer.ops.products import is_traced
+from mmpoolformer.ops.products import is_traced, is_transformed
 
 
 class GroupNorm1(nn.GroupNorm):
@@ -37,9 +37,10 @@ class GroupNorm1(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W); the result has x's shape and type."""
-        if torch.is_grad_enabled() and not x.requires_grad:
-            # The output norm of a frozen stage: torch (2.1 to 2.11, on the CPU) dies in
-            # the backward pass if this input is laid out as channels_last.
+        # The output norm of a frozen stage: torch (2.1 to 2.11, on the CPU) dies in the
+        # backward pass if this input is laid out as channels_last; vmap before that.
+        is_frozen = torch.is_grad_enabled() and not x.requires_grad
+        if is_frozen or is_transformed():
             x = x.contiguous()
         if x.dtype not in HALF:
             return super().forward(x)

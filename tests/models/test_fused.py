@@ -189,10 +189,21 @@ def test_transforms_of_torch_func(transform: str) -> None:
     assert difference(result(fused), result(plain)) < 1e-10
 
 
-@pytest.mark.parametrize('name', ['poolformer_s12', 'convformer_s18'])
-def test_vmap_gives_each_images_gradient(name: str) -> None:
+@pytest.mark.parametrize('name', ARCHITECTURES)
+@torch.no_grad()
+def test_vmap_gives_each_images_maps(name: str) -> None:
     x = image(3, 3, 64, 64).double()
-    plain, fused = (model.double().eval() for model in pair(name))
+    for model in pair(name):
+        model.double().eval()
+        found = torch.func.vmap(model)(x[:, None])
+        for ours, theirs in zip(found, model(x), strict=True):
+            assert difference(ours[:, 0], theirs) < 1e-12
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_vmap_gives_each_images_gradient(with_cp: bool) -> None:
+    x = image(3, 3, 64, 64).double()
+    plain, fused = (m.double() for m in pair('poolformer_s12', with_cp=with_cp))
     parameters = {name: p.detach() for name, p in fused.named_parameters()}
 
     def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
