@@ -35,6 +35,7 @@ PILLOW_LIMIT = 2 * int(Image.MAX_IMAGE_PIXELS or 89_478_485)
 MOST_WORKERS = 16
 LONG_WORK = 5000  # files for which the bar is drawn in a log, too
 BITS_8 = 256
+MISSING = 'pictures that are not there'
 BANDS = 'S'  # tifffile's letter for an axis
 IN_PLANES = (
     'pictures of bands in planes, which mmcv takes for rows (write them with '
@@ -155,7 +156,7 @@ def report_images(
 
 def _looked(path: str, decode: bool, counted: bool, reader: str) -> ImageInfo:
     if not os.path.isfile(path):  # a pipe would be waited for
-        return ImageInfo(problem='pictures that are not there')
+        return ImageInfo(problem=MISSING)
     if reader == TIFFFILE and (one := _look_by_tifffile(path, decode)):
         return one
     try:

@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from urllib.parse import unquote
 
 import cv2
 from mmengine.config import Config
@@ -31,6 +33,7 @@ from mmpoolformer.data.checks.built import (
 )
 from mmpoolformer.data.checks.coco import CocoUse, check_coco, check_order
 from mmpoolformer.data.checks.images import (
+    MISSING,
     OPENCV,
     OPENCV_LIMIT,
     PILLOW,
@@ -70,6 +73,7 @@ LABEL_TRANSFORMS = ('LoadAnnotations', 'MapLabels')
 CACHE = 'data_check.json'
 # Pictures of labels that are read without `decode`, spread evenly.
 LABELS_READ = 1000
+FOLDERS_SEARCHED = 1000  # for pictures that are not where they should be
 FLIPPED = (2, 3, 4)  # orientations of EXIF that keep width and height
 # Methods by which a data set class decides what it reads of a COCO file.
 READING = frozenset(
@@ -352,6 +356,30 @@ def _check_coco(part: Part, report: DataReport) -> None:
     for path, picture, one in zip(paths, pictures, looks, strict=True):
         size = picture.width, picture.height
         _check_size(path, size, one, report.findings)
+    missing = [p for p, one in zip(paths, looks, strict=True) if one.problem == MISSING]
+    if missing and (found := _found_elsewhere(missing[0], dataset.data_root or folder)):
+        report.findings.warning(
+            'pictures that seem to lie elsewhere or to be called otherwise: set '
+            'data_prefix.img, or correct "file_name"',
+            f'{missing[0]}: is it {found}?',
+        )
+
+
+def _found_elsewhere(path: str, root: str) -> str | None:
+    """Find a file that another program may mean by a path, below a folder.
+
+    Other programs write their own folders, other capitals, and `%20` for a blank.
+    """
+    wanted = _plain_name(path)
+    for place, _, names in islice(os.walk(root), FOLDERS_SEARCHED):
+        for name in names:
+            if _plain_name(name) == wanted:
+                return os.path.join(place, name)
+    return None
+
+
+def _plain_name(path: str) -> str:
+    return unquote(path.replace('\\', '/').rpartition('/')[2]).casefold()
 
 
 def _needs_slashes(path: str) -> bool:

@@ -565,6 +565,32 @@ def test_bad_configs_are_refused(coco: Path, case: str) -> None:
     assert any(message in error for error in errors), errors
 
 
+@pytest.mark.parametrize(
+    ('place', 'named'),
+    [
+        ('images/default/{}.png', '{}.png'),  # CVAT
+        ('images/{}.png', '/data/upload/1/{}.png'),  # Label Studio
+        ('images/my {}.png', 'my%20{}.png'),
+        ('images/{}.PNG', '{}.png'),
+        ('images/{}.png', 'images\\{}.png'),
+    ],
+)
+def test_pictures_elsewhere_are_found(coco: Path, place: str, named: str) -> None:
+    content = json.loads((coco / 'train.json').read_text())
+    for image in content['images']:
+        name = image['file_name'].removesuffix('.png')
+        (coco / place.format(name)).parent.mkdir(exist_ok=True)
+        (coco / 'images' / f'{name}.png').rename(coco / place.format(name))
+        image['file_name'] = named.format(name)
+    (coco / 'train.json').write_text(json.dumps(content))
+    (report,) = check_data(coco_config(coco))
+    assert 'pictures that are not there: 3' in str(report.findings.errors[0])
+    first = coco / place.format(Path(content['images'][0]['file_name']).stem[-1])
+    (warning,) = report.findings.warnings
+    assert 'set data_prefix.img, or correct "file_name"' in str(warning)
+    assert str(warning).endswith(f'is it {first}?)')
+
+
 def test_heads_for_another_number_of_classes_are_refused(coco: Path) -> None:
     config = coco_config(coco)
     config.model.roi_head = dict(mask_head=[dict(num_classes=2), dict(num_classes=80)])
