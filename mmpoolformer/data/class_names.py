@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from mmpoolformer.checkpoints.errors import shown
+from mmpoolformer.utils.text import first_few
 
 TWICE_CURE = (
     'rename one, or remove the one without annotations from "categories", such as the '
@@ -23,7 +24,9 @@ def read_json(file: str | Path) -> object:
     """
     path = Path(file)
     if not path.is_file():
-        raise ValueError(f'{path}: no such file')
+        others = first_few(sorted(one.name for one in path.parent.glob('*.json')))
+        hint = f'; {path.parent} has {others}' if others else ''
+        raise ValueError(f'{path}: no such file{hint}')
     try:
         return json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:  # also of numbers of 4,300 digits

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpoolformer.data.class_names import read_class_names
+from mmpoolformer.data.class_names import read_class_names, read_json
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,14 @@ def test_what_would_shift_labels_is_refused(
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf'{path}: {message}'):
         read_class_names(path)
+
+
+def test_other_annotation_files_beside_a_missing_one_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'train\.json: no such file$'):
+        read_json(tmp_path / 'train.json')
+    (tmp_path / 'instances_default.json').write_text('{}')  # as CVAT calls it
+    with pytest.raises(ValueError, match=rf'file; {tmp_path} has instances_default'):
+        read_json(tmp_path / 'train.json')
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
