@@ -232,6 +232,11 @@ def _hub_file(place: Place, path: Path) -> None:
     main.write_text(COMMIT)
 
 
+def _several(place: Place, path: Path) -> None:
+    weights = create_model('poolformer_s12').state_dict()
+    torch.save({'student': weights, 'teacher': weights}, path)
+
+
 def _paddle(place: Place, path: Path) -> None:
     source = path.with_suffix('.pth')
     _named('pit_ti')(place, source)
@@ -314,6 +319,7 @@ GIVEN: list[tuple[str, tuple[str, ...], Callable[[Place, Path], None]]] = [
     ),
     (r'r50|resnet50\.pth', ('resnet50.pth', 'r50.pth'), _named('resnet50')),
     (r'\.pdparams', ('Best_PiT.pdparams',), _paddle),
+    (r'dino\.pth', ('dino.pth',), _several),
     (r'onnx_', ('model.onnx', 'retinanet.onnx'), _onnx('config.py', 'checkpoint.pth')),
     (
         r'12\.onnx',
