@@ -316,7 +316,11 @@ def peak_memory(case: Case, device: str = 'cpu') -> int | None:
         return None
     context = get_context('spawn')
     with context.Pool(1) as pool:
-        return pool.apply(_grown, (case, torch.get_num_threads()))
+        grown = pool.apply(_grown, (case, torch.get_num_threads()))
+        # Where SIGTERM is ignored, the pool could not be ended otherwise.
+        pool.close()
+        pool.join()
+    return grown
 
 
 def _grown(case: Case, threads: int) -> int:
