@@ -76,11 +76,11 @@ class Preparation:
     """How pictures are prepared, where not as the model says.
 
     Attributes:
-        img_size: Side of the network's input.
+        image_size: Side of the network's input.
         crop_pct: Share of the resized picture that is seen.
     """
 
-    img_size: int | None = None
+    image_size: int | None = None
     crop_pct: float | None = None
 
 
@@ -379,21 +379,21 @@ def _row(known: KnownClassifier, settings: dict, result: Evaluation) -> dict:
 
 
 def _check_preparation(given: Preparation) -> None:
-    if given.img_size is not None and given.img_size < 1:
-        raise UsageError(f'--img-size {given.img_size}: give a number from 1')
+    if given.image_size is not None and given.image_size < 1:
+        raise UsageError(f'--image-size {given.image_size}: give a number from 1')
     if given.crop_pct is not None and not 0 < given.crop_pct <= 1:
         raise UsageError(f'--crop-pct {given.crop_pct}: give a share, above 0 up to 1')
 
 
 def _prepared(given: Preparation, known: KnownClassifier) -> dict:
     """Return how pictures are prepared, changed as given."""
-    settings = changed_settings(known.settings, given.img_size, given.crop_pct)
+    settings = changed_settings(known.settings, given.image_size, given.crop_pct)
     about = getattr(known.network, 'pretrained_cfg', {})
     size = about.get('input_size', (3, 0, 0))[1:]
     is_fixed = known.name.startswith(TIMM) and about.get('fixed_input_size')
     if is_fixed and picture_size(settings) != tuple(size):
         raise UserError(
-            f'--img-size {given.img_size}: {known.name} takes {size[0]} only'
+            f'--image-size {given.image_size}: {known.name} takes {size[0]} only'
         )
     return settings
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmpoolformer.cli.options import (
     add_config_options,
+    add_image_size_option,
     add_traceback_option,
     tool_parser,
 )
@@ -41,8 +42,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('data', nargs='?', help='image folder with train and val')
     add('--work-dir', 'work_dirs/ablation', 'folder of all results', metavar='DIR')
     add('--epochs', 300, 'epochs of each row', type=int, metavar='N')
-    add('--image-size', 224, 'side in pixels', type=int, metavar='N')
-    add('--batch-size', 128, 'pictures in a step', type=int, metavar='N')
+    add_image_size_option(parser, 224, 'default: %(default)s')
+    add('--batch-size', 128, 'pictures in an iteration', type=int, metavar='N')
     parser.add_argument('--rows', nargs='+', metavar='ROW', help='default: all')
     parser.add_argument('--list', action='store_true', help='list the rows and end')
     add_config_options(

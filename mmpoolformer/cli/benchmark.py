@@ -7,8 +7,10 @@ from itertools import product
 from mmpoolformer.cli.options import (
     add_device_option,
     add_dtype_option,
+    add_size_option,
     add_traceback_option,
     check_model,
+    image_size,
     tool_parser,
 )
 from mmpoolformer.utils.errors import UsageError, blame
@@ -64,10 +66,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         '--task', default='inference', choices=('inference', 'training')
     )
     parser.add_argument('--classifier', action='store_true', help='logits, not maps')
-    parser.add_argument('--batch', nargs='+', type=int, default=[1], metavar='N')
     parser.add_argument(
-        '--size', nargs='+', type=int, default=[512], help='height and width in pixels'
+        '--batch',
+        '--batch-size',
+        nargs='+',
+        type=int,
+        default=[1],
+        metavar='N',
+        help='pictures at a time, one number or several (default: 1)',
     )
+    add_size_option(parser, '(default: 512)', default=[512])
     parser.add_argument('--sizes', nargs='+', type=int, help='several square sizes')
     add_dtype_option(parser, ('fp32', 'bf16'), 'type that is computed in')
     parser.add_argument('--threads', type=int, help="default: torch's own choice")
@@ -78,9 +86,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--plot', metavar='FILE.png', help='draw them there')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
-    numbers = [*args.batch, *args.size, *(args.sizes or []), args.rounds]
-    if min(numbers) < 1 or len(args.size) > 2:
-        raise UsageError('--batch, --size, --sizes, --rounds: give numbers from 1')
+    if min(*args.batch, *(args.sizes or []), args.rounds) < 1:
+        raise UsageError('--batch, --sizes, --rounds: give numbers from 1')
+    args.size = image_size(args.size)
     for model in args.models:
         check_model(model)
     return args
@@ -112,7 +120,7 @@ def time_all(args: argparse.Namespace) -> list:
     for model in args.models:
         if not is_config(model) and model not in VARIANTS:
             raise UsageError(f'{model}: no such model of mmpoolformer to time')
-    sizes = [(n, n) for n in args.sizes or ()] or [tuple((args.size * 2)[:2])]
+    sizes = [(n, n) for n in args.sizes or ()] or [args.size]
     groups = list(product(args.models, args.batch, sizes))
     hows = [h for h in args.how if args.task == 'inference' or h not in FOR_INFERENCE]
     timings = []

@@ -7,6 +7,7 @@ from pathlib import Path
 from mmpoolformer.cli.options import (
     add_config_options,
     add_traceback_option,
+    check_config,
     tool_parser,
 )
 from mmpoolformer.utils.errors import UsageError, blame
@@ -75,8 +76,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_config_options(parser, 'change settings of the config')
     add_traceback_option(parser)
     args = parser.parse_args(argv)
-    if not Path(args.config).is_file():
-        raise UsageError(f'{args.config}: no such config file')
+    check_config(args.config)
     if min(args.number, args.columns) < 1 or args.side < 32:
         raise UsageError('--number and --columns from 1, --side from 32')
     return args

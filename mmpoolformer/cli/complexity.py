@@ -7,8 +7,10 @@ from dataclasses import asdict
 from mmpoolformer.cli.options import (
     MODEL,
     add_config_options,
+    add_size_option,
     add_traceback_option,
     check_model,
+    image_size,
     tool_parser,
 )
 from mmpoolformer.utils.errors import UsageError, blame
@@ -54,13 +56,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='all of mmpoolformer.list_models(), once where names stand for other '
         'weights of one architecture',
     )
-    parser.add_argument(
-        '--size',
-        nargs='+',
-        type=int,
-        metavar='N',
-        help='height and width of the image, or one number for both (default: what '
-        "the model was made for; 800 1333 for detectors' configs, 512 for segmentors')",
+    add_size_option(
+        parser,
+        "(default: the model's own; 800 1333 for detectors' configs, 512 for "
+        "segmentors')",
     )
     parser.add_argument('--json', metavar='FILE', help='write the exact numbers there')
     add_config_options(
@@ -74,11 +73,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError('no model given: name one, a config file, or all')
     for model in args.models:
         check_model(model)
-    if args.size and (len(args.size) > 2 or min(args.size) < 1):
-        raise UsageError(
-            f'--size {" ".join(map(str, args.size))}: give height and width in '
-            'pixels, or one number for both'
-        )
+    args.size = image_size(args.size)
     return args
 
 
@@ -105,11 +100,10 @@ def main(argv: Sequence[str]) -> None:
 
 def count_all(names: Sequence[str], args: argparse.Namespace) -> dict:
     """Return a `Complexity` for each name."""
-    size = args.size and (args.size * 2)[:2]
     results = {}
     with progress_bar(len(names), 'counting', shown=len(names) > 1) as bar:
         for name in names:
-            results[name] = count_one(name, size, args.cfg_options)
+            results[name] = count_one(name, args.size, args.cfg_options)
             bar.update()
     return results
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from mmpoolformer.cli.demo_options import demo_settings
+from mmpoolformer.cli.demo_options import add_scene_options, demo_settings
 from mmpoolformer.cli.options import add_traceback_option, tool_parser
 from mmpoolformer.data.demo import scenes as demo_data
 from mmpoolformer.utils.errors import blame
@@ -22,7 +22,6 @@ layout of the folder:"""
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     layout = demo_data.__doc__.split('::\n\n')[1].split('\n\n')[0]
-    defaults = demo_data.DemoSettings()
     parser = tool_parser(
         'demo-data',
         'Draw scenes of textured shapes, and write them for detection\n'
@@ -35,10 +34,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.add_argument(flag, default=value, help=text, **options)
 
     add('--out', 'data/demo', 'folder to make', metavar='DIR')
-    add('--train', defaults.train, 'scenes to train on', type=int, metavar='N')
-    add('--val', defaults.val, 'scenes held out', type=int, metavar='N')
-    add('--size', defaults.size, 'side in pixels', type=int, metavar='N')
-    add('--seed', defaults.seed, 'same seed, same bytes', type=int, metavar='N')
+    add_scene_options(parser)
     add('--workers', None, 'processes; None is one a core', type=int, metavar='N')
     parser.add_argument(
         '--force', action='store_true', help='replace demonstration data that differ'

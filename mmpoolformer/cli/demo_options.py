@@ -13,22 +13,30 @@ def add_demo_options(parser: argparse.ArgumentParser, work_dir: str) -> None:
         parser: The tool's parser.
         work_dir: Default folder of all but the pictures.
     """
-    scenes = DemoSettings()
-
-    def add(flag: str, value: object, text: str, **options: object) -> None:
+    for flag, folder, text in (
+        ('--data', 'data/demo', 'folder of the pictures'),
+        ('--work-dir', work_dir, 'folder of all else'),
+    ):
         text = f'{text} (default: %(default)s)'
-        parser.add_argument(flag, default=value, help=text, **options)
+        parser.add_argument(flag, default=folder, metavar='DIR', help=text)
+    add_scene_options(parser)
 
-    add('--data', 'data/demo', 'folder of the pictures', metavar='DIR')
-    add('--work-dir', work_dir, 'folder of all else', metavar='DIR')
-    add('--train', scenes.train, 'scenes to train on', type=int, metavar='N')
-    add('--val', scenes.val, 'scenes held out', type=int, metavar='N')
-    add('--size', scenes.size, 'side in pixels', type=int, metavar='N')
-    add('--seed', scenes.seed, 'seed of the scenes', type=int, metavar='N')
+
+def add_scene_options(parser: argparse.ArgumentParser) -> None:
+    """Add what scenes are drawn, see `demo_settings`."""
+    scenes = DemoSettings()
+    for flag, number, text in (
+        ('--train', scenes.train, 'scenes to train on'),
+        ('--val', scenes.val, 'scenes held out'),
+        ('--size', scenes.size, 'side in pixels'),
+        ('--seed', scenes.seed, 'same seed, same bytes'),
+    ):
+        text = f'{text} (default: %(default)s)'
+        parser.add_argument(flag, type=int, default=number, metavar='N', help=text)
 
 
 def demo_settings(args: argparse.Namespace) -> DemoSettings:
-    """Return the scenes that `add_demo_options` has asked for.
+    """Return the scenes that `add_scene_options` has asked for.
 
     Raises:
         UsageError: If a number is out of its range.

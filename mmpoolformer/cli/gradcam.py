@@ -9,10 +9,13 @@ from mmpoolformer.cli.options import (
     add_checkpoint_option,
     add_classes_option,
     add_num_classes_option,
+    add_score_option,
+    add_size_option,
     add_traceback_option,
     add_trust_option,
     check_model,
     check_num_classes,
+    image_size,
     tool_parser,
     weights_of_each,
 )
@@ -98,21 +101,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         'boxes and largest regions (default: %(default)s)',
     )
     add('--layer', help="module to look at, such as stages.2 (default: the model's)")
-    add(
-        '--size',
-        nargs='+',
-        type=int,
-        metavar='N',
-        help='height and width for classifiers, or one number for both',
-    )
+    add_size_option(parser, "for classifiers (default: the model's own)")
     add_num_classes_option(parser)
-    add(
-        '--score-thr',
-        type=float,
-        default=0.3,
-        metavar='P',
-        help='score threshold of boxes (default: %(default)s)',
-    )
+    add_score_option(parser)
     add(
         '--top',
         type=int,
@@ -129,8 +120,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def checked(args: argparse.Namespace) -> argparse.Namespace:
     """Refuse what can't be drawn, before anything is loaded; fill in the weights."""
-    if args.size and (len(args.size) > 2 or min(args.size) < 1):
-        raise UsageError('--size: give height and width in pixels')
+    args.size = image_size(args.size)
     if args.top < 1:
         raise UsageError(f'--top {args.top}: give a whole number from 1')
     if not 0 <= args.score_thr <= 1:
@@ -190,7 +180,7 @@ def load_engines(args: argparse.Namespace) -> list:
             checkpoint,
             args.trust_checkpoint,
             classes,
-            size=args.size and tuple((args.size * 2)[:2]),
+            size=args.size,
             num_classes=args.num_classes,
             may_be_random=True,
         )

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 
 from mmpoolformer.cli.options import (
     MODEL,
+    add_batch_size_option,
     add_checkpoint_option,
     add_classes_option,
     add_device_option,
+    add_score_option,
+    add_topk_option,
     add_traceback_option,
     add_trust_option,
     check_model,
@@ -69,28 +72,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='pictures, videos, folders and patterns',
     )
     add('--out', required=True, metavar='DIR', help='folder of the results, new')
-    add(
-        '--score-thr',
-        type=float,
-        default=0.3,
-        metavar='P',
-        help='score threshold of boxes, drawn and written; 0 keeps all that the model '
-        'gives, as for computing AP (default: %(default)s)',
-    )
-    add(
-        '--topk',
-        type=int,
-        default=5,
-        metavar='K',
-        help='classes for each picture (default: %(default)s)',
-    )
-    add(
-        '--batch-size',
-        type=int,
-        default=1,
-        metavar='N',
-        help='pictures at a time (default: %(default)s)',
-    )
+    add_score_option(parser)
+    add_topk_option(parser)
+    add_batch_size_option(parser, default=1)
     add_device_option(parser)
     add('--force', action='store_true', help='write into a folder that is not empty')
     add_checkpoint_option(parser)

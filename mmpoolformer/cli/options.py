@@ -41,8 +41,7 @@ def parse_config_command(
     """
     _add_common_options(parser)
     args = parser.parse_args(argv)
-    if not Path(args.config).is_file():
-        raise UsageError(f'{args.config}: no such config file')
+    check_config(args.config)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
@@ -150,6 +149,84 @@ def add_classes_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_size_option(
+    parser: argparse.ArgumentParser, text: str, default: Sequence[int] | None = None
+) -> None:
+    """Add `--size`, height and width of an image, which `image_size` checks."""
+    parser.add_argument(
+        '--size',
+        nargs='+',
+        type=int,
+        default=default,
+        metavar='N',
+        help=f'height and width in pixels, or one number for both {text}',
+    )
+
+
+def image_size(size: Sequence[int] | None) -> tuple[int, int] | None:
+    """Return height and width of what `--size` gives.
+
+    Raises:
+        UsageError: If it is no size.
+    """
+    if size is None:
+        return None
+    if len(size) > 2 or min(size) < 1:
+        raise UsageError(
+            f'--size {" ".join(map(str, size))}: give height and width in pixels, or '
+            'one number for both'
+        )
+    return size[0], size[-1]
+
+
+def add_image_size_option(
+    parser: argparse.ArgumentParser, default: int | None, text: str
+) -> None:
+    """Add `--image-size`, the side of square images of a classifier."""
+    parser.add_argument(
+        '--image-size',
+        '--img-size',
+        type=int,
+        default=default,
+        metavar='N',
+        help=f"side of the network's input in pixels ({text})",
+    )
+
+
+def add_batch_size_option(parser: argparse.ArgumentParser, default: int) -> None:
+    """Add `--batch-size`, the pictures that a model sees at a time."""
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        default=default,
+        metavar='N',
+        help='pictures at a time (default: %(default)s)',
+    )
+
+
+def add_topk_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--topk`, how many classes are told of a picture."""
+    parser.add_argument(
+        '--topk',
+        type=int,
+        default=5,
+        metavar='K',
+        help='classes for each picture (default: %(default)s)',
+    )
+
+
+def add_score_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--score-thr`, the least score of a box."""
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        metavar='P',
+        help='score threshold of boxes; 0 keeps all that the model gives, as for '
+        'computing AP (default: %(default)s)',
+    )
+
+
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     """Add `--device`, a name for `mmpoolformer.utils.devices.choose_device`."""
     parser.add_argument(
@@ -189,12 +266,30 @@ def check_model(model: str, checkpoint: str | None = None) -> None:
     Raises:
         UsageError: Naming it.
     """
-    if is_config(model) and not Path(model).is_file():
-        raise UsageError(f'{model}: no such config file')
-    if checkpoint in (None, RANDOM) or '://' in checkpoint:
-        return
-    if not Path(checkpoint).expanduser().exists():
-        raise UsageError(f'{checkpoint}: no such checkpoint')
+    if is_config(model):
+        check_config(model)
+    if checkpoint not in (None, RANDOM):
+        check_checkpoint(checkpoint)
+
+
+def check_config(path: str) -> None:
+    """Refuse a config that is not there.
+
+    Raises:
+        UsageError: Naming it.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f'{path}: no such config file')
+
+
+def check_checkpoint(source: str) -> None:
+    """Refuse a file of weights that is not there.
+
+    Raises:
+        UsageError: Naming it.
+    """
+    if '://' not in source and not Path(source).expanduser().exists():
+        raise UsageError(f'{source}: no such checkpoint')
 
 
 def weights_of_each(
@@ -266,13 +361,7 @@ def add_inference_options(parser: argparse.ArgumentParser, batch_size: int) -> N
         action='store_true',
         help='go on after pictures that can not be read, and count them',
     )
-    parser.add_argument(
-        '--batch-size',
-        type=int,
-        default=batch_size,
-        metavar='N',
-        help='pictures at a time (default: %(default)s)',
-    )
+    add_batch_size_option(parser, batch_size)
     parser.add_argument(
         '--workers',
         type=int,

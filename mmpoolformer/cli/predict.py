@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from mmpoolformer.cli.options import (
     MODEL,
     add_inference_options,
+    add_topk_option,
     check_model,
     inference_settings,
     tool_parser,
@@ -40,13 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         'pictures', nargs='+', metavar='IMAGE', help='files, folders and patterns'
     )
     parser.add_argument('--model', required=True, metavar='MODEL_OR_CONFIG', help=MODEL)
-    parser.add_argument(
-        '--topk',
-        type=int,
-        default=5,
-        metavar='K',
-        help='classes for each picture (default: %(default)s)',
-    )
+    add_topk_option(parser)
     parser.add_argument('--csv', metavar='FILE', help='write a table too')
     parser.add_argument('--json', metavar='FILE', help='write JSON too')
     add_inference_options(parser, batch_size=16)

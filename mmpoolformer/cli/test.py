@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmpoolformer.cli.options import (
     add_dtype_option,
+    check_checkpoint,
     config_parser,
     job_settings,
     parse_config_command,
@@ -94,6 +94,5 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parse_config_command(parser, argv)
     if args.dtype != 'fp32' and not args.optimize:
         raise UsageError(f'--dtype {args.dtype}: goes with --optimize')
-    if '://' not in args.checkpoint and not Path(args.checkpoint).exists():
-        raise UsageError(f'{args.checkpoint}: no such checkpoint')
+    check_checkpoint(args.checkpoint)
     return args

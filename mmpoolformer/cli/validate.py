@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from mmpoolformer.cli.options import (
     MODEL,
     add_dtype_option,
+    add_image_size_option,
     add_inference_options,
     check_model,
     inference_settings,
@@ -65,12 +66,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         action='store_true',
         help='mixed precision: float16 on a GPU, bfloat16 on a CPU',
     )
-    parser.add_argument(
-        '--img-size',
-        type=int,
-        metavar='N',
-        help="side of the network's input, in place of the model's own",
-    )
+    add_image_size_option(parser, None, "default: the model's own")
     parser.add_argument(
         '--crop-pct',
         type=float,
@@ -91,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
     from mmpoolformer.apps.known_models import Preparation, Settings, validate
 
     settings = Settings(**inference_settings(args), dtype=args.dtype, amp=args.amp)
-    preparation = Preparation(args.img_size, args.crop_pct)
+    preparation = Preparation(args.image_size, args.crop_pct)
     validate(
         args.model, args.data, settings, args.checkpoints, preparation, args.results
     )

@@ -186,6 +186,8 @@ def test_options_in_messages_are_those_of_a_tool_that_prints_them(
         ('--device', 'predict validate demo infer benchmark'),
         ('--classes', 'predict validate infer gradcam'),
         ('--num-classes', 'export gradcam'),
+        ('--score-thr', 'infer gradcam'),
+        ('--topk', 'predict infer'),
         ('--trust-checkpoint', 'train test predict validate demo infer export gradcam'),
     ],
 )
