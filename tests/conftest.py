@@ -53,11 +53,15 @@ def fast_starts() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope='module')
-def own_loaders() -> Iterator[None]:
-    """Undo what trainings in this process have registered for reading checkpoints."""
+def own_process() -> Iterator[None]:
+    """Undo what tools leave in this process: checkpoint loaders, signal handlers."""
     schemes = dict(CheckpointLoader._schemes)
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
+    handlers = {number: signal.getsignal(number) for number in numbers}
     yield
     CheckpointLoader._schemes = schemes
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope='session')

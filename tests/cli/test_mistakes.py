@@ -116,6 +116,7 @@ def outcomes(tiny: SimpleNamespace, trained: SimpleNamespace) -> dict[str, dict]
     patch = pytest.MonkeyPatch()
     for name in ('DISPLAY', 'WAYLAND_DISPLAY', 'RANK', 'MASTER_ADDR'):
         patch.delenv(name, raising=False)
+    patch.syspath_prepend(here)
     runs = run_many(list(jobs.values()), here)
     patch.undo()
     return {**dict(zip(jobs, runs, strict=True)), 'here': here}
