@@ -200,7 +200,7 @@ def _quickstart(place: Place, folder: Path) -> None:
     (folder / 'last_checkpoint').write_text(str(folder / 'epoch_2.pth'))
 
 
-def _whole(config: str, **options: object) -> Callable[[Place, Path], None]:
+def _integer_box(config: str, **options: object) -> Callable[[Place, Path], None]:
     """Return what saves a model of a config with random weights."""
 
     def make(place: Place, path: Path) -> None:
@@ -287,8 +287,8 @@ GIVEN: list[tuple[str, tuple[str, ...], Callable[[Place, Path], None]]] = [
     (TINY, ('work_dirs/a', 'work_dirs/b'), _run),
     (TINY, ('checkpoint.pth', 'work_dirs/s12/epoch_12.pth'), _checkpoint),
     (r'segmentation\.py', ('segmentation.py',), _segmentation_config),
-    (r'segmentor\.pth', ('segmentor.pth',), _whole('segmentation.py')),
-    (r'fpn_s12\.pth', ('fpn_s12.pth',), _whole(SEGMENTOR)),
+    (r'segmentor\.pth', ('segmentor.pth',), _integer_box('segmentation.py')),
+    (r'fpn_s12\.pth', ('fpn_s12.pth',), _integer_box(SEGMENTOR)),
     (QUICKSTART, ('work_dirs/quickstart',), _quickstart),
     (
         'poolformer_s12|weights',
@@ -303,10 +303,10 @@ GIVEN: list[tuple[str, tuple[str, ...], Callable[[Place, Path], None]]] = [
     (
         r'epoch_3\d0',
         ('work_dirs/NAME/epoch_300.pth', 'work_dirs/NAME/epoch_310.pth'),
-        _whole(CLASSIFIER),
+        _integer_box(CLASSIFIER),
     ),
-    (r'few\.pth', ('few.pth',), _whole(CLASSIFIER, **FEW)),
-    (r'epoch_12', EPOCH_12, _whole(RETINANET)),
+    (r'few\.pth', ('few.pth',), _integer_box(CLASSIFIER, **FEW)),
+    (r'epoch_12', EPOCH_12, _integer_box(RETINANET)),
     (
         r'epoch_20',
         ('work_dirs/mine/epoch_20.pth',),

@@ -23,7 +23,7 @@ from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.classification import folder_classes
 from mmpoolformer.engine.config import load_config
 from mmpoolformer.models import MetaFormerClassifier
-from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.errors import UsageError, as_user_error
 from mmpoolformer.utils.files import write_csv, write_json
 from mmpoolformer.utils.paths import config_path
 from mmpoolformer.utils.text import nearest
@@ -136,7 +136,7 @@ def run_ablation(job: Ablation) -> list[Result]:
         UserError: If the data can't be used or the work dir holds another study.
     """
     register_safe_loaders()
-    with blame(str(job.data), (ValueError,)):
+    with as_user_error(str(job.data), (ValueError,)):
         classes = folder_classes(job.data)
     job.work_dir.mkdir(parents=True, exist_ok=True)
     results = []

@@ -17,10 +17,10 @@ from mmpoolformer.inference.drawings import draw_result, region_legend
 from mmpoolformer.inference.outputs import Sink, open_sink
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.inference.videos import Video, VideoError, written_video
-from mmpoolformer.inference.weights import tell_random
+from mmpoolformer.inference.weights import report_random
 from mmpoolformer.utils.devices import choose_device
-from mmpoolformer.utils.errors import UsageError, UserError, blame
-from mmpoolformer.utils.files import whole_path
+from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
+from mmpoolformer.utils.files import atomic_path
 from mmpoolformer.utils.images import SUFFIXES, find_pictures
 from mmpoolformer.utils.progress import progress_bar
 from mmpoolformer.utils.results import SEGMENTATION, Result
@@ -86,13 +86,13 @@ def infer(job: Inference) -> None:
     """
     _check(job)
     out = Path(job.out)
-    with blame('', MISTAKES):
+    with as_user_error('', MISTAKES):
         inputs = find_inputs(job.inputs, out)
     device = choose_device(job.device)
-    with blame('', MISTAKES):
+    with as_user_error('', MISTAKES):
         classes = read_class_names(job.classes) if job.classes else ()
         predictor = Predictor(job.model, job.checkpoint, device, job.trust, classes)
-        tell_random(predictor.title, predictor.unfilled)
+        report_random(predictor.title, predictor.unfilled)
         unread = _Run(job, predictor, out).run(inputs)
     if unread:
         raise UserError(
@@ -200,7 +200,7 @@ class _Run:
         for result in results:
             bar.update()
             if result.problem:
-                self._tell(result.problem, bar)
+                self._report(result.problem, bar)
                 continue
             name = names[result.name]
             add(result, result.name, name)
@@ -208,7 +208,7 @@ class _Run:
             if self.predictor.task == SEGMENTATION:
                 legend = region_legend(self.predictor, result)
                 drawing = np.concatenate([drawing, legend])
-            with whole_path(self.out / 'pictures' / f'{name}.jpg') as part:
+            with atomic_path(self.out / 'pictures' / f'{name}.jpg') as part:
                 picture = Image.fromarray(drawing)
                 picture.save(part, 'JPEG', quality=95, subsampling=0)
 
@@ -216,7 +216,7 @@ class _Run:
         try:
             video = Video(path)
         except VideoError as error:
-            self._tell(str(error), bar)
+            self._report(str(error), bar)
             return
         results = self.predictor.stream(video, self.job.batch_size)
         with written_video(self.out / 'videos' / f'{name}.mp4', video.fps) as write:
@@ -226,13 +226,13 @@ class _Run:
                     write(self._draw(result))
                     bar.update()
             except VideoError as error:  # cut short: what could be read is kept
-                self._tell(str(error), bar)
+                self._report(str(error), bar)
 
     def _draw(self, result: Result) -> ndarray:
         job = self.job
         return draw_result(self.predictor, result, job.score_thr, job.topk)
 
-    def _tell(self, problem: str, bar: tqdm) -> None:
+    def _report(self, problem: str, bar: tqdm) -> None:
         self.unread += 1
         bar.clear()
         print(problem, file=sys.stderr)

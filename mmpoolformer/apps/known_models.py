@@ -22,12 +22,12 @@ from mmpoolformer.classification.prediction import Prediction, predict_pictures
 from mmpoolformer.classification.preprocessing import changed_settings, picture_size
 from mmpoolformer.data.class_names import read_class_names
 from mmpoolformer.inference.classifiers import KnownClassifier, load_classifier
-from mmpoolformer.inference.weights import tell_random
+from mmpoolformer.inference.weights import report_random
 from mmpoolformer.models import list_models
 from mmpoolformer.models.from_config import check_name
 from mmpoolformer.models.timm_models import TIMM
 from mmpoolformer.utils.devices import choose_device
-from mmpoolformer.utils.errors import UsageError, UserError, blame
+from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
 from mmpoolformer.utils.files import write_atomically, write_csv
 from mmpoolformer.utils.images import find_pictures
 from mmpoolformer.utils.paths import is_config
@@ -112,9 +112,9 @@ def validate(
     for name, source in choose_models(models, settings.checkpoint, checkpoints):
         one = replace(settings, checkpoint=source)
         rows.append(_validate_one(name, data, one, preparation, placement))
-        _tell_row(rows[-1])
+        _report_row(rows[-1])
         if results:
-            with blame(results, (OSError,)):
+            with as_user_error(results, (OSError,)):
                 write_csv(results, rows)
     if results:
         print(f'results: {results}')
@@ -147,15 +147,15 @@ def predict(
     for path in (csv, json_file):
         check_output(path, settings.force)
     _check_model(model)
-    with blame('', (OSError, ValueError)):
+    with as_user_error('', (OSError, ValueError)):
         paths = find_pictures(pictures)
         known = _load(model, settings)
         names = describe_classes(known.classes, known.num_classes)
-        told = _predict_all(known, paths, names, topk, settings, placement)
+        predictions = _predict_all(known, paths, names, topk, settings, placement)
         if csv:
-            write_csv(csv, table_of(told, names))
+            write_csv(csv, table_of(predictions, names))
         if json_file:
-            record = record_of(known, told, names)
+            record = record_of(known, predictions, names)
             write_atomically(json_file, json.dumps(record, indent=2) + '\n')
 
 
@@ -228,7 +228,7 @@ def check_output(path: str | None, force: bool) -> None:
     if path and Path(path).exists() and not (force and Path(path).is_file()):
         raise UsageError(f'{path}: exists; choose another name, or --force')
     if path:
-        with blame(path, (OSError,)):
+        with as_user_error(path, (OSError,)):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -332,7 +332,7 @@ def _load(name: str, settings: Settings) -> KnownClassifier:
             else '; or give a file of the weights by --checkpoint FILE'
         )
         raise UserError(f'{error}{cure}') from error
-    tell_random(known.name, known.unfilled)
+    report_random(known.name, known.unfilled)
     return known
 
 
@@ -343,11 +343,11 @@ def _validate_one(
     preparation: Preparation,
     placement: Placement,
 ) -> dict:
-    with blame('', (OSError, ValueError)):
+    with as_user_error('', (OSError, ValueError)):
         known = _load(name, settings)
     prepared = _prepared(preparation, known)
     skip = settings.skip_unreadable
-    with blame(place, (OSError, ValueError, RuntimeError)):
+    with as_user_error(place, (OSError, ValueError, RuntimeError)):
         data = evaluation_data(place, prepared, known.classes, known.num_classes, skip)
     workers = _workers(settings, len(data))
     try:
@@ -406,7 +406,7 @@ def _workers(settings: Settings, pictures: int) -> int:
     return min(most, pictures // settings.batch_size)
 
 
-def _tell_row(row: dict) -> None:
+def _report_row(row: dict) -> None:
     skipped = f', {row["unreadable"]} unreadable' if row['unreadable'] else ''
     print(
         f'{row["model"]}: top-1 {row["top1"]:.2f} %, top-5 {row["top5"]:.2f} %, '
@@ -438,10 +438,11 @@ def _predict_all(
     done = []
     with progress_bar(len(paths), known.name, shown=len(paths) > 1) as bar:
         # On a screen the bar has to make room for each line.
-        tell = bar.write if sys.stderr.isatty() else print
+        report = bar.write if sys.stderr.isatty() else print
         for one in predictions:
             done.append(one)
-            tell(_told(one, names), file=sys.stderr if one.problem else sys.stdout)
+            stream = sys.stderr if one.problem else sys.stdout
+            report(_prediction_line(one, names), file=stream)
             bar.update()
     skipped = sum(bool(one.problem) for one in done)
     if skipped == len(done):
@@ -451,7 +452,7 @@ def _predict_all(
     return done
 
 
-def _told(one: Prediction, names: Sequence[str]) -> str:
+def _prediction_line(one: Prediction, names: Sequence[str]) -> str:
     if one.problem:
         return f'skipped {one.problem}'
     lines = [

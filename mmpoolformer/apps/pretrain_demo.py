@@ -22,7 +22,7 @@ from mmpoolformer.apps.guided import (
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
 from mmpoolformer.engine.config import load_config
-from mmpoolformer.utils.errors import blame
+from mmpoolformer.utils.errors import as_user_error
 from mmpoolformer.utils.files import write_json
 from mmpoolformer.utils.paths import config_path
 from mmpoolformer.visual.curves import (
@@ -85,7 +85,7 @@ def run_pretrain_demo(job: PretrainDemo) -> dict[str, dict[str, float]]:
     """
     register_safe_loaders()
     print(f'1. Drawing {job.settings.train} + {job.settings.val} scenes: {job.data}')
-    with blame('', (OSError, ValueError)):
+    with as_user_error('', (OSError, ValueError)):
         if not make_demo_data(job.data, job.settings):
             print('   are there already')
         job.work_dir.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
 from mmpoolformer.data.demo.shapes import CLASSES
 from mmpoolformer.engine.config import load_config
 from mmpoolformer.engine.runner import ToolRunner
-from mmpoolformer.utils.errors import blame
+from mmpoolformer.utils.errors import as_user_error
 from mmpoolformer.utils.files import write_json
 from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.paths import config_path
@@ -98,7 +98,7 @@ def run_quickstart(job: Quickstart) -> dict[str, float]:
     """
     config = _read_config(job)
     print(f'1. Drawing {job.settings.train} + {job.settings.val} scenes: {job.data}')
-    with blame('', (OSError, ValueError)):
+    with as_user_error('', (OSError, ValueError)):
         if not make_demo_data(job.data, job.settings):
             print('   are there already')
         job.work_dir.mkdir(parents=True, exist_ok=True)

@@ -177,29 +177,29 @@ def _transfer(url: str, output_file: str, _: None, sha256: str | None) -> None:
         for scheme in ('http://', 'https://'):
             session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
         headers = {'Accept-Encoding': 'identity'}
-        answer = session.get(url, stream=True, timeout=TIMEOUT, headers=headers)
-        with answer, open(output_file, 'wb') as file:
-            size = _checked_size(url, answer, sha256)
+        response = session.get(url, stream=True, timeout=TIMEOUT, headers=headers)
+        with response, open(output_file, 'wb') as file:
+            size = _checked_size(url, response, sha256)
             name = urlsplit(url).path.rsplit('/', 1)[-1]
             style = dict(unit='B', unit_scale=True, desc=name)
             with _LimitedBar(total=size, disable=None, **style) as bar:  # on a terminal
                 bar.source = url
-                for chunk in answer.iter_content(_CHUNK):
+                for chunk in response.iter_content(_CHUNK):
                     bar.update(len(chunk))
                     file.write(chunk)
 
 
 def _checked_size(
-    url: str, answer: requests.Response, sha256: str | None
+    url: str, response: requests.Response, sha256: str | None
 ) -> int | None:
     """Return the announced size of an answer that is worth reading."""
-    answer.raise_for_status()
+    response.raise_for_status()
     is_local = urlsplit(url).hostname in LOCAL
-    for hop in (*answer.history, answer):
+    for hop in (*response.history, response):
         _check_url(hop.url, sha256, is_local)
-    if 'text/html' in answer.headers.get('Content-Type', ''):
+    if 'text/html' in response.headers.get('Content-Type', ''):
         raise DownloadError(f'{url}: the server sends a web page, not a file')
-    length = answer.headers.get('Content-Length', '')
+    length = response.headers.get('Content-Length', '')
     size = int(length) if length.isdigit() else None
     _check_size(url, size or 0)
     return size

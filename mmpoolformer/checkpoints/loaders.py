@@ -52,7 +52,7 @@ def load_from_source(
     Returns:
         What the file holds.
     """
-    source = _looked_up(os.path.expanduser(filename))
+    source = _resolved(os.path.expanduser(filename))
     content = read_checkpoint(resolve_source(source))
     meta = content.get('meta')
     if isinstance(meta, dict):
@@ -60,7 +60,7 @@ def load_from_source(
     return content
 
 
-def _looked_up(source: str) -> str:
+def _resolved(source: str) -> str:
     """Turn a name of mmengine's tables into the path or URL that it stands for."""
     scheme, _, name = source.partition('://')
     if scheme not in TABLES:

@@ -424,7 +424,7 @@ def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
             logger='current',
             level=logging.WARNING,
         )
-    return _whole_report(model, weights, filename, entry, missing, unexpected)
+    return _model_report(model, weights, filename, entry, missing, unexpected)
 
 
 def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
@@ -454,7 +454,7 @@ def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport
     chosen = {key: weights[key] for key in weights if key not in reshaped}
     missing, unexpected = model.load_state_dict(chosen, strict=False)
     missing = [key for key in missing if key not in reshaped]
-    report = _whole_report(model, weights, filename, entry, missing, unexpected, shapes)
+    report = _model_report(model, weights, filename, entry, missing, unexpected, shapes)
     loaded = [key for key in report.loaded if not key.endswith(COUNTS)]
     if not loaded:
         cure = place_cure(own, weights) or _part_cure(filename)
@@ -515,7 +515,7 @@ def model_weights(checkpoint: dict, filename: str) -> tuple[str, dict[str, Tenso
     return entry, weights
 
 
-def _whole_report(
+def _model_report(
     model: nn.Module,
     weights: Mapping[str, Tensor],
     filename: str,

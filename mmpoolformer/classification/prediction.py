@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmpoolformer.classification.evaluation import Placement
-from mmpoolformer.utils.images import PictureError, blamed_on, open_picture
+from mmpoolformer.utils.images import PictureError, as_picture_error, open_picture
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class _Pictures(Dataset):
         path = self.paths[index]
         try:
             picture = open_picture(path)
-            with blamed_on(path):  # such as a side that a resize leaves no pixel of
+            # Such as a side that a resize leaves no pixel of.
+            with as_picture_error(path):
                 return path, self.transform(picture)
         except PictureError as error:
             return path, str(error)

@@ -13,7 +13,7 @@ from mmpoolformer.cli.options import (
     image_size,
     tool_parser,
 )
-from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.errors import UsageError, as_user_error
 from mmpoolformer.utils.paths import is_config
 from mmpoolformer.utils.progress import progress_bar
 
@@ -101,14 +101,14 @@ def main(argv: Sequence[str]) -> None:
     from mmpoolformer.utils.devices import choose_device
 
     args.device = str(choose_device(args.device))
-    with blame('', (ValueError, ImportError)), benchmark.threads(args.threads):
+    with as_user_error('', (ValueError, ImportError)), benchmark.threads(args.threads):
         timings = time_all(args)
     print(f'{machine(args)}\n\n{benchmark.table(timings)}')
     if args.json:
-        with blame('', (OSError,)):
+        with as_user_error('', (OSError,)):
             write(args, timings)
     if args.plot:
-        with blame('', (OSError, ValueError)):
+        with as_user_error('', (OSError, ValueError)):
             benchmark.plot(timings, args.plot)
 
 

@@ -10,7 +10,7 @@ from mmpoolformer.cli.options import (
     check_config,
     tool_parser,
 )
-from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.errors import UsageError, as_user_error
 from mmpoolformer.utils.progress import progress_bar
 
 DESCRIPTION = """Draw the pictures that a config's data pipeline gives the model.
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
     )
     limit_formats()
     folder = Path(args.out)
-    with blame(args.config):
+    with as_user_error(args.config):
         data = browsing.open_data(config, args.split)
         number = min(args.number, len(data.dataset))
         pictures = []
@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> None:
         return
     title = f'{Path(args.config).stem}, {args.split}: {number} of {len(data.dataset)}'
     path = folder / f'{args.split}.png'
-    with blame('', (OSError,)):
+    with as_user_error('', (OSError,)):
         page = browsing.draw_page(pictures, data, title, args.columns, args.side)
         save_picture(page, path)
     print(f'{path}: {number} pictures of {len(data.dataset)}')

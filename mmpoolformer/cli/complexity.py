@@ -13,7 +13,7 @@ from mmpoolformer.cli.options import (
     image_size,
     tool_parser,
 )
-from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.errors import UsageError, as_user_error
 from mmpoolformer.utils.paths import is_config
 from mmpoolformer.utils.progress import progress_bar
 
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
         print(complexity.stage_table(result))
     print(f'\nnot counted: {not_counted(results)}')
     if args.json:
-        with blame('', (OSError,)):
+        with as_user_error('', (OSError,)):
             write_json(args.json, {k: asdict(v) for k, v in results.items()})
 
 
@@ -120,10 +120,10 @@ def count_one(
     from mmpoolformer.engine.config import load_config
 
     if not is_config(name):
-        with blame('', (ValueError,)):
+        with as_user_error('', (ValueError,)):
             return complexity.count_named(name, size)
     config = load_config(name, ('model',), overrides=options)
-    with blame(name):
+    with as_user_error(name):
         return complexity.count_config(config, size)
 
 

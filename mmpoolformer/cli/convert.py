@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from mmpoolformer.cli.options import add_traceback_option, add_trust_option, tool_parser
-from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.errors import UsageError, as_user_error
 
 # Not imported from the package: --help should not wait for torch.
 FORMATS = ('native', 'timm', 'sail', 'mmpretrain', 'huggingface', 'pit', 'paddle')
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv)
     from mmpoolformer.checkpoints import convert_file  # torch: not for --help
 
-    with blame('', (OSError, ValueError)):
+    with as_user_error('', (OSError, ValueError)):
         report = convert_file(
             args.source,
             args.destination,

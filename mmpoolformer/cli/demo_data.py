@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mmpoolformer.cli.demo_options import add_scene_options, demo_settings
 from mmpoolformer.cli.options import add_traceback_option, tool_parser
 from mmpoolformer.data.demo import scenes as demo_data
-from mmpoolformer.utils.errors import blame
+from mmpoolformer.utils.errors import as_user_error
 
 EXAMPLES = """examples:
   what the demo configs train on: 400 scenes and 100 held out, in data/demo:
@@ -47,6 +47,6 @@ def main(argv: Sequence[str]) -> None:
     """Draw what the command line says."""
     args = parse(argv)
     settings = demo_settings(args)
-    with blame('', (OSError, ValueError)):
+    with as_user_error('', (OSError, ValueError)):
         drawn = demo_data.make_demo_data(args.out, settings, args.workers, args.force)
     print(f'{args.out}: {"made" if drawn else "is there already, nothing to do"}')

@@ -16,7 +16,7 @@ from mmpoolformer.cli.options import (
     check_num_classes,
     tool_parser,
 )
-from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.errors import UsageError, as_user_error
 from mmpoolformer.utils.paths import is_config
 
 DESCRIPTION = """Export a model as a file that runs without this package.
@@ -117,15 +117,15 @@ def main(argv: Sequence[str]) -> None:
     # torch: not for --help
     from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
     from mmpoolformer.export import export
-    from mmpoolformer.inference.weights import tell_random
+    from mmpoolformer.inference.weights import report_random
 
     if args.trust_checkpoint:
         os.environ[TRUST_VARIABLE] = '1'
 
     size = args.fixed and tuple(args.fixed)
-    with blame('', (OSError, ValueError, RuntimeError, ImportError)):
+    with as_user_error('', (OSError, ValueError, RuntimeError, ImportError)):
         model, info, unfilled = build(args)
-        tell_random(args.model, unfilled)
+        report_random(args.model, unfilled)
         print(f'exporting {args.model}, then comparing it with the model ...')
         try:
             done = export.export_model(model, args.out, size, args.tolerance, info)

@@ -19,7 +19,7 @@ from mmpoolformer.cli.options import (
     tool_parser,
     weights_of_each,
 )
-from mmpoolformer.utils.errors import UsageError, blame
+from mmpoolformer.utils.errors import UsageError, as_user_error
 from mmpoolformer.utils.progress import progress_bar
 
 # Not imported from the package: --help should not wait for torch.
@@ -145,7 +145,7 @@ def main(argv: Sequence[str]) -> None:
     from mmpoolformer.analysis.gradcam import method_named
     from mmpoolformer.visual.drawing import save_picture
 
-    with blame('', (OSError, ValueError)):
+    with as_user_error('', (OSError, ValueError)):
         settings = pages.Settings(
             args.method and method_named(args.method),
             None if args.category == 'auto' else args.category,
@@ -170,7 +170,7 @@ def load_engines(args: argparse.Namespace) -> list:
     """
     from mmpoolformer.data.class_names import read_class_names
     from mmpoolformer.inference.adapters import load_engine
-    from mmpoolformer.inference.weights import tell_random
+    from mmpoolformer.inference.weights import report_random
 
     classes = read_class_names(args.classes) if args.classes else ()
     engines = []
@@ -184,6 +184,6 @@ def load_engines(args: argparse.Namespace) -> list:
             num_classes=args.num_classes,
             may_be_random=True,
         )
-        tell_random(engine.title, engine.unfilled)
+        report_random(engine.title, engine.unfilled)
         engines.append(engine)
     return engines

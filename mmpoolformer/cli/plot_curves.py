@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpoolformer.cli.options import add_traceback_option, tool_parser
-from mmpoolformer.utils.errors import UsageError, UserError, blame
+from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
 
 DESCRIPTION = """Draw loss, learning rate or metrics of training runs into one picture.
 
@@ -63,14 +63,14 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv)
     from mmpoolformer.visual import curves as library  # matplotlib: not for --help
 
-    with blame('', (OSError, ValueError)):
+    with as_user_error('', (OSError, ValueError)):
         runs = [library.read_run(run) for run in args.runs]
     if args.list:
         for name in sorted({name for run in runs for name in run}):
             print(name)
         return
     names = args.names or run_names(args.runs)
-    with blame('', (OSError, ValueError)):
+    with as_user_error('', (OSError, ValueError)):
         panels = choose_panels(dict(zip(names, runs, strict=True)), args)
         figure = library.draw_comparison(panels, args.title)
         print(library.save_figure(figure, args.out))

@@ -371,7 +371,7 @@ def check_operators(facts: Facts) -> Iterator[Problem]:
     name = STACKS[facts.stack].packages['mmcv']
     error = facts.error('mmcv.ops')
     on_gpu = facts.data('torch').get('gpus')
-    if error and not blamed_on_needs(facts, 'mmcv.ops'):
+    if error and not is_caused_by_needs(facts, 'mmcv.ops'):
         text = f'the operators of mmcv do not work with this torch: {error}'
         if "No module named 'mmcv._ext'" in error:
             text = 'mmcv is installed without its operators'
@@ -419,10 +419,10 @@ def check_pip(facts: Facts) -> Iterator[Problem]:
         )
 
 
-def blamed_on_needs(facts: Facts, name: str) -> bool:
+def is_caused_by_needs(facts: Facts, name: str) -> bool:
     """Tell whether something that `name` needs has failed itself."""
     return any(
-        facts.error(need) or blamed_on_needs(facts, need)
+        facts.error(need) or is_caused_by_needs(facts, need)
         for need in NEEDS.get(name, ())
     )
 
@@ -431,6 +431,6 @@ def unexplained(facts: Facts, explained: set[str]) -> Iterator[Problem]:
     """Imports that failed for a reason of their own which no check knows."""
     for name, result in facts.probes.items():
         known = explained & {name, *NEEDS.get(name, ())}
-        if result.error and not known and not blamed_on_needs(facts, name):
+        if result.error and not known and not is_caused_by_needs(facts, name):
             text = f'{name} cannot be imported: {result.error}'
             yield Problem('error', name, text, 'make setup VENV=.venv-new')

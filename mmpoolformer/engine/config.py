@@ -19,7 +19,7 @@ from mmpoolformer.utils.errors import (
     SETTING_ERRORS,
     UsageError,
     UserError,
-    blame,
+    as_user_error,
     one_line,
 )
 from mmpoolformer.utils.text import did_you_mean
@@ -75,7 +75,7 @@ def load_config(
             that is not installed, or if an option does not fit it.
     """
     path = Path(path)
-    with blame(str(path), CONFIG_ERRORS), package_bases():
+    with as_user_error(str(path), CONFIG_ERRORS), package_bases():
         config = Config.fromfile(str(path))
     merge_options(config, overrides)
     missing = [key for key in needed if config.get(key) is None]

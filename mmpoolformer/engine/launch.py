@@ -20,7 +20,7 @@ from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
 from mmpoolformer.data.checks.preflight import (
     LOADERS,
     Options,
-    check_and_tell,
+    check_and_report,
     check_before_training,
     refuse_errors,
 )
@@ -39,9 +39,9 @@ from mmpoolformer.engine.hooks.logs import TrainingLog, ValidationLog, dump_metr
 from mmpoolformer.engine.hooks.stop import StopOnSignal
 from mmpoolformer.engine.lock import locked
 from mmpoolformer.engine.runner import ToolRunner
-from mmpoolformer.engine.signals import Answer, StopRequest
+from mmpoolformer.engine.signals import OnSignal, StopRequest
 from mmpoolformer.engine.tta import use_tta
-from mmpoolformer.utils.errors import UsageError, UserError, blame
+from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
 from mmpoolformer.utils.files import write_json
 from mmpoolformer.utils.images import PictureError, limit_formats
 
@@ -145,7 +145,7 @@ def train(job: Training, stop: StopRequest | None = None) -> None:
         with stop.listening():
             train(job, stop)
         return
-    stop.answer = Answer.UNWIND
+    stop.on_signal = OnSignal.UNWIND
     _run(partial(_train, stop), job, TRAIN_NEEDS)
 
 
@@ -161,7 +161,7 @@ def test(job: Testing, stop: StopRequest | None = None) -> None:
         SystemExit: With code 75, if a signal has stopped it.
     """
     if stop is not None:
-        stop.answer = Answer.UNWIND
+        stop.on_signal = OnSignal.UNWIND
     _run(_test, job, TEST_NEEDS)
 
 
@@ -181,7 +181,7 @@ def check(job: Job, options: Options, cached: bool = True) -> None:
     config = _load_config(job, CHECK_NEEDS)
     if not any(config.get(loader) for loader in LOADERS):
         raise UserError(f'{job.config}: has none of {", ".join(LOADERS)}')
-    refuse_errors(check_and_tell(config, LOADERS, options, cached=cached))
+    refuse_errors(check_and_report(config, LOADERS, options, cached=cached))
 
 
 def _load_config(job: Job, needed: Sequence[str]) -> Config:
@@ -234,7 +234,7 @@ def _train(request: StopRequest, job: Training, config: Config) -> None:
         with report_full_disk(), stop.patient_readers():
             runner.train()
     if is_main_process():
-        _tell_unreadable(runner.train_dataloader.dataset)
+        _report_unreadable(runner.train_dataloader.dataset)
         print(f'checkpoints and logs: {config.work_dir}')
         if validations.entries:
             print(f'results: {results}')
@@ -293,11 +293,11 @@ def _test(job: Testing, config: Config) -> None:
         runner.register_hook(OptimizeModel(job.dtype))
     metrics = runner.test()
     if is_main_process():
-        _tell_unreadable(runner.test_dataloader.dataset)
+        _report_unreadable(runner.test_dataloader.dataset)
         _report(job, config, metrics)
 
 
-def _tell_unreadable(dataset: Dataset) -> None:
+def _report_unreadable(dataset: Dataset) -> None:
     """Name the pictures that a data set of classification has skipped."""
     paths = getattr(dataset, 'unreadable', ())
     if paths:
@@ -322,7 +322,7 @@ def _check_outputs(job: Testing, scope: str) -> None:
         raise UsageError('--show: there is no screen here; use --show-dir DIR')
     for folder in (job.show_dir, job.out and Path(job.out).parent):
         if folder:
-            with blame('', (OSError,)):
+            with as_user_error('', (OSError,)):
                 Path(folder).mkdir(parents=True, exist_ok=True)
 
 

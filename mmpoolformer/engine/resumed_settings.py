@@ -29,7 +29,7 @@ MOST_LINES = 12
 OPTION = '--resume-settings config'
 
 
-def tell_differences(runner: Runner, checkpoint: Mapping, filename: str) -> None:
+def report_differences(runner: Runner, checkpoint: Mapping, filename: str) -> None:
     """Warn line by line of settings of the checkpoint that win over the config's.
 
     Args:
@@ -50,7 +50,7 @@ def tell_differences(runner: Runner, checkpoint: Mapping, filename: str) -> None
         _warn(f'{others}{OPTION} takes what the config says instead')
 
 
-def tell_length(runner: Runner, filename: str) -> None:
+def report_length(runner: Runner, filename: str) -> None:
     """Warn of a checkpoint from beyond the end that the config sets.
 
     Args:

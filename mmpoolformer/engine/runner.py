@@ -55,13 +55,13 @@ from mmpoolformer.engine.hooks.norms import AverageStatistics
 from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
 from mmpoolformer.engine.resumed_settings import (
     replay_schedules,
+    report_differences,
+    report_length,
     take_own_settings,
-    tell_differences,
-    tell_length,
 )
 from mmpoolformer.engine.resumed_state import check_resumed
 from mmpoolformer.engine.seeding import SeedSteps
-from mmpoolformer.utils.errors import UserError, blame
+from mmpoolformer.utils.errors import UserError, as_user_error
 
 CHECKPOINT_ERRORS = (
     OSError,
@@ -124,7 +124,7 @@ class ToolRunner(Runner):
         if kind != 'Runner':
             raise UserError(f"runner_type={kind}: these tools run mmengine's Runner")
         strategy_of(cfg)  # a wrong one is told before any work
-        with blame(str(cfg.filename or 'config')):
+        with as_user_error(str(cfg.filename or 'config')):
             return super().from_cfg(cfg)
 
     def register_hook(
@@ -144,7 +144,7 @@ class ToolRunner(Runner):
         Raises:
             UserError: If a setting of theirs is wrong or files are missing.
         """
-        with blame(str(self.cfg.filename or 'config')):
+        with as_user_error(str(self.cfg.filename or 'config')):
             self._train_loop = self.build_train_loop(self._train_loop)
             check_classes(unwrapped(self.model), self.train_dataloader.dataset)
             check_steps(self.train_dataloader)
@@ -160,7 +160,7 @@ class ToolRunner(Runner):
             self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if shards(self.cfg):
             shard_loaded_steps(self.optim_wrapper)
-        self._tell_batch()
+        self._report_batch()
         seed_items(self.train_dataloader)
         self.register_hook(SeedSteps())
         if self.distributed:
@@ -175,7 +175,7 @@ class ToolRunner(Runner):
         Raises:
             UserError: If a setting of theirs is wrong or files are missing.
         """
-        with blame(str(self.cfg.filename or 'config')):
+        with as_user_error(str(self.cfg.filename or 'config')):
             self._test_loop = self.build_test_loop(self._test_loop)
             check_classes(unwrapped(self.model), self.test_dataloader.dataset)
 
@@ -280,7 +280,7 @@ class ToolRunner(Runner):
             auto_scale_lr = {**auto_scale_lr, 'base_batch_size': base}
         super().scale_lr(optim_wrapper, auto_scale_lr)
 
-    def _tell_batch(self) -> None:
+    def _report_batch(self) -> None:
         """Warn of a learning rate that is for another number of images in a step."""
         scaling = self.cfg.get('auto_scale_lr') or {}
         base = scaling.get('base_batch_size')
@@ -310,7 +310,7 @@ class ToolRunner(Runner):
     def _init_model_weights(self) -> None:
         if self.sharded:
             return
-        with blame(str(self.cfg.filename or 'config'), CHECKPOINT_ERRORS):
+        with as_user_error(str(self.cfg.filename or 'config'), CHECKPOINT_ERRORS):
             super()._init_model_weights()
 
     def load_or_resume(self) -> None:
@@ -319,7 +319,7 @@ class ToolRunner(Runner):
         Raises:
             UserError: If it is missing, damaged, not to be trusted, or does not fit.
         """
-        with blame(str(self._load_from or self.work_dir), CHECKPOINT_ERRORS):
+        with as_user_error(str(self._load_from or self.work_dir), CHECKPOINT_ERRORS):
             super().load_or_resume()
 
     def load_checkpoint(
@@ -367,7 +367,7 @@ class ToolRunner(Runner):
 
     def _choose_settings(self, checkpoint: dict, filename: str) -> None:
         if not self.own_settings:
-            tell_differences(self, checkpoint, filename)
+            report_differences(self, checkpoint, filename)
             return
         own = take_own_settings(self.optim_wrapper, checkpoint['optimizer'])
         checkpoint['optimizer'] = own
@@ -384,7 +384,7 @@ class ToolRunner(Runner):
         super().resume(filename, resume_optimizer, from_file, map_location)
         if self.own_settings:
             replay_schedules(self)
-        tell_length(self, filename)
+        report_length(self, filename)
 
     def _load_what_fits(self, checkpoint: dict, filename: str) -> dict:
         report = fill_partly(self.model, checkpoint, filename)

@@ -37,7 +37,7 @@ LAUNCHED_VARIABLE = 'TORCHELASTIC_RUN_ID'  # torchrun sets it
 PAUSE = 0.5  # seconds between two looks at the launcher
 
 
-class Answer(Enum):
+class OnSignal(Enum):
     """What a process does when it is asked to stop."""
 
     EXIT = 'end on the spot: nothing has been begun'
@@ -50,12 +50,12 @@ class StopRequest:
 
     Attributes:
         received: Name of the first signal; empty until one has come.
-        answer: What the process does when it comes.
+        on_signal: What the process does when it comes.
     """
 
     def __init__(self) -> None:
         self.received = ''
-        self.answer = Answer.UNWIND
+        self.on_signal = OnSignal.UNWIND
         self.process = os.getpid()
         self.job = os.environ.get(JOB_VARIABLE)
 
@@ -89,7 +89,7 @@ class StopRequest:
     @property
     def ends_run(self) -> bool:
         """Whether a signal has come that was to end the process at once."""
-        return bool(self.received) and self.answer is not Answer.NOTE
+        return bool(self.received) and self.on_signal is not OnSignal.NOTE
 
     def exit_code(self) -> int:
         """Tell the launcher, if it is ours, that this was a stop; return the code."""
@@ -108,11 +108,11 @@ class StopRequest:
         if self.received:
             return
         self.received = signal.Signals(number).name
-        if self.answer is Answer.NOTE:
+        if self.on_signal is OnSignal.NOTE:
             return
         if launched_rank() == 0:
-            self._tell()
-        if self.answer is Answer.EXIT:
+            self._announce()
+        if self.on_signal is OnSignal.EXIT:
             os._exit(self.exit_code())
         raise SystemExit(self.exit_code())
 
@@ -124,7 +124,7 @@ class StopRequest:
         # As after a loss of power: another run may begin in the same work dir.
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         text = f'Stopped by {self.received}, with nothing to save yet; start again '
         text += f'(exit code {STOPPED_CODE})\n'
         os.write(2, text.encode())  # print may be what the signal has interrupted
@@ -137,14 +137,14 @@ def run_stoppable(
 
     Args:
         main: The tool; it gets the command line and the request, which it may note.
-            Until it sets `answer`, a signal ends the process on the spot.
+            Until it sets `on_signal`, a signal ends the process on the spot.
         argv: The command line without the program's name.
 
     Returns:
         The exit code: 75 for a run that a signal has ended, whatever that led to.
     """
     stop = StopRequest()
-    stop.answer = Answer.EXIT
+    stop.on_signal = OnSignal.EXIT
     stop.listen()
     stop.follow_launcher()
     try:

@@ -21,7 +21,7 @@ from mmpoolformer.engine.signals import (
     STOP,
     STOPPED,
     STOPPED_CODE,
-    Answer,
+    OnSignal,
     StopRequest,
     locked,
     run_stoppable,
@@ -52,7 +52,7 @@ def main(argv: Sequence[str], stop: StopRequest) -> None:
     from torch.distributed.run import parse_args
 
     args = parse_args(argv)
-    stop.answer = Answer.UNWIND
+    stop.on_signal = OnSignal.UNWIND
     with TemporaryDirectory(prefix='mmpoolformer_') as job:
         os.environ[JOB_VARIABLE] = job
         if hasattr(signal, 'SIGUSR1'):

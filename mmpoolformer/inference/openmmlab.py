@@ -18,7 +18,7 @@ from mmpoolformer.checkpoints.errors import shown
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.inference.weights import fill_from_config
 from mmpoolformer.models.from_config import build_from_config
-from mmpoolformer.utils.images import PictureError, blamed_on
+from mmpoolformer.utils.images import PictureError, as_picture_error
 from mmpoolformer.utils.text import type_name
 from mmpoolformer.visual.drawing import class_colours, shown_bands
 
@@ -55,7 +55,7 @@ class OpenMMLabModel:
         Raises:
             PictureError: If it can't be read.
         """
-        with blamed_on(path, cv2.error):
+        with as_picture_error(path, cv2.error):
             return self.loader(dict(img_path=path, img_id=0))['img']
 
     def shown(self, pixels: ndarray) -> ndarray:

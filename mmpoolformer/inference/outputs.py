@@ -11,7 +11,7 @@ from numpy import ndarray
 from PIL import Image
 
 from mmpoolformer.inference.predictor import Predictor
-from mmpoolformer.utils.files import whole_path, write_atomically, write_csv
+from mmpoolformer.utils.files import atomic_path, write_atomically, write_csv
 from mmpoolformer.utils.results import CLASSIFICATION, SEGMENTATION, Detections, Result
 
 COLUMNS = ('picture', 'rank', 'class', 'name', 'probability')
@@ -53,7 +53,7 @@ def open_sink(
 @contextmanager
 def _table(folder: Path, classes: Sequence[str], topk: int) -> Iterator[Sink]:
     with (
-        whole_path(folder / 'predictions.csv') as part,
+        atomic_path(folder / 'predictions.csv') as part,
         part.open('w', encoding='utf-8', newline='') as file,
     ):
         table = csv.writer(file, lineterminator='\n')
@@ -73,7 +73,7 @@ def _label_maps(
     folder: Path, classes: Sequence[str], colours: ndarray
 ) -> Iterator[Sink]:
     def add(result: Result, name: str, stem: str) -> None:
-        with whole_path(folder / 'masks' / f'{stem}.png') as part:
+        with atomic_path(folder / 'masks' / f'{stem}.png') as part:
             label_picture(result.found.labels, colours).save(part, 'PNG')
 
     yield add
@@ -105,7 +105,7 @@ def label_picture(labels: ndarray, colours: ndarray) -> Image.Image:
 def _coco(folder: Path, classes: Sequence[str], score_thr: float) -> Iterator[Sink]:
     images = []
     with (
-        whole_path(folder / 'predictions.json') as part,
+        atomic_path(folder / 'predictions.json') as part,
         part.open('w', encoding='utf-8') as file,
     ):
         file.write('[')

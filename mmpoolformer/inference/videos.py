@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from mmpoolformer.utils.files import whole_path
+from mmpoolformer.utils.files import atomic_path
 
 SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv')
 CODEC = 'mp4v'
@@ -95,7 +95,7 @@ def written_video(
         OSError: If OpenCV can't write videos here.
     """
     writer = cv2.VideoWriter()
-    with whole_path(path) as part:
+    with atomic_path(path) as part:
 
         def add(frame: ndarray) -> None:
             if not writer.isOpened():

@@ -45,7 +45,7 @@ class Weights:
     parts: tuple[str, ...] = ()
 
 
-def tell_random(name: str, unfilled: str) -> None:
+def report_random(name: str, unfilled: str) -> None:
     """Say on stderr which weights of a model are random, if any are."""
     if unfilled:
         print(

@@ -99,8 +99,8 @@ class Variant:
         ):
             _check_choice(name, getattr(self, name), choices)
         for name in ('pool_size', 'head_dim', 'attention_window', 'image_size'):
-            _check_whole(name, getattr(self, name), from_=1)
-        _check_whole('global_every', self.global_every, from_=0)
+            _check_integer(name, getattr(self, name), from_=1)
+        _check_integer('global_every', self.global_every, from_=0)
         for name in ('mlp_ratio', 'norm_eps'):
             if getattr(self, name) <= 0:
                 raise ValueError(f'{name}={getattr(self, name)!r}: must be above 0')
@@ -165,7 +165,7 @@ class PiTVariant:
         """Turn lists into tuples and refuse what cannot be built."""
         _check_stages(self, 'depths', 'heads')
         for name in ('patch_size', 'stride', 'head_dim', 'image_size'):
-            _check_whole(name, getattr(self, name), from_=1)
+            _check_integer(name, getattr(self, name), from_=1)
         if self.mlp_ratio <= 0:
             raise ValueError(f'mlp_ratio={self.mlp_ratio!r}: must be above 0')
         if self.image_size < self.patch_size:
@@ -199,7 +199,7 @@ def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
         raise ValueError(f'{name}={value!r}: choose from {", ".join(choices)}')
 
 
-def _check_whole(name: str, value: int | None, from_: int) -> None:
+def _check_integer(name: str, value: int | None, from_: int) -> None:
     if value is None and name == 'attention_window':
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < from_:

@@ -59,7 +59,7 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def blame(
+def as_user_error(
     what: str, kinds: tuple[type[BaseException], ...] = SETTING_ERRORS
 ) -> Iterator[None]:
     """Turn errors inside the block into a `UserError` that starts with `what`.

@@ -56,7 +56,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def whole_path(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Give another name to write a file under; it gets its own if nothing fails.
 
     For what opens files by itself; others take `atomic_file`, which lasts through a

@@ -115,7 +115,7 @@ def open_picture(
             of fractions, of which nobody knows the range.
     """
     name = name or str(getattr(source, 'name', source))
-    with blamed_on(name), Image.open(source, formats=FORMATS) as picture:
+    with as_picture_error(name), Image.open(source, formats=FORMATS) as picture:
         return _converted(picture, mode, name, max_pixels, upright)
 
 
@@ -127,7 +127,7 @@ def convert_picture(
     Raises:
         PictureError: If it is truncated, damaged or of fractions.
     """
-    with blamed_on(name):
+    with as_picture_error(name):
         return _converted(picture, mode, name, max_pixels=None)
 
 
@@ -168,7 +168,7 @@ def _orientation_in(notes: bytes) -> int:
 
 
 @contextmanager
-def blamed_on(name: str, *more: type) -> Iterator[None]:
+def as_picture_error(name: str, *more: type) -> Iterator[None]:
     """Turn what a reader raises into a `PictureError` that names the picture.
 
     Args:

@@ -124,7 +124,7 @@ def draw_detections(
         tint(drawing, enlarge(mask, scale), colours[label], 0.45)
     canvas = Image.fromarray(drawing)
     pen = ImageDraw.Draw(canvas)
-    boxes = [_whole(box, scale) for box in found.boxes]
+    boxes = [_integer_box(box, scale) for box in found.boxes]
     for box, label in zip(boxes, found.labels, strict=True):
         _draw_box(pen, box, tuple(colours[label].tolist()), weight)
     for place, box in enumerate(boxes):
@@ -344,7 +344,7 @@ def _check_labels(labels: ndarray, count: int) -> None:
         )
 
 
-def _whole(box: ndarray, scale: int) -> tuple[int, int, int, int]:
+def _integer_box(box: ndarray, scale: int) -> tuple[int, int, int, int]:
     """Return the first and last pixel of a box on the enlarged picture."""
     left, top, right, bottom = np.rint(np.asarray(box) * scale).astype(int).tolist()
     return left, top, max(right - 1, left), max(bottom - 1, top)

@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_data import write_data, write_detection_config, write_segmentation_config
 from tool_process import run_many
 
-from mmpoolformer.apps.page.answers import answer
+from mmpoolformer.apps.page.results import run_on_file
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.utils.images import PictureError
 
@@ -103,7 +103,7 @@ def test_pictures_of_other_bands_are_refused_in_a_line(work: Path) -> None:
     with pytest.raises(PictureError, match='of 3 bands, but the model takes 4'):
         predictor(Image.fromarray((pixels[..., :3] // 256).astype(np.uint8)))
     Image.fromarray(pixels[..., :3].astype(np.uint8)).save(work / 'rgb.png')
-    said = answer(predictor, work / 'rgb.png', 0.3, 10**8)  # on the web page
+    said = run_on_file(predictor, work / 'rgb.png', 0.3, 10**8)  # on the web page
     assert said.is_problem and 'model takes 4' in said.message
     rgb, broken = work / 'rgb.tif', work / 'broken.tif'
     rgb.write_bytes(tiff(pixels[..., :3]))

@@ -6,7 +6,7 @@ import pytest
 from mmpoolformer.utils.errors import (
     UsageError,
     UserError,
-    blame,
+    as_user_error,
     one_line,
     own_place,
     run_tool,
@@ -30,22 +30,22 @@ def test_messages_fit_a_line(error: Exception, line: str) -> None:
     assert one_line(error) == line
 
 
-def test_blame_names_what_was_given_once() -> None:
-    with pytest.raises(UserError, match=r'^x\.py: bad$'), blame('x.py'):
+def test_user_errors_name_what_was_given_once() -> None:
+    with pytest.raises(UserError, match=r'^x\.py: bad$'), as_user_error('x.py'):
         raise ValueError('bad')
-    with pytest.raises(UserError, match=r'^x\.py is bad$'), blame('x.py'):
+    with pytest.raises(UserError, match=r'^x\.py is bad$'), as_user_error('x.py'):
         raise ValueError('x.py is bad')
-    with pytest.raises(UsageError, match=r'^own$'), blame('x.py'):
+    with pytest.raises(UsageError, match=r'^own$'), as_user_error('x.py'):
         raise UsageError('own')
 
 
-def test_blame_leaves_other_errors_alone() -> None:
-    with pytest.raises(ZeroDivisionError), blame('x.py'):
+def test_other_errors_are_left_alone() -> None:
+    with pytest.raises(ZeroDivisionError), as_user_error('x.py'):
         _ = 1 / 0
 
 
 def test_vague_errors_come_with_a_way_to_see_more() -> None:
-    with pytest.raises(UserError, match='--traceback'), blame('x.py'):
+    with pytest.raises(UserError, match='--traceback'), as_user_error('x.py'):
         raise TypeError('unsupported operand')
 
 
@@ -75,7 +75,7 @@ def test_a_fault_in_code_of_the_users_is_told_with_its_place(
 ) -> None:
     own = _own(f'def work():\n    pass\n    {line}\n', tmp_path)
     place = re.escape(f'({tmp_path / "own.py"}, line 3; --traceback shows where)')
-    with pytest.raises(UserError, match=rf'^x\.py: .+ {place}$'), blame('x.py'):
+    with pytest.raises(UserError, match=rf'^x\.py: .+ {place}$'), as_user_error('x.py'):
         own['work']()
 
 
@@ -92,7 +92,7 @@ def test_the_place_is_found_behind_what_a_library_raises_anew(tmp_path: Path) ->
 
 def test_errors_that_say_it_all_come_without_a_place(tmp_path: Path) -> None:
     own = _own('def work():\n    raise ValueError("bad")\n', tmp_path)
-    with pytest.raises(UserError, match=r'^x\.py: bad$'), blame('x.py'):
+    with pytest.raises(UserError, match=r'^x\.py: bad$'), as_user_error('x.py'):
         own['work']()
 
 

@@ -16,8 +16,8 @@ import gradio as gr
 from PIL import Image
 from starlette.middleware import Middleware
 
-from mmpoolformer.apps.page.answers import Answer, Place, answer
 from mmpoolformer.apps.page.door import Guard, Rules, is_given
+from mmpoolformer.apps.page.results import PageResult, Place, run_on_file
 from mmpoolformer.data.demo.scenes import crop_shape, is_clear
 from mmpoolformer.data.demo.shapes import draw_scene
 from mmpoolformer.inference.predictor import Predictor
@@ -26,7 +26,7 @@ from mmpoolformer.utils.results import CLASSIFICATION, SEGMENTATION
 TITLE = 'mmpoolformer: what does the model see?'
 INTRODUCTION = """# What does the model see?
 Give a picture or choose an example. Nothing leaves the machine that runs this page."""
-START = Answer('No picture yet.')
+START = PageResult('No picture yet.')
 NOT_GIVEN = 'Picture: upload a file or choose an example.'
 # Most rows of the list of objects.
 MOST_ROWS = 12
@@ -86,7 +86,7 @@ def build_page(
         examples: Picture files.
         limits: What is taken.
     """
-    look = {} if _moved_to_launch() else _look()
+    look = {} if _moved_to_launch() else _look_options()
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=CLEANING, **look
     ) as page:
@@ -139,7 +139,7 @@ def _build_inputs(
 
 def _build_outputs() -> list[gr.components.Component]:
     return [
-        gr.HTML(_told(START), padding=False, elem_classes='flush'),
+        gr.HTML(_message_html(START), padding=False, elem_classes='flush'),
         gr.Image(
             label='Drawing',
             show_label=False,  # it would hide a corner of the drawing
@@ -163,9 +163,9 @@ def _serve(
     predictor = predictors[model]  # Gradio has checked that it is a choice
     said = START
     if path is not None:
-        said = answer(predictor, path, threshold, limits.pixels)
+        said = run_on_file(predictor, path, threshold, limits.pixels)
     return [
-        _told(said),
+        _message_html(said),
         said.drawing,
         gr.update(value=said.shares, visible=said.shares is not None),
         gr.update(value=_listed(said.places, predictor), visible=bool(said.places)),
@@ -195,7 +195,7 @@ def _path_of(folder: Path, payload: gr.FileData | None) -> str | None:
     return payload.path
 
 
-def _told(said: Answer) -> str:
+def _message_html(said: PageResult) -> str:
     kind = 'told problem' if said.is_problem else 'told'
     role = 'alert' if said.is_problem else 'status'
     return f'<div class="{kind}" role="{role}">{_plain(said.message)}</div>'
@@ -271,7 +271,7 @@ def running_page(
         ),
     ):
         page = build_page(predictors, write_examples(Path(folder) / 'examples'), limits)
-        look = _look() if _moved_to_launch() else {}
+        look = _look_options() if _moved_to_launch() else {}
         given = Path(folder) / 'given'
         rules = Rules(host, names, round(limits.megabytes * 2**20), given)
         try:
@@ -326,5 +326,5 @@ def _moved_to_launch() -> bool:
     return int(gr.__version__.split('.')[0]) >= 6
 
 
-def _look() -> dict:
+def _look_options() -> dict:
     return {'css': CSS, 'theme': gr.themes.Default(primary_hue='blue', **FONTS)}

@@ -12,9 +12,9 @@ from mmpoolformer.apps.pretrain_demo import CLASSIFIER, PretrainDemo
 from mmpoolformer.apps.quickstart import CONFIG, Quickstart
 from mmpoolformer.engine.hooks.checkpoint import last_named
 from mmpoolformer.inference.predictor import Predictor
-from mmpoolformer.inference.weights import tell_random
+from mmpoolformer.inference.weights import report_random
 from mmpoolformer.utils.devices import choose_device
-from mmpoolformer.utils.errors import UserError, blame
+from mmpoolformer.utils.errors import UserError, as_user_error
 from mmpoolformer.utils.text import distinct
 
 ENDINGS = ('SIGINT', 'SIGTERM', 'SIGHUP')
@@ -63,9 +63,9 @@ def serve(
     device = choose_device(device)
     predictors = {}
     for model, checkpoint in models:
-        with blame('', (OSError, ValueError)):
+        with as_user_error('', (OSError, ValueError)):
             one = Predictor(model, checkpoint, device, trust)
-        tell_random(one.title, one.unfilled)
+        report_random(one.title, one.unfilled)
         title = distinct(one.title, {name.casefold() for name in predictors})
         predictors[title] = one
     limits = page.Limits(max_megabytes, round(max_megapixels * 1e6))
@@ -73,7 +73,7 @@ def serve(
     where = host if port is None else f'{host}:{port}'
     with (
         ended_by_signals(),
-        blame(where, (OSError,)),
+        as_user_error(where, (OSError,)),
         page.running_page(predictors, host, port, limits, address.names) as (_, url),
     ):
         print(f'{url}  (Ctrl-C ends it)', flush=True)

@@ -126,7 +126,7 @@ def _check_categories(section: list, findings: Findings) -> dict[int, str]:
     for i, entry in enumerate(section):
         name = entry.get('name') if isinstance(entry, dict) else None
         number = entry.get('id') if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not _is_whole(number):
+        if not isinstance(name, str) or not _is_integer(number):
             findings.error('categories without a whole "id" and a "name"', f'[{i}]')
         elif number in categories:
             findings.error('duplicate category ids', str(number))
@@ -211,7 +211,7 @@ def _check_pictures(
             findings.error('pictures without an "id", a whole number or a text', place)
         elif not isinstance(name, str) or not name or '\0' in name:
             findings.error('pictures without a "file_name"', place)
-        elif not all(_is_whole(side) and side > 0 for side in size):
+        elif not all(_is_integer(side) and side > 0 for side in size):
             findings.error('pictures without "width" and "height"', place)
         elif number in pictures:
             findings.error('duplicate image ids', f'{number}, {place}')
@@ -267,7 +267,7 @@ class _Boxes:
             return
         place += f' of {picture.file_name}'
         category = annotation.get('category_id')
-        if not _is_whole(category) or category not in self.categories:
+        if not _is_integer(category) or category not in self.categories:
             self.findings.error(
                 'annotations of a category_id that no category has',
                 f'{place}: {category!r}'[:150],
@@ -348,7 +348,7 @@ class _Boxes:
 
     def _picture(self, annotation: dict) -> CocoPicture | None:
         number, of = annotation.get('id'), annotation.get('image_id')
-        if not _is_whole(number):
+        if not _is_integer(number):
             self.findings.error(
                 'annotations without a whole "id"', f'[{self.total - 1}]'
             )
@@ -519,7 +519,7 @@ def decode_counts(text: str) -> list[int]:
     return numbers
 
 
-def _is_whole(value: object) -> bool:
+def _is_integer(value: object) -> bool:
     """Tell whether this is a whole number, also one written as 1.0."""
     whole = type(value) is int or (type(value) is float and value.is_integer())
     return whole and abs(value) < LARGEST**2
@@ -527,7 +527,7 @@ def _is_whole(value: object) -> bool:
 
 def _is_id(value: object) -> bool:
     """Tell whether a picture can have this id, in mmdet and in pycocotools."""
-    return _is_whole(value) or (isinstance(value, str) and value != '')
+    return _is_integer(value) or (isinstance(value, str) and value != '')
 
 
 def _other_kind(value: float | str) -> float | str | None:

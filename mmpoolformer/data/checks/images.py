@@ -83,7 +83,7 @@ def inspect_image(path: str, decode: bool = False, reader: str = PILLOW) -> Imag
         reader: What will decode it in the training: one of mmcv's backends; empty if
             that is not known, so that no format is refused.
     """
-    return _looked(path, decode, False, reader)
+    return _image_info(path, decode, False, reader)
 
 
 def inspect_labels(path: str, decode: bool = True, reader: str = PILLOW) -> ImageInfo:
@@ -91,7 +91,7 @@ def inspect_labels(path: str, decode: bool = True, reader: str = PILLOW) -> Imag
 
     Without `decode` they are counted only where the values have more than 8 bits.
     """
-    return _looked(path, decode, True, reader)
+    return _image_info(path, decode, True, reader)
 
 
 def inspect_all(
@@ -154,10 +154,10 @@ def report_images(
             add('pictures of floating-point numbers', path)
 
 
-def _looked(path: str, decode: bool, counted: bool, reader: str) -> ImageInfo:
+def _image_info(path: str, decode: bool, counted: bool, reader: str) -> ImageInfo:
     if not os.path.isfile(path):  # a pipe would be waited for
         return ImageInfo(problem=MISSING)
-    if reader == TIFFFILE and (one := _look_by_tifffile(path, decode)):
+    if reader == TIFFFILE and (one := _info_by_tifffile(path, decode)):
         return one
     try:
         with Image.open(path, formats=FORMATS) as picture:
@@ -174,7 +174,7 @@ def _looked(path: str, decode: bool, counted: bool, reader: str) -> ImageInfo:
                 picture.load()
                 counts = _counts(picture) if counted and (decode or deep) else ()
     except UnidentifiedImageError:
-        return _look_without_pillow(path, reader)
+        return _info_without_pillow(path, reader)
     except PICTURE_ERRORS as error:
         return ImageInfo(problem=f'unreadable pictures: {one_line(error)[:60]}')
     return ImageInfo(width, height, mode, turn, counts=counts)
@@ -192,7 +192,7 @@ def _format_problem(path: str, picture: Image.Image, reader: str, decode: bool) 
     return '' if known else f'pictures that {reader} can not read: {kind}'
 
 
-def _look_without_pillow(path: str, reader: str) -> ImageInfo:
+def _info_without_pillow(path: str, reader: str) -> ImageInfo:
     """Look at a file that Pillow does not open, with what will read it if known."""
     if not reader:
         return ImageInfo()
@@ -202,7 +202,7 @@ def _look_without_pillow(path: str, reader: str) -> ImageInfo:
     return ImageInfo(*size, 'RGB')
 
 
-def _look_by_tifffile(path: str, decode: bool) -> ImageInfo | None:
+def _info_by_tifffile(path: str, decode: bool) -> ImageInfo | None:
     """Look at a TIFF of any number of bands and bits; None if it is no TIFF."""
     try:
         import tifffile  # an option of mmcv that need not be installed

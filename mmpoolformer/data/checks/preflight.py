@@ -61,7 +61,7 @@ from mmpoolformer.data.checks.resizing import smallest_scales, vanishes
 from mmpoolformer.data.class_names import read_json
 from mmpoolformer.data.classification import TimmDataset
 from mmpoolformer.utils.distributed import launched_rank
-from mmpoolformer.utils.errors import SETTING_ERRORS, UserError, blame, one_line
+from mmpoolformer.utils.errors import SETTING_ERRORS, UserError, as_user_error, one_line
 from mmpoolformer.utils.text import type_name
 from mmpoolformer.version import __version__
 
@@ -135,7 +135,7 @@ def check_data(
             fresh[key] = report
     _compare_classes(reports)
     if not any(report.findings.errors for report in reports):
-        with blame('', (OSError,)):
+        with as_user_error('', (OSError,)):
             write_notes(Path(config.work_dir) / CACHE, fresh)
     return reports
 
@@ -185,7 +185,7 @@ def summary(reports: Sequence[DataReport], seconds: float) -> list[str]:
     return lines
 
 
-def check_and_tell(
+def check_and_report(
     config: Config,
     loaders: Sequence[str],
     options: Options | None = None,
@@ -221,7 +221,7 @@ def check_before_training(config: Config) -> None:
     refusal = []
     if launched_rank() == 0:
         loaders = LOADERS[:2] if config.get('val_cfg') else LOADERS[:1]
-        reports = check_and_tell(config, loaders, briefly=True)
+        reports = check_and_report(config, loaders, briefly=True)
         try:
             refuse_errors(reports, '--no-check trains all the same')
         except UserError as error:
@@ -352,7 +352,7 @@ def _check_coco(part: Part, report: DataReport) -> None:
             next(filter(_needs_slashes, paths)),
         )
         return
-    looks = _look_at(paths, part, OPENCV_LIMIT, report)
+    looks = _inspect(paths, part, OPENCV_LIMIT, report)
     for path, picture, one in zip(paths, pictures, looks, strict=True):
         size = picture.width, picture.height
         _check_size(path, size, one, report.findings)
@@ -418,7 +418,7 @@ def _check_own_reading(
     infos = [dataset.get_data_info(i) for i in range(len(dataset))]
     infos = [info for info in infos if isinstance(info.get('img_path'), str)]
     infos = [info for info in infos if not is_elsewhere(info['img_path'])]
-    looks = _look_at([i['img_path'] for i in infos], part, OPENCV_LIMIT, report)
+    looks = _inspect([i['img_path'] for i in infos], part, OPENCV_LIMIT, report)
     for info, one in zip(infos, looks, strict=True):
         if info.get('width') and info.get('height'):
             size = info['width'], info['height']
@@ -516,7 +516,7 @@ def _check_segmentation(part: Part, report: DataReport) -> None:
         raise UserError(f'no image to use: no file *{dataset.img_suffix} in {folder}')
     paths = [info['img_path'] for info in infos]
     report.folders = _folders(folder, paths)
-    looks = _look_at(paths, part, OPENCV_LIMIT, report)
+    looks = _inspect(paths, part, OPENCV_LIMIT, report)
     if any('seg_map_path' not in info for info in infos):
         raise UserError('has no folder of labels (data_prefix.seg_map_path)')
     maps = [info['seg_map_path'] for info in infos]
@@ -543,7 +543,7 @@ def _check_segmentation(part: Part, report: DataReport) -> None:
 def _mapping(part: Part, info: Mapping) -> dict[int, Mapped]:
     """Return what label each value becomes; empty if nothing in the config says."""
     steps = [step for step in part.steps if _name(step).endswith(LABEL_TRANSFORMS)]
-    with blame('pipeline'):
+    with as_user_error('pipeline'):
         transforms = [TRANSFORMS.build(dict(step)) for step in steps]
     return measure_mapping(transforms, info) if transforms else {}
 
@@ -599,7 +599,7 @@ def _check_classification(part: Part, report: DataReport) -> None:
         report.findings.warning(f'{what} (skipped)', name)
 
     add = add_skipped if dataset.on_error == 'skip' else report.findings.error
-    _look_at(paths, part, PILLOW_LIMIT, report, add)
+    _inspect(paths, part, PILLOW_LIMIT, report, add)
 
 
 CHECKS = {
@@ -610,7 +610,7 @@ CHECKS = {
 }
 
 
-def _look_at(
+def _inspect(
     paths: Sequence[str],
     part: Part,
     limit: int,

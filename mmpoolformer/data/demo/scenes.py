@@ -124,7 +124,7 @@ def make_demo_data(
         raise ValueError(f'workers={workers!r}: give a whole number from 1')
     if _is_up_to_date(out, settings, force):
         return False
-    with _whole_folder(out) as partial_out:
+    with _atomic_folder(out) as partial_out:
         _write_all(partial_out, settings, workers, progress)
     return True
 
@@ -166,7 +166,7 @@ def _manifest(settings: DemoSettings) -> dict:
 
 
 @contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
+def _atomic_folder(out: Path) -> Iterator[Path]:
     """Give a folder beside `out` to fill; it takes that name if nothing fails."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial_out = out.with_name(f'.{out.name}.{os.getpid()}.partial')

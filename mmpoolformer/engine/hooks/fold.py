@@ -5,7 +5,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
 from mmpoolformer.models.folding import DTYPES, optimize_for_inference
-from mmpoolformer.utils.errors import blame
+from mmpoolformer.utils.errors import as_user_error
 
 
 class OptimizeModel(Hook):
@@ -29,6 +29,6 @@ class OptimizeModel(Hook):
             getattr(holder, name), BaseTTAModel
         ):
             holder, name = getattr(holder, name), 'module'
-        with blame('--optimize'):
+        with as_user_error('--optimize'):
             faster = optimize_for_inference(getattr(holder, name), self.dtype)
         setattr(holder, name, faster)

@@ -21,7 +21,7 @@ from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook
 from mmpoolformer.engine.signals import (
     SIGNALS,
     STOPPED_CODE,
-    Answer,
+    OnSignal,
     StopRequest,
 )
 
@@ -70,7 +70,7 @@ class StopOnSignal(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Look at signals after iterations only, from now on."""
-        self.request.answer = Answer.NOTE
+        self.request.on_signal = OnSignal.NOTE
 
     def after_train_iter(
         self,
@@ -105,7 +105,7 @@ class StopOnSignal(Hook):
         Raises:
             SystemExit: As after an iteration.
         """
-        is_training = self.request.answer is Answer.NOTE
+        is_training = self.request.on_signal is OnSignal.NOTE
         if not is_training or batch_idx >= self.shared_batches:
             return
         if self._is_asked(batch_idx + 1):

@@ -27,9 +27,9 @@ from PIL import Image
 from random_models import Models
 from tool_process import ROOT
 
-from mmpoolformer.apps.page.answers import LARGEST_SHOWN, SMALLEST_SHOWN, answer
 from mmpoolformer.apps.page.door import QUESTION, Rules, is_given
 from mmpoolformer.apps.page.page import Limits, build_page, running_page, write_examples
+from mmpoolformer.apps.page.results import LARGEST_SHOWN, SMALLEST_SHOWN, run_on_file
 from mmpoolformer.inference.predictor import Predictor
 
 pytestmark = pytest.mark.slow
@@ -222,8 +222,8 @@ def test_nothing_comes_from_other_machines(tab: object, files: Files) -> None:
 
 def get(address: str) -> tuple[int, bytes]:
     try:
-        with urllib.request.urlopen(address, timeout=20) as answer:
-            return answer.status, answer.read()
+        with urllib.request.urlopen(address, timeout=20) as run_on_file:
+            return run_on_file.status, run_on_file.read()
     except urllib.error.HTTPError as error:
         return error.code, b''
 
@@ -500,7 +500,7 @@ def test_several_users_at_once(
     address: str, predictors: dict[str, Predictor], models: Models
 ) -> None:
     library = pytest.importorskip('gradio_client')
-    answers = {}
+    results = {}
 
     def use(place: int) -> None:
         client = library.Client(address, verbose=False)
@@ -508,15 +508,15 @@ def test_several_users_at_once(
         found = client.predict(
             library.handle_file(path), 'detection', 0.5, api_name='/predict'
         )
-        answers[place] = found[0]
+        results[place] = found[0]
 
     threads = [threading.Thread(target=use, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(answers) == [0, 1, 2, 3]
-    for place, text in answers.items():
+    assert sorted(results) == [0, 1, 2, 3]
+    for place, text in results.items():
         found = predictors['detection'](models.pictures[place]).found.above(0.5)
         assert f'{len(found.labels)} object' in re.sub('<.*?>', '', str(text))
 
@@ -525,7 +525,7 @@ def test_answers_explain_the_likeliest_class(
     predictors: dict[str, Predictor], models: Models
 ) -> None:
     predictor = predictors['classification']
-    said = answer(predictor, models.pictures[1], 0.4, 10**6)
+    said = run_on_file(predictor, models.pictures[1], 0.4, 10**6)
     found = predictor(models.pictures[1]).found
     assert list(said.shares) == [predictor.classes[i] for i in found.labels]
     assert list(said.shares.values()) == pytest.approx(found.scores.tolist())
@@ -538,7 +538,7 @@ def test_classifiers_without_a_known_layer_answer_without_a_map(
 ) -> None:
     torch.save(timm.create_model('test_mambaout').state_dict(), tmp_path / 'a.pth')
     predictor = Predictor('timm/test_mambaout', tmp_path / 'a.pth')
-    said = answer(predictor, models.pictures[1], 0.4, 10**6)
+    said = run_on_file(predictor, models.pictures[1], 0.4, 10**6)
     found = predictor(models.pictures[1]).found
     assert next(iter(said.shares)) == predictor.classes[found.labels[0]]
     assert 'evidence' not in said.message and not said.is_problem
@@ -551,7 +551,7 @@ def test_answers_count_regions(
     predictor = predictors['segmentation']
     picture = Image.new('RGB', (2 * LARGEST_SHOWN, 128), (9, 200, 90))
     picture.save(tmp_path / 'wide.png')
-    said = answer(predictor, tmp_path / 'wide.png', 0.4, 10**6)
+    said = run_on_file(predictor, tmp_path / 'wide.png', 0.4, 10**6)
     labels = predictor(picture.resize((LARGEST_SHOWN, 64))).found.labels
     shares = {predictor.classes[i]: (labels == i).mean() for i in np.unique(labels)}
     assert {p.name: p.share for p in said.places} == pytest.approx(shares)
@@ -564,7 +564,7 @@ def test_answers_refuse_what_is_hardly_a_picture(
 ) -> None:
     Image.new('RGB', (3000, 2)).save(tmp_path / 'line.png')
     for predictor in predictors.values():
-        said = answer(predictor, tmp_path / 'line.png', 0.4, 10**6)
+        said = run_on_file(predictor, tmp_path / 'line.png', 0.4, 10**6)
         assert said.is_problem
         assert said.message == 'line.png: 3000 x 2 is too narrow'
 

@@ -33,7 +33,7 @@ from mmpoolformer.data.checks.built import check_dataset
 from mmpoolformer.data.checks.coco import decode_counts, rle_problem
 from mmpoolformer.data.checks.preflight import (
     Options,
-    check_and_tell,
+    check_and_report,
     check_data,
     leaf_datasets,
     refuse_errors,
@@ -1265,7 +1265,7 @@ def test_a_second_start_reads_nothing(coco: Path, monkeypatch, capsys) -> None:
     first = check_data(config)
     monkeypatch.setattr(preflight, 'inspect_image', None)
     monkeypatch.setattr(preflight, 'read_json', None)
-    second = check_and_tell(config, ['train_dataloader'])
+    second = check_and_report(config, ['train_dataloader'])
     assert [report.lines() for report in second] == [report.lines() for report in first]
     assert 'warning: boxes or areas of less than a pixel' in capsys.readouterr().out
 

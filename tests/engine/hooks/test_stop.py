@@ -29,7 +29,7 @@ from mmpoolformer.engine.signals import (
     STOP,
     STOPPED,
     STOPPED_CODE,
-    Answer,
+    OnSignal,
     StopRequest,
     locked,
     run_stoppable,
@@ -125,7 +125,7 @@ def test_what_a_stop_leads_to_is_a_stop(failure: Exception, swallowed: bool) -> 
     """Libraries make other errors of SystemExit, and ignore it in callbacks."""
 
     def main(argv: list[str], stop: StopRequest) -> None:
-        stop.answer = Answer.UNWIND
+        stop.on_signal = OnSignal.UNWIND
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(30)
@@ -211,7 +211,7 @@ def test_a_signal_while_data_is_checked_ends_with_the_same_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     """It comes several times, as from a scheduler that does not want to wait."""
-    look = picture_files._looked
+    look = picture_files._image_info
 
     def signalled(path: str, *options: object) -> picture_files.ImageInfo:
         os.kill(os.getpid(), signal.SIGTERM)

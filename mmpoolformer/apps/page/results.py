@@ -42,7 +42,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Answer:
+class PageResult:
     """What is to be shown for a picture.
 
     Attributes:
@@ -61,9 +61,9 @@ class Answer:
     places: Sequence[Place] = ()
 
 
-def answer(
+def run_on_file(
     predictor: Predictor, path: str | os.PathLike, score_thr: float, max_pixels: int
-) -> Answer:
+) -> PageResult:
     """Ask a model about a picture file of anybody's.
 
     Large pictures are made smaller for the model, too: to what is shown.
@@ -76,22 +76,22 @@ def answer(
     """
     name = Path(path).name
     try:
-        return _answer(
+        return _run(
             predictor,
             open_picture(path, name=name, max_pixels=max_pixels),
             name,
             score_thr,
         )
     except PictureError as error:
-        return Answer(str(error), is_problem=True)
+        return PageResult(str(error), is_problem=True)
 
 
-def _answer(
+def _run(
     predictor: Predictor, picture: Image.Image, name: str, score_thr: float
-) -> Answer:
+) -> PageResult:
     width, height = picture.size
     if max(width, height) > NARROWEST * min(width, height):
-        return Answer(f'{name}: {width} x {height} is too narrow', is_problem=True)
+        return PageResult(f'{name}: {width} x {height} is too narrow', is_problem=True)
     # Segmentors hold the scores of all classes for every pixel.
     picture.thumbnail((LARGEST_SHOWN, LARGEST_SHOWN))
     start = time.perf_counter()
@@ -103,7 +103,7 @@ def _answer(
     return _of_places(predictor, result, score_thr, how)
 
 
-def _of_classes(predictor: Predictor, result: Result, how: str) -> Answer:
+def _of_classes(predictor: Predictor, result: Result, how: str) -> PageResult:
     best = result.found.labels[:TOPK].tolist()
     names = _distinct([predictor.classes[label] for label in best], best)
     image, seen = predictor.see(result.picture)
@@ -112,7 +112,7 @@ def _of_classes(predictor: Predictor, result: Result, how: str) -> Answer:
         heat = classifier_map(predictor.network, image, best[0])
         message += '; evidence for it is red (Grad-CAM)'
         drawing = overlay_heat(seen, heat)
-    return Answer(
+    return PageResult(
         message,
         drawing=_shown(drawing),
         shares=dict(zip(names, result.found.scores[:TOPK].tolist(), strict=True)),
@@ -128,7 +128,7 @@ def _distinct(names: Sequence[str], labels: Sequence[int]) -> list[str]:
 
 def _of_places(
     predictor: Predictor, result: Result, score_thr: float, how: str
-) -> Answer:
+) -> PageResult:
     scale = max(1, round(SMALLEST_SHOWN / max(result.picture.shape)))
     drawing = _shown(draw_result(predictor, result, score_thr, scale=scale))
     if isinstance(result.found, Detections):
@@ -140,7 +140,7 @@ def _of_places(
         kinds = 'class' if len(places) == 1 else 'classes'
         text = f'{len(places)} {kinds} {how}'
     places = sorted(places, key=lambda place: -place.share)
-    return Answer(text, drawing=drawing, places=places)
+    return PageResult(text, drawing=drawing, places=places)
 
 
 def _objects(predictor: Predictor, found: Detections) -> list[Place]:
