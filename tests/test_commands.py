@@ -279,8 +279,8 @@ RULES = [
         serves=True,
         long=True,
     ),
-    Rule(r'python tools/demo.py (poolformer_s12|--host .*)', serves=True, long=True),
-    Rule(r'python tools/demo.py', serves=True),
+    # tests/cli/test_infer_and_demo.py has what is shorter.
+    Rule(r'python tools/demo.py( poolformer_s12| --host .*)?', serves=True, long=True),
     Rule(
         r'python tools/validate.py --model \S+ --checkpoints .*',
         '--img-size 64',
@@ -311,6 +311,11 @@ RULES = [
     Rule(
         r'python tools/benchmark.py .*--sizes .*',
         '--sizes 64 96 --rounds 1 --no-memory',
+    ),
+    Rule(
+        r'python tools/benchmark.py configs\S+ config',
+        '--size 64 --rounds 1 --no-memory',
+        long=True,
     ),
     Rule(
         r'python tools/benchmark.py (\w+ ){4,}.*',

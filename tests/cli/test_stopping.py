@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from tiny_data import write_classification_config
-from tool_process import free_port, start
+from tool_process import free_port, run_here, start
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,7 +32,14 @@ def train(
     steps: int = STEPS,
     **variables: str,
 ) -> subprocess.Popen:
-    """Start a training, with two processes that read, and short ways to the end."""
+    """Start a training."""
+    return start(tool, *command(work, config, *words, steps=steps), **variables)
+
+
+def command(
+    work: Path, config: Path, *words: object, steps: int = STEPS
+) -> tuple[object, ...]:
+    """Return options with two processes that read, and short ways to the end."""
     options = (
         "train_cfg={'_delete_':True,'by_epoch':False,"
         f"'max_iters':{steps},'val_interval':{steps}}}",
@@ -41,8 +48,8 @@ def train(
         f'default_hooks.checkpoint.interval={steps // STEPS}',
         'train_dataloader.num_workers=2',
     )
-    words = (*words, '--no-check', '--work-dir', work, '--cfg-options', *options)
-    return start(tool, config, *words, **variables)
+    places = '--no-check', '--work-dir', work
+    return (config, *words, *places, '--cfg-options', *options)
 
 
 @pytest.fixture(scope='module')
@@ -210,9 +217,9 @@ def test_a_signal_at_any_moment_ends_in_order(
     assert 'Traceback' not in output
     assert not list(work.rglob('*.part'))
     check_gone(work)
-    again = train('tools/train.py', work, tiny.config, '--resume', 'auto')
-    output, _ = again.communicate(timeout=120)
-    assert again.returncode == 0, output[-4000:]
+    words = command(work, tiny.config, '--resume', 'auto')
+    again = run_here(['tools/train.py', *words], tiny.folder)
+    assert again['code'] == 0, again['err'][-4000:]
     assert steps_done(work) == list(range(1, STEPS + 1))
     results = json.loads((work / 'val_results.json').read_text())
     assert [entry['iter'] for entry in results] == [STEPS]
