@@ -17,9 +17,12 @@ from pathlib import Path
 import torch
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.runner import CheckpointLoader
 from mmengine.visualization import Visualizer
 
 ROOT = Path(__file__).resolve().parent.parent
+# What mmengine keeps one of for all runs of a process.
+NAMED = (DefaultScope, MessageHub, MMLogger, Visualizer)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 PRINT_CALL = """#!/usr/bin/env python3
@@ -108,6 +111,10 @@ def _as_a_process(argv: list[str], cwd: Path, variables: dict) -> Iterator[None]
     before = sys.argv, dict(os.environ), Path.cwd(), torch.get_num_threads()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     deterministic = torch.are_deterministic_algorithms_enabled()
+    schemes = dict(CheckpointLoader._schemes)
+    named = {kind: kind._instance_dict for kind in NAMED}
+    for kind in NAMED:
+        kind._instance_dict = type(kind._instance_dict)()
     sys.argv = argv
     os.environ.update(variables)
     os.chdir(cwd)
@@ -129,8 +136,9 @@ def _as_a_process(argv: list[str], cwd: Path, variables: dict) -> Iterator[None]
         os.chdir(folder)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
-        for kind in (DefaultScope, MessageHub, MMLogger, Visualizer):
-            kind._instance_dict.clear()
+        CheckpointLoader._schemes = schemes
+        for kind, instances in named.items():
+            kind._instance_dict = instances
 
 
 def _print_warning(message: Warning, category: type, *place: object) -> None:

@@ -57,9 +57,11 @@ def test_two_processes_train_and_measure_as_one(
 
 
 def test_two_machines_train_as_one_with_two_processes(
-    tiny: SimpleNamespace, two: SimpleNamespace
+    tiny: SimpleNamespace, two: SimpleNamespace, long_mode: bool
 ) -> None:
     """Each is a launch of its own, as the documentation says; both on this machine."""
+    if not long_mode:
+        pytest.skip('only with --long')
     work, port = tiny.folder / 'nodes', free_port()
     words = 'tools/dist_train.sh', tiny.segmentation, 1, '--work-dir', work, *HALF
     nodes = [

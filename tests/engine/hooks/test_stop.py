@@ -218,7 +218,7 @@ def test_a_signal_while_data_is_checked_ends_with_the_same_code(
         return look(path, *options)
 
     write_classification_config(tmp_path / 'config.py', tmp_path / 'images')
-    monkeypatch.setattr(picture_files, '_looked', signalled)
+    monkeypatch.setattr(picture_files, '_image_info', signalled)
     monkeypatch.setenv('LOCAL_RANK', '0')
     work = tmp_path / 'work'
     job = launch.Training(config=tmp_path / 'config.py', work_dir=work)
