@@ -313,7 +313,7 @@ RULES = [
         '--sizes 64 96 --rounds 1 --no-memory',
     ),
     Rule(
-        r'python tools/benchmark.py configs\S+ config',
+        r'python tools/benchmark.py configs.*',
         '--size 64 --rounds 1 --no-memory',
         long=True,
     ),

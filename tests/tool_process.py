@@ -11,18 +11,15 @@ import subprocess
 import sys
 import traceback
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
-from mmengine.visualization import Visualizer
+from mmengine.utils import ManagerMixin
 
 ROOT = Path(__file__).resolve().parent.parent
-# What mmengine keeps one of for all runs of a process.
-NAMED = (DefaultScope, MessageHub, MMLogger, Visualizer)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 PRINT_CALL = """#!/usr/bin/env python3
@@ -112,9 +109,11 @@ def _as_a_process(argv: list[str], cwd: Path, variables: dict) -> Iterator[None]
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     deterministic = torch.are_deterministic_algorithms_enabled()
     schemes = dict(CheckpointLoader._schemes)
-    named = {kind: kind._instance_dict for kind in NAMED}
-    for kind in NAMED:
-        kind._instance_dict = type(kind._instance_dict)()
+    # Loggers, visualizers and the like, of which runs in one process share those of
+    # the same name.
+    named = {kind: kind._instance_dict for kind in _kinds_of(ManagerMixin)}
+    for kind in named:
+        kind._instance_dict = OrderedDict()
     sys.argv = argv
     os.environ.update(variables)
     os.chdir(cwd)
@@ -137,8 +136,15 @@ def _as_a_process(argv: list[str], cwd: Path, variables: dict) -> Iterator[None]
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
         CheckpointLoader._schemes = schemes
-        for kind, instances in named.items():
-            kind._instance_dict = instances
+        for kind in _kinds_of(ManagerMixin):
+            kind._instance_dict = named.get(kind, OrderedDict())
+
+
+def _kinds_of(base: type) -> Iterator[type]:
+    """Return all classes derived from one."""
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _kinds_of(kind)
 
 
 def _print_warning(message: Warning, category: type, *place: object) -> None:
