@@ -94,14 +94,15 @@ def fill_from_config(
         )
         fill_model(model, content, source)
         return Weights(source, content)
-    parts = _pretrained_parts(model) | _built_parts(config.model)
+    pretrained = _pretrained_parts(model)
+    parts = pretrained | _built_parts(config.model)
     unfilled = _unfilled(model, parts)
     if unfilled and not may_be_random:
         raise UserError(
             f'{config.filename}: names no weights of the whole model (load_from): give '
             f'--checkpoint FILE, or --checkpoint {RANDOM}'
         )
-    if _pretrained_parts(model):
+    if pretrained:
         _initialise(model)
     source = ', '.join(parts.values()) or RANDOM
     return Weights(source, unfilled=unfilled, parts=tuple(parts))
