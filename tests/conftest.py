@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from mmengine.runner import CheckpointLoader, runner
+from mmengine.runner import runner
+from tool_process import own_handlers
 from yapf.yapflib import yapf_api
 
 if TYPE_CHECKING:
@@ -55,13 +56,8 @@ def fast_starts() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope='module')
 def own_process() -> Iterator[None]:
     """Undo what tools leave in this process: checkpoint loaders, signal handlers."""
-    schemes = dict(CheckpointLoader._schemes)
-    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    yield
-    CheckpointLoader._schemes = schemes
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    with own_handlers():
+        yield
 
 
 @pytest.fixture(scope='session')

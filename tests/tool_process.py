@@ -103,12 +103,23 @@ def run_here(command: list[object], cwd: Path, **variables: str) -> dict:
 
 
 @contextlib.contextmanager
+def own_handlers() -> Iterator[None]:
+    """Undo what tools set in this process: checkpoint loaders, signal handlers."""
+    schemes = dict(CheckpointLoader._schemes)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        CheckpointLoader._schemes = schemes
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def _as_a_process(argv: list[str], cwd: Path, variables: dict) -> Iterator[None]:
     """Undo what a program leaves in its process."""
     before = sys.argv, dict(os.environ), Path.cwd(), torch.get_num_threads()
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     deterministic = torch.are_deterministic_algorithms_enabled()
-    schemes = dict(CheckpointLoader._schemes)
     # Loggers, visualizers and the like, of which runs in one process share those of
     # the same name.
     named = {kind: kind._instance_dict for kind in _kinds_of(ManagerMixin)}
@@ -118,7 +129,7 @@ def _as_a_process(argv: list[str], cwd: Path, variables: dict) -> Iterator[None]
     os.environ.update(variables)
     os.chdir(cwd)
     try:
-        with warnings.catch_warnings():
+        with own_handlers(), warnings.catch_warnings():
             warnings.resetwarnings()
             for kind in (DeprecationWarning, ResourceWarning):  # as Python does
                 warnings.simplefilter('ignore', kind)
@@ -127,15 +138,12 @@ def _as_a_process(argv: list[str], cwd: Path, variables: dict) -> Iterator[None]
             warnings.showwarning = _print_warning
             yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         sys.argv, variables, folder, threads = before
         os.environ.clear()
         os.environ.update(variables)
         os.chdir(folder)
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic)
-        CheckpointLoader._schemes = schemes
         for kind in _kinds_of(ManagerMixin):
             kind._instance_dict = named.get(kind, OrderedDict())
 
