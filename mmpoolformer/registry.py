@@ -5,18 +5,36 @@ mmengine imports this module by itself when it meets a type such as
 name. So any OpenMMLab config can use the package without `custom_imports`.
 """
 
+from importlib import import_module
+
 from mmengine import registry as mmengine
 from mmengine.registry import Registry
 
+# Data sets derived from those of mmdet and mmseg, with their modules.
+FOLDERS = {
+    'CocoFolderDataset': 'mmpoolformer.data.coco_folder',
+    'SegFolderDataset': 'mmpoolformer.data.seg_folder',
+}
 
-def _child(parent: Registry, *locations: str) -> Registry:
+
+class DatasetRegistry(Registry):
+    """A registry that imports mmdet or mmseg, for seconds, only where it must."""
+
+    def get(self, key: str) -> type | None:
+        """Return the class of a name, as mmengine does."""
+        if module := FOLDERS.get(key.rpartition('.')[2]):
+            import_module(module)
+        return super().get(key)
+
+
+def _child(parent: Registry, *locations: str, kind: type = Registry) -> Registry:
     places = [f'mmpoolformer.{place}' for place in locations]
-    return Registry(parent.name, parent=parent, scope='mmpoolformer', locations=places)
+    return kind(parent.name, parent=parent, scope='mmpoolformer', locations=places)
 
 
 MODELS = _child(mmengine.MODELS, 'models', 'classification')
-DATASETS = _child(mmengine.DATASETS, 'data.folders', 'classification')
-TRANSFORMS = _child(mmengine.TRANSFORMS, 'data.folders')
+DATASETS = _child(mmengine.DATASETS, 'classification', kind=DatasetRegistry)
+TRANSFORMS = _child(mmengine.TRANSFORMS, 'data.map_labels')
 DATA_SAMPLERS = _child(mmengine.DATA_SAMPLERS, 'classification', 'engine.loops')
 METRICS = _child(mmengine.METRICS, 'classification')
 HOOKS = _child(mmengine.HOOKS, 'engine.hooks.checkpoint', 'engine.hooks.finite')
