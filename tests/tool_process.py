@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import multiprocessing
 import os
 import random
 import runpy
@@ -20,6 +21,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.utils import ManagerMixin
 
 ROOT = Path(__file__).resolve().parent.parent
+FORKING = multiprocessing.get_context('fork')
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 PRINT_CALL = """#!/usr/bin/env python3
@@ -100,6 +102,23 @@ def run_here(command: list[object], cwd: Path, **variables: str) -> dict:
             traceback.print_exc()
             code = 'crash'
     return {'code': code, 'out': out.getvalue(), 'err': err.getvalue()}
+
+
+def fork(command: list[object], cwd: Path) -> multiprocessing.Process:
+    """Start a Python file in a fork of this process, which has imported all it needs.
+
+    What it prints is in `output.txt` of the folder once it has ended by itself.
+    """
+    process = FORKING.Process(target=_run_apart, args=(command, cwd))
+    process.start()
+    return process
+
+
+def _run_apart(command: list[object], cwd: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    done = run_here(command, cwd)
+    (cwd / 'output.txt').write_text(done['out'] + done['err'])
+    sys.exit(done['code'])
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
-from tool_process import run_here, start
+from tool_process import fork, run_here
 
 pytest.importorskip('mmdet')
 
@@ -51,14 +52,15 @@ def run(folder, *more):
 def folder(tmp_path_factory):
     """A folder where a quickstart was interrupted after its first checkpoint."""
     folder = tmp_path_factory.mktemp('quickstart')
-    process = start(*COMMAND, '--cfg-options', *TINY, cwd=folder)
+    process = fork([*COMMAND, '--cfg-options', *TINY], folder)
     latest = folder / 'run' / 'last_checkpoint'
     end = time.monotonic() + 240
-    while not latest.is_file() and process.poll() is None and time.monotonic() < end:
+    while not latest.is_file() and process.is_alive() and time.monotonic() < end:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    output = (folder / 'output.txt').read_text()
+    assert process.exitcode == 130, output
     assert 'The same command goes on from here.' in output
     assert 'Traceback' not in output
     assert not (folder / 'run' / 'results.json').exists()

@@ -1,10 +1,9 @@
 """Downloads from a server on this machine that is slow, broken, or changed."""
 
-import os
 import resource
 import socket
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -186,20 +185,15 @@ def test_plain_http_elsewhere_needs_a_hash(tmp_path) -> None:
         fetch(f'{url}#sha256={"0" * 64}', cache_dir=tmp_path)
 
 
-@pytest.mark.slow
 def test_two_processes_fetch_once(server, tmp_path) -> None:
     server.delay = 0.5
-    code = (
-        'import sys; from mmpoolformer.checkpoints import fetch;'
-        'print(fetch(sys.argv[1], cache_dir=sys.argv[2]))'
-    )
-    command = [sys.executable, '-c', code, server.url, str(tmp_path)]
-    options = dict(stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-    processes = [subprocess.Popen(command, **options) for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert outputs[0] == outputs[1]
-    assert Path(outputs[0].strip()).read_bytes() == server.content
+    with ProcessPoolExecutor(2, get_context('fork')) as processes:
+        fetched = [
+            processes.submit(fetch, server.url, cache_dir=tmp_path) for _ in range(2)
+        ]
+        first, second = (one.result(timeout=60) for one in fetched)
+    assert first == second
+    assert first.read_bytes() == server.content
     assert server.requests == ['GET /some/weights.pth']
 
 
