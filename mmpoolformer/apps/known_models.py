@@ -30,7 +30,7 @@ from mmpoolformer.utils.devices import choose_device
 from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
 from mmpoolformer.utils.files import write_atomically, write_csv
 from mmpoolformer.utils.images import find_pictures
-from mmpoolformer.utils.paths import is_config
+from mmpoolformer.utils.paths import is_config, split_entry
 from mmpoolformer.utils.progress import progress_bar
 
 WILDCARDS = '*?['
@@ -184,8 +184,9 @@ def choose_models(
     Args:
         names: Names joined by commas; `all` and patterns are for this package's models.
         checkpoint: The weights, for one model.
-        folder: Folder with files that are called like the models; those without one
-            are left out, but for models asked for by name.
+        folder: Folder with files that are called like the models, perhaps with
+            `#ENTRY` for all of them; models without one are left out, but for those
+            asked for by name.
 
     Returns:
         Names and checkpoints; None stands for the published weights.
@@ -204,6 +205,7 @@ def choose_models(
         )
     if not folder:
         return [(name, checkpoint) for name in models]
+    folder, entry = split_entry(folder)
     if not Path(folder).is_dir():
         raise UsageError(f'--checkpoints {folder}: no such folder')
     files = {name: _checkpoint_in(Path(folder), name) for name in models}
@@ -215,7 +217,8 @@ def choose_models(
             f'{folder}: no checkpoint {_file_stem(some[0])}.pth (or .pth.tar, '
             '.safetensors ...)' + (f' and {len(some) - 1} more' if some[1:] else '')
         )
-    return [(name, file) for name, file in files.items() if file]
+    end = '' if entry is None else f'#{entry}'
+    return [(name, file + end) for name, file in files.items() if file]
 
 
 def check_output(path: str | None, force: bool) -> None:

@@ -19,6 +19,7 @@ from mmpoolformer.checkpoints.loading import (
     OUTPUT_NORMS,
     LoadReport,
     load_weights,
+    read_source,
     unwrap,
 )
 from mmpoolformer.checkpoints.reading import read_checkpoint
@@ -42,6 +43,7 @@ __all__ = [
     'load_weights',
     'native_keys',
     'read_checkpoint',
+    'read_source',
     'register_safe_loaders',
     'resolve_source',
     'unwrap',

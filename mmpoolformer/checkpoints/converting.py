@@ -17,10 +17,16 @@ from mmpoolformer.checkpoints.keymaps import (
     find_prefix,
     with_dot,
 )
-from mmpoolformer.checkpoints.loading import WRAPPERS, file_format, unwrap
+from mmpoolformer.checkpoints.loading import (
+    WRAPPERS,
+    file_format,
+    state_of,
+    unwrap,
+)
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
 from mmpoolformer.utils.files import atomic_file
+from mmpoolformer.utils.paths import split_entry
 from mmpoolformer.utils.text import first_few
 
 # Training states are lists in the order of the parameters, which codebases number
@@ -87,7 +93,7 @@ def convert_file(
     alone, averaged ones if there are some.
 
     Args:
-        source: What `resolve_source` takes.
+        source: What `read_source` takes.
         destination: The file to make, whole or not at all.
         target: The format to make, one of `FORMATS`; for a `.pdparams` file `paddle`.
             None leaves the names of any model as they are.
@@ -113,12 +119,13 @@ def convert_file(
             f'{destination}: a {paddle.SUFFIX} file takes the names of paddle; choose '
             'that format, or another ending'
         )
+    source, entry = split_entry(source, entry)
     path = resolve_source(source)
     content = read_checkpoint(path, trust=trust)
     if path.suffix == paddle.SUFFIX and source_format == 'paddle':
         source_format = None  # the reader has turned the linear weights
     flat = destination.suffix in FLAT
-    entries = _entries(content, str(source), entry, only_first=flat)
+    entries = _entries(content, source, entry, only_first=flat)
     first = next(iter(entries.values()))
     if target is None:
         part, converted = {}, entries
@@ -177,8 +184,7 @@ def _result(
     if flat or first == '':
         return converted[first]
     if entry is not None or first not in content:
-        about = {'meta': content['meta']} if 'meta' in content else {}
-        return {'state_dict': converted[first], **about}
+        return state_of(converted[first], content)
     return {
         key: converted.get(key, value)
         for key, value in content.items()

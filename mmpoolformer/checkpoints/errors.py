@@ -42,14 +42,15 @@ class DownloadError(CheckpointError):
 
 
 def entry_cure(entry: str) -> str:
-    """Say how one of several models in a file is chosen, in whatever reads the file.
+    """Say how one of several models in a file is chosen.
 
     Args:
         entry: The entry, or what stands before the names, of one of them.
     """
+    name = shown(entry)
     return (
-        'give a file of one model, made by: mmpoolformer convert FILE NEW_FILE --entry '
-        f'{shlex.quote(shown(entry))}'
+        f'choose one by --entry {shlex.quote(name)} (in train, configs and Python: '
+        f'{shlex.quote(f"FILE#{name}")})'
     )
 
 

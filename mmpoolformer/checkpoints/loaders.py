@@ -4,8 +4,7 @@ import os
 
 import torch
 
-from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.checkpoints.zoo import resolve_source
+from mmpoolformer.checkpoints.loading import read_source
 from mmpoolformer.utils.text import nearest
 
 # The empty prefix is mmengine's for paths.
@@ -44,7 +43,7 @@ def load_from_source(
     A config in the entry `meta` is left out: mmengine would run it when it resumes.
 
     Args:
-        filename: What `resolve_source` takes, or a name of mmengine's own tables
+        filename: What `read_source` takes, or a name of mmengine's own tables
             (`torchvision://resnet50`, `open-mmlab://NAME`).
         map_location: Not used: tensors come to the CPU, and loading copies them to the
             device of the module or optimiser.
@@ -52,8 +51,7 @@ def load_from_source(
     Returns:
         What the file holds.
     """
-    source = _resolved(os.path.expanduser(filename))
-    content = read_checkpoint(resolve_source(source))
+    content = read_source(_resolved(filename))
     meta = content.get('meta')
     if isinstance(meta, dict):
         meta.pop('config', None)
@@ -62,9 +60,10 @@ def load_from_source(
 
 def _resolved(source: str) -> str:
     """Turn a name of mmengine's tables into the path or URL that it stands for."""
-    scheme, _, name = source.partition('://')
+    scheme, _, rest = source.partition('://')
     if scheme not in TABLES:
         return source
+    name, *entry = rest.split('#', 1)
     # Imported here: it brings the whole runner with it.
     from mmengine.runner import checkpoint
 
@@ -76,7 +75,7 @@ def _resolved(source: str) -> str:
             f'{source}: no such name; did you mean {nearest(name, table)}?'
         )
     place = table[name]
-    if '://' in place:
-        return place
-    home = os.environ.get('MMENGINE_HOME', '~/.cache/mmengine')
-    return os.path.expanduser(os.path.join(home, place))
+    if '://' not in place:
+        home = os.environ.get('MMENGINE_HOME', '~/.cache/mmengine')
+        place = os.path.join(home, place)
+    return '#'.join([place, *entry])

@@ -24,6 +24,7 @@ from mmpoolformer.checkpoints.paddle import SUFFIX as PADDLE
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
 from mmpoolformer.utils.errors import UserError, one_line
+from mmpoolformer.utils.paths import split_entry
 from mmpoolformer.utils.text import first_few
 
 # The entries under which files keep weights; averaged ones (EMA) are preferred. Not
@@ -112,8 +113,8 @@ def load_weights(
 
     Args:
         module: A backbone or classifier of this package, or timm's of the same name.
-        source: What `resolve_source` takes (a path, a URL, `zoo://NAME`,
-            `timm://NAME`), or a state dict.
+        source: What `read_source` takes (a path, a URL, `zoo://NAME`, `timm://NAME`,
+            each perhaps with `#ENTRY`), or a state dict.
         fresh: Names, or starts of names, that may be missing or of another shape and
             then keep the model's values: by default the output norms, which ImageNet
             files don't hold; add `'head.fc'` for another number of classes.
@@ -131,8 +132,11 @@ def load_weights(
     """
     if name is None:
         name = 'a dict' if isinstance(source, Mapping) else str(source)
-    path = None if isinstance(source, Mapping) else resolve_source(source)
-    content = source if path is None else read_checkpoint(path, trust=trust)
+    path, content = None, source
+    if not isinstance(source, Mapping):
+        place, entry = split_entry(source, entry)
+        path = resolve_source(place)
+        content = read_checkpoint(path, trust=trust)
     wrapper, weights = unwrap(content, name, entry)
     found = _found_prefix(weights, prefix, name)
     part = {k[len(found) :]: v for k, v in weights.items() if k.startswith(found)}
@@ -157,6 +161,33 @@ def load_weights(
     )
 
 
+def read_source(source: str | os.PathLike, *, trust: bool = False) -> dict:
+    """Read the checkpoint that a config or a command names.
+
+    Args:
+        source: What `resolve_source` takes, perhaps with `#ENTRY`: an entry, see
+            `unwrap`, of a file with several.
+        trust: See `read_checkpoint`.
+
+    Returns:
+        What the file holds; with an entry, that as `state_dict`, beside the `meta`.
+
+    Raises:
+        ValueError: If the file can't be had or read, or has no such entry.
+    """
+    place, entry = split_entry(source)
+    content = read_checkpoint(resolve_source(place), trust=trust)
+    if entry is None:
+        return content
+    return state_of(unwrap(content, str(source), entry)[1], content)
+
+
+def state_of(weights: dict[str, Tensor], content: Mapping) -> dict:
+    """Return a checkpoint of these weights of a file, with what it says about them."""
+    about = {'meta': content['meta']} if 'meta' in content else {}
+    return {'state_dict': weights, **about}
+
+
 def unwrap(
     content: Mapping, name: str = 'the dict', entry: str | None = None
 ) -> tuple[str, dict[str, Tensor]]:
@@ -177,7 +208,7 @@ def unwrap(
         CheckpointError: If there are no weights, or those of several models.
     """
     found = _entries_with_weights(content)
-    if entry is not None:
+    if entry is not None and found:
         return entry, _chosen_entry(found, entry, name)
     for wrapper in WRAPPERS:
         if wrapper in found:
@@ -223,15 +254,25 @@ def _chosen_entry(
 ) -> dict[str, Tensor]:
     if entry in found:
         return found[entry]
-    start = f'{entry}.'
-    for weights in found.values():
-        part = {
-            k.removeprefix(start): weights[k] for k in weights if k.startswith(start)
-        }
-        if part:
-            return part
+    parts = {}
+    for place, weights in found.items():
+        start = f'{entry}.'.removeprefix(f'{place}.')
+        names = [key for key in weights if key.startswith(start)]
+        if names:
+            whole = f'{place}.{start}'.strip('.')
+            parts[whole] = {k.removeprefix(start): weights[k] for k in names}
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    if parts:
+        raise CheckpointError(
+            f'{name} has weights of {entry!r} in several entries '
+            f'({first_few(parts)}): {entry_cure(next(iter(parts)))}'
+        )
+    places = [place for place in found if place]
+    if len(found) == 1:  # what its names start with can be chosen, too
+        places += sorted({key.split('.')[0] for key in next(iter(found.values()))})
     raise CheckpointError(
-        f'{name} has no weights in an entry {entry!r}, only in {first_few(list(found))}'
+        f'{name} has no weights in an entry {entry!r}, only in {first_few(places)}'
     )
 
 
@@ -530,7 +571,7 @@ def _model_report(
     return LoadReport(
         source=filename,
         format='OpenMMLab',
-        wrapper=entry,
+        wrapper=split_entry(filename)[1] or entry,
         prefix='',
         loaded=tuple(key for key in own if key not in kept),
         new=tuple(missing),

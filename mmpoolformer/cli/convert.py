@@ -3,7 +3,12 @@
 import argparse
 from collections.abc import Sequence
 
-from mmpoolformer.cli.options import add_traceback_option, add_trust_option, tool_parser
+from mmpoolformer.cli.options import (
+    add_entry_option,
+    add_traceback_option,
+    add_trust_option,
+    tool_parser,
+)
 from mmpoolformer.utils.errors import UsageError, as_user_error
 
 # Not imported from the package: --help should not wait for torch.
@@ -61,11 +66,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         '--prefix',
         help='prefix of the names, such as backbone; detected automatically',
     )
-    parser.add_argument(
-        '--entry',
-        metavar='NAME',
-        help='the entry to take where several hold weights, such as teacher',
-    )
+    add_entry_option(parser)
     parser.add_argument(
         '--force', action='store_true', help='replace an existing destination'
     )

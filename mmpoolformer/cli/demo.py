@@ -12,6 +12,7 @@ from mmpoolformer.cli.options import (
     check_model,
     tool_parser,
     weights_of_each,
+    with_entry,
 )
 from mmpoolformer.utils.errors import UsageError
 
@@ -94,18 +95,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UsageError('--max-megabytes and --max-megapixels: must be above 0')
     if args.port is not None and not 0 < args.port < 65536:
         raise UsageError(f'--port {args.port}: must be from 1 to 65535')
-    args.models = pairs(args.models, args.checkpoint)
+    args.models = pairs(args.models, args.checkpoint, args.entry)
     return args
 
 
 def pairs(
-    models: Sequence[str], checkpoints: Sequence[str] | None
+    models: Sequence[str],
+    checkpoints: Sequence[str] | None,
+    entry: str | None = None,
 ) -> list[tuple[str, str | None]]:
     """Return models with their checkpoints, `None` where none is given.
 
     Args:
         models: `MODEL_OR_CONFIG` or `MODEL_OR_CONFIG:CKPT`.
         checkpoints: What `--checkpoint` gives, for all of them.
+        entry: What `--entry` gives, for all of them.
 
     Raises:
         UsageError: If a model is missing, or its config or checkpoint is not there.
@@ -114,9 +118,9 @@ def pairs(
     if checkpoints:
         if any(checkpoint for _, _, checkpoint in parts):
             raise UsageError('--checkpoint: give it or MODEL_OR_CONFIG:CKPT, not both')
-        given = weights_of_each(models, checkpoints)
+        given = weights_of_each(models, checkpoints, entry)
     else:
-        given = [checkpoint or None for _, _, checkpoint in parts]
+        given = with_entry([weights or None for _, _, weights in parts], entry)
     found = list(zip((model for model, _, _ in parts), given, strict=True))
     for (model, checkpoint), text in zip(found, models, strict=True):
         if not model:

@@ -15,6 +15,7 @@ from mmpoolformer.cli.options import (
     check_model,
     check_num_classes,
     tool_parser,
+    with_entry,
 )
 from mmpoolformer.utils.errors import UsageError, as_user_error
 from mmpoolformer.utils.paths import is_config
@@ -102,6 +103,7 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
         raise UsageError('--fixed: give height and width in pixels')
     if not args.tolerance > 0:
         raise UsageError(f'--tolerance {args.tolerance}: must be above 0')
+    [args.checkpoint] = with_entry([args.checkpoint], args.entry)
     check_model(args.model, args.checkpoint)
     check_num_classes(args.num_classes, [args.checkpoint])
     if is_config(args.model) and args.num_classes is not None:

@@ -130,7 +130,7 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     for path in args.images:
         if not Path(path).is_file():
             raise UsageError(f'{path}: no such file')
-    args.checkpoint = weights_of_each(args.model, args.checkpoint)
+    args.checkpoint = weights_of_each(args.model, args.checkpoint, args.entry)
     check_num_classes(args.num_classes, args.checkpoint)
     for model, checkpoint in zip(args.model, args.checkpoint, strict=True):
         check_model(model, checkpoint)

@@ -15,6 +15,7 @@ from mmpoolformer.cli.options import (
     add_trust_option,
     check_model,
     tool_parser,
+    with_entry,
 )
 
 DESCRIPTION = """Run a detector, segmentor or classifier on pictures and videos.
@@ -87,6 +88,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         args.checkpoint = args.weights
     elif args.weights is not None:
         args.inputs.insert(0, args.weights)
+    [args.checkpoint] = with_entry([args.checkpoint], args.entry)
     check_model(args.model, args.checkpoint)
     return args
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmpoolformer.utils.errors import UsageError
-from mmpoolformer.utils.paths import RANDOM, is_config
+from mmpoolformer.utils.paths import RANDOM, is_config, split_entry
 
 # How all commands name a model, and what its weights may be; see
 # `mmpoolformer.inference.weights`, which finds them.
@@ -247,6 +247,35 @@ def add_checkpoint_option(
         help=f'{"weights of each model, in order" if nargs else "weights"}: {WEIGHTS} '
         f'({NO_CHECKPOINT})',
     )
+    add_entry_option(parser)
+
+
+def add_entry_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--entry`, one of several models in a file, for `with_entry`."""
+    parser.add_argument(
+        '--entry',
+        metavar='NAME',
+        help='the entry to take of a file that holds weights in several, such as '
+        'teacher; FILE#NAME says the same',
+    )
+
+
+def with_entry(
+    checkpoints: Sequence[str | None], entry: str | None
+) -> list[str | None]:
+    """Return checkpoints with what `--entry` gives, as `FILE#ENTRY`.
+
+    Raises:
+        UsageError: If there are none, or one of them is no file.
+    """
+    if entry is None:
+        return list(checkpoints)
+    if not checkpoints or {None, RANDOM} & set(checkpoints):
+        raise UsageError(
+            f'--entry {entry}: goes with weights of your own, --checkpoint FILE for '
+            f'each model (in a config: load_from=FILE#{entry})'
+        )
+    return [f'{source}#{entry}' for source in checkpoints]
 
 
 def add_num_classes_option(parser: argparse.ArgumentParser) -> None:
@@ -288,26 +317,27 @@ def check_checkpoint(source: str) -> None:
     Raises:
         UsageError: Naming it.
     """
+    source = split_entry(source)[0]
     if '://' not in source and not Path(source).expanduser().exists():
         raise UsageError(f'{source}: no such checkpoint')
 
 
 def weights_of_each(
-    models: Sequence[str], checkpoints: Sequence[str] | None
+    models: Sequence[str], checkpoints: Sequence[str] | None, entry: str | None
 ) -> list[str | None]:
     """Return the checkpoint of each model; without any, `None` for each.
 
     Raises:
-        UsageError: If there are more or fewer than models.
+        UsageError: If there are more or fewer than models, or none for the entry.
     """
     if not checkpoints:
-        return [None] * len(models)
+        return with_entry([None] * len(models), entry)
     if len(checkpoints) != len(models):
         raise UsageError(
             f'--checkpoint: {len(checkpoints)} weights for {len(models)} models; give '
             f'one each, or {RANDOM}'
         )
-    return list(checkpoints)
+    return with_entry(checkpoints, entry)
 
 
 def check_num_classes(number: int | None, weights: Sequence[str | None]) -> None:

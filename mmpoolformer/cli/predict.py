@@ -10,6 +10,7 @@ from mmpoolformer.cli.options import (
     check_model,
     inference_settings,
     tool_parser,
+    with_entry,
 )
 
 DESCRIPTION = """Print the likeliest classes of pictures, with their probabilities.
@@ -46,6 +47,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--json', metavar='FILE', help='write JSON too')
     add_inference_options(parser, batch_size=16)
     args = parser.parse_args(argv)
+    [args.checkpoint] = with_entry([args.checkpoint], args.entry)
     check_model(args.model, args.checkpoint)
     return args
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 from mmpoolformer.cli.options import (
     add_dtype_option,
+    add_entry_option,
     check_checkpoint,
     config_parser,
     job_settings,
     parse_config_command,
+    with_entry,
 )
 from mmpoolformer.engine.signals import StopRequest
 from mmpoolformer.utils.errors import UsageError
@@ -58,6 +60,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         'checkpoint', help='path, URL or zoo://NAME of the weights of the whole model'
     )
+    add_entry_option(parser)
     parser.add_argument(
         '--out', metavar='FILE.pkl', help='write the predictions to a pickle file'
     )
@@ -94,5 +97,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parse_config_command(parser, argv)
     if args.dtype != 'fp32' and not args.optimize:
         raise UsageError(f'--dtype {args.dtype}: goes with --optimize')
+    [args.checkpoint] = with_entry([args.checkpoint], args.entry)
     check_checkpoint(args.checkpoint)
     return args

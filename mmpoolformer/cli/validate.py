@@ -11,6 +11,7 @@ from mmpoolformer.cli.options import (
     check_model,
     inference_settings,
     tool_parser,
+    with_entry,
 )
 
 DESCRIPTION = """Measure top-1, top-5 and loss of a known model on an image folder.
@@ -75,6 +76,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add_inference_options(parser, batch_size=64)
     args = parser.parse_args(argv)
+    if args.checkpoints:
+        [args.checkpoints] = with_entry([args.checkpoints], args.entry)
+    else:
+        [args.checkpoint] = with_entry([args.checkpoint], args.entry)
     for model in args.model.split(','):
         check_model(model.strip(), args.checkpoint)
     return args

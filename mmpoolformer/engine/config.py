@@ -22,6 +22,7 @@ from mmpoolformer.utils.errors import (
     as_user_error,
     one_line,
 )
+from mmpoolformer.utils.paths import split_entry
 from mmpoolformer.utils.text import did_you_mean
 
 KEY = re.compile(r'[A-Za-z_]\w*(\.\w+)*')
@@ -225,6 +226,7 @@ def check_weights(config: Config) -> None:
         UserError: Naming the setting and the file.
     """
     for setting, file in _weight_files(config):
+        file = split_entry(file)[0]
         if '://' not in file and not Path(file).expanduser().exists():
             raise UserError(f'{setting}={file}: no such file')
 

@@ -1,6 +1,7 @@
 """Training, testing and checking data, from a config to the results."""
 
 import os
+import re
 import signal
 import sys
 import warnings
@@ -44,6 +45,7 @@ from mmpoolformer.engine.tta import use_tta
 from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
 from mmpoolformer.utils.files import write_json
 from mmpoolformer.utils.images import PictureError, limit_formats
+from mmpoolformer.utils.paths import split_entry
 
 TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 CHECK_NEEDS = ('model',)
@@ -334,7 +336,9 @@ def _pictures(job: Testing, config: Config) -> DrawPictures:
 
 
 def _report(job: Testing, config: Config, metrics: dict) -> None:
-    stem = Path(job.checkpoint).stem + ('_tta' if job.tta else '')
+    source, entry = split_entry(job.checkpoint)
+    stem = Path(source).stem + re.sub(r'[^\w.-]', '_', f'_{entry}' if entry else '')
+    stem += '_tta' if job.tta else ''
     stem += f'_optimized_{job.dtype}' if job.optimize else ''
     path = Path(config.work_dir) / f'results_{stem}.json'
     record = {

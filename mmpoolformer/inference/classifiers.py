@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from mmpoolformer.checkpoints import (
     CheckpointError,
     load_weights,
-    read_checkpoint,
-    resolve_source,
+    read_source,
     unwrap,
 )
 from mmpoolformer.classification.class_labels import recorded_classes
@@ -92,10 +91,10 @@ def load_classifier(
     Args:
         model: A name of `mmpoolformer.list_models()`, `timm/NAME` with one of timm's,
             or a config of a classifier, the file or what is in it.
-        checkpoint: What `resolve_source` takes: a path, a URL, `zoo://NAME` or
-            `timm://NAME`; in any known key format, for timm's models in timm's; or
-            `'random'`. By default the published weights, which are downloaded, or
-            those that the config names, see `fill_from_config`.
+        checkpoint: What `read_source` takes: a path, a URL, `zoo://NAME` or
+            `timm://NAME`, perhaps with `#ENTRY`; in any known key format, for timm's
+            models in timm's; or `'random'`. By default the published weights, which
+            are downloaded, or those that the config names, see `fill_from_config`.
         trust: See `read_checkpoint`.
         classes: Names of the classes in the order of the labels, in place of those in
             the checkpoint.
@@ -165,7 +164,7 @@ def _named(
     if source == RANDOM:
         network = _network(name, {}, num_classes, size)
         return network, Weights(RANDOM, unfilled=ALL)
-    content = read_checkpoint(resolve_source(source), trust=trust)
+    content = read_source(source, trust=trust)
     network = _network(name, without_wrappers(unwrap(content, source)[1]), None, size)
     if num_classes not in (None, network.num_classes):
         raise CheckpointError(

@@ -44,9 +44,9 @@ class Predictor:
     Args:
         model: A config (its file, or what is in it) of a detector, segmentor or
             classifier; or the name of a classifier, see `load_classifier`.
-        checkpoint: The weights: a path, a URL, `zoo://NAME`, `timm://NAME`, or
-            `'random'`. None stands for a name's published weights, which are
-            downloaded, and for what a config names itself, see `fill_from_config`.
+        checkpoint: The weights: a path, a URL, `zoo://NAME`, `timm://NAME`, perhaps
+            with `#ENTRY`, or `'random'`. None stands for a name's published weights,
+            which are downloaded, and for what a config names, see `fill_from_config`.
         device: Where to compute.
         trust: See `read_checkpoint`.
         classes: Names of the classes in the order of the labels, in place of those in

@@ -15,11 +15,7 @@ from dataclasses import dataclass, field
 from mmengine.config import Config
 from torch import nn
 
-from mmpoolformer.checkpoints import (
-    read_checkpoint,
-    register_safe_loaders,
-    resolve_source,
-)
+from mmpoolformer.checkpoints import read_source, register_safe_loaders
 from mmpoolformer.checkpoints.loading import fill_model
 from mmpoolformer.models.timm_models import TIMM
 from mmpoolformer.utils.errors import UserError
@@ -89,9 +85,7 @@ def fill_from_config(
     source = checkpoint or config.get('load_from')
     if source:
         source = os.fspath(source)
-        content = read_checkpoint(
-            resolve_source(os.path.expanduser(source)), trust=trust
-        )
+        content = read_source(source, trust=trust)
         fill_model(model, content, source)
         return Weights(source, content)
     pretrained = _pretrained_parts(model)

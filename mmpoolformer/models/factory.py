@@ -92,8 +92,9 @@ def create_model(
 
     Args:
         name: One of `list_models()`, such as `'poolformer_s12'`.
-        checkpoint: Weights to load: a path, a URL, `zoo://NAME` or `timm://NAME`, in
-            any known key format. `None` leaves the random initialisation.
+        checkpoint: Weights to load: a path, a URL, `zoo://NAME` or `timm://NAME`,
+            perhaps with `#ENTRY`, in any known key format. `None` leaves the random
+            initialisation.
         num_classes: Classes of the classifier, not used with `features_only`; by
             default those of the published weights: 1000, or 21,841 (`..._in21k`).
         features_only: Whether to build the dense backbone (images to a tuple of

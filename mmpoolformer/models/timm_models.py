@@ -5,12 +5,7 @@ from collections.abc import Mapping
 import timm
 from torch import Tensor, nn
 
-from mmpoolformer.checkpoints import (
-    CheckpointError,
-    read_checkpoint,
-    resolve_source,
-    unwrap,
-)
+from mmpoolformer.checkpoints import CheckpointError, read_source, unwrap
 from mmpoolformer.checkpoints.loading import place_cure
 from mmpoolformer.utils.text import nearest
 
@@ -64,7 +59,7 @@ def load_timm(
     if isinstance(checkpoint, Mapping):
         content, name = checkpoint, name or 'a dict'
     else:
-        content, name = read_checkpoint(resolve_source(checkpoint)), name or checkpoint
+        content, name = read_source(checkpoint), name or checkpoint
     weights = without_wrappers(unwrap(content, str(name))[1])
     try:
         model.load_state_dict(weights)

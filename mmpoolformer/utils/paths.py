@@ -1,5 +1,7 @@
 """Where configs lie, and how users name models and weights."""
 
+import os
+import re
 from os import PathLike
 from pathlib import Path
 
@@ -7,6 +9,9 @@ from mmpoolformer.utils.text import nearest
 
 # In place of a checkpoint, for no weights at all.
 RANDOM = 'random'
+
+# A URL with its hash, and the entry after it.
+_URL = re.compile('([^#]*(?:#sha256=[^#]*)?)(?:#(.*))?', re.DOTALL)
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -65,3 +70,25 @@ def config_path(name: str) -> Path:
 def is_config(model: str | PathLike) -> bool:
     """Tell whether a model is given by a config file, not by a name."""
     return Path(model).suffix in ('.py', '.json', '.yaml', '.yml')
+
+
+def split_entry(
+    source: str | PathLike, entry: str | None = None
+) -> tuple[str, str | None]:
+    """Part `SOURCE#ENTRY`, one of several entries of weights in a file.
+
+    Args:
+        source: A path or a URL, whose hash (`#sha256=...`) stands before the entry. A
+            file that exists is one, also with `#` in its name.
+        entry: The entry, as if it stood behind the source.
+
+    Returns:
+        The source alone, and the entry; None if there is none.
+    """
+    text = os.fspath(source) + ('' if entry is None else f'#{entry}')
+    if '://' in text:
+        return _URL.fullmatch(text).groups()
+    place = text
+    while '#' in place and not Path(place).expanduser().exists():
+        place = place.rpartition('#')[0]
+    return place, None if place == text else text[len(place) + 1 :]

@@ -1,5 +1,7 @@
 """Files of other trainers: where in them the weights are, and marks in their names."""
 
+import os
+import re
 import shlex
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +19,7 @@ from mmpoolformer.checkpoints import (
     convert_file,
     load_weights,
     read_checkpoint,
+    read_source,
     unwrap,
 )
 from mmpoolformer.checkpoints.loading import fill_model, fill_partly
@@ -93,27 +96,29 @@ def test_several_entries_are_named_and_one_can_be_chosen(tmp_path) -> None:
     content = {'student': weights(1), 'teacher': weights(2), 'meta': {'epoch': 3}}
     path = save(content, tmp_path / 'a.pth')
     with pytest.raises(
-        CheckpointError, match=r'several entries \(student, teacher\).*--entry student$'
+        CheckpointError, match=r'several entries \(student, teacher\).*--entry student '
     ) as caught:
         loaded(path)
     assert '\n' not in str(caught.value)
     for i, entry in enumerate(['student', 'teacher'], 1):
         assert same(loaded(path, entry=entry), weights(i))
+        assert same(loaded(f'{path}#{entry}'), weights(i))
         new = tmp_path / f'{entry}.pth'
         convert([str(path), str(new), '--to', 'sail', '--entry', entry])
         assert read_checkpoint(new)['meta'] == {'epoch': 3}
         assert same(loaded(new), weights(i))
-    with pytest.raises(CheckpointError, match=r"entry 'net', only in student, teacher"):
-        loaded(path, entry='net')
+    for source, options in ((path, {'entry': 'net'}), (f'{path}#net', {})):
+        with pytest.raises(CheckpointError, match=r"'net', only in student, teacher$"):
+            loaded(source, **options)
 
 
 def detector() -> nn.Module:
     return nn.ModuleDict({'backbone': PoolFormer(TINY), 'head': nn.Linear(4, 2)})
 
 
-def filled(fill: Callable, path: Path) -> dict[str, torch.Tensor]:
+def filled(fill: Callable, path: str) -> dict[str, torch.Tensor]:
     model = detector()
-    fill(model, read_checkpoint(path), str(path))
+    fill(model, read_source(path), str(path))
     return model.state_dict()
 
 
@@ -129,7 +134,7 @@ READERS = {
 
 @pytest.mark.parametrize('is_flat', [True, False], ids=['prefixes', 'entries'])
 @pytest.mark.parametrize('reader', READERS)
-def test_command_in_a_refusal_cures_it(reader, is_flat, tmp_path) -> None:
+def test_choice_in_a_refusal_cures_it(reader, is_flat, tmp_path) -> None:
     make = partial(timm.create_model, 'test_resnet') if 'timm' in reader else detector
     content = {
         f'{e} $(x)': randomised(make(), i).state_dict() for i, e in enumerate('ab')
@@ -137,27 +142,59 @@ def test_command_in_a_refusal_cures_it(reader, is_flat, tmp_path) -> None:
     inner = {f'{e}.{k}': v for e, own in content.items() for k, v in own.items()}
     path = save({'state_dict': inner} if is_flat else content, tmp_path / 'a.pth')
     with pytest.raises((ValueError, UserError)) as caught:
-        READERS[reader](path)
+        READERS[reader](str(path))
     # As a shell takes it apart: names in a stranger's file are no commands.
-    words = shlex.split(str(caught.value).partition('made by: ')[2])
-    assert words[:-1] == ['mmpoolformer', 'convert', 'FILE', 'NEW_FILE', '--entry']
-    assert run_tool(convert, [str(path), str(tmp_path / 'b.pth'), *words[-2:]]) == 0
-    right = content[words[-1]]
-    found = READERS[reader](tmp_path / 'b.pth')
-    prefix = 'backbone.' if reader == 'backbone' else ''
-    assert found and same(found, {k: right[f'{prefix}{k}'] for k in found})
+    option, source = re.search(
+        r'by (--entry .*) \(in train, configs and Python: (.*)\)$', str(caught.value)
+    ).groups()
+    [_, entry], [source] = shlex.split(option), shlex.split(source)
+    assert run_tool(convert, [str(path), f'{tmp_path}/b.pth', '--entry', entry]) == 0
+    for place in (source.replace('FILE', str(path)), f'{tmp_path}/b.pth'):
+        found = READERS[reader](place)
+        prefix = 'backbone.' if reader == 'backbone' else ''
+        right = {k: content[entry][f'{prefix}{k}'] for k in found}
+        assert found and same(found, right)
 
 
 def test_models_under_prefixes_of_one_dict(tmp_path) -> None:
     flat = {f'student.{k}': v for k, v in weights(1).items()}
     flat |= {f'teacher.{k}': v for k, v in weights(2).items()}
     path = save({'state_dict': flat}, tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match=r'several backbones.*--entry teacher$'):
+    with pytest.raises(ValueError, match=r'several backbones.*--entry teacher '):
         loaded(path)
     assert same(loaded(path, entry='teacher'), weights(2))
+    assert same(loaded(path, entry='state_dict.teacher'), weights(2))
+    with pytest.raises(
+        ValueError, match=r"'ema', only in state_dict, student, teacher$"
+    ):
+        loaded(path, entry='ema')
     assert same(loaded(path, prefix='student'), weights(1))
     convert([str(path), str(tmp_path / 'b.pth'), '--to', 'sail', '--entry', 'teacher'])
     assert same(loaded(tmp_path / 'b.pth'), weights(2))
+
+
+def test_a_prefix_in_several_entries_is_not_guessed(tmp_path) -> None:
+    content = {
+        entry: {f'model.{k}': v for k, v in weights(i).items()}
+        for i, entry in enumerate(['student', 'teacher'])
+    }
+    path = save(content, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match=r'student\.model, teacher\.model'):
+        loaded(f'{path}#model')
+    for i, entry in enumerate(content):
+        assert same(loaded(f'file://{path}#{entry}.model'), weights(i))
+
+
+def test_what_a_file_says_of_itself_stays_beside_an_entry(tmp_path) -> None:
+    content = {'student': weights(1), 'teacher': weights(2), 'meta': {'epoch': 3}}
+    path = save(content | {'optimizer': {}}, tmp_path / 'a.pth')
+    found = read_source(f'{path}#teacher')
+    assert same(found.pop('state_dict'), weights(2))
+    assert found == {'meta': {'epoch': 3}}
+    os.rename(path, tmp_path / 'a#1.pth')
+    found = read_source(tmp_path / 'a#1.pth')
+    assert set(found) == {'student', 'teacher', 'meta', 'optimizer'}
+    assert same(loaded(f'{tmp_path}/a#1.pth#student'), weights(1))
 
 
 # What each writes of a network as the only part of it.

@@ -163,6 +163,19 @@ def test_names_of_mmengines_tables_are_read_safely(
     assert not marker.exists()
 
 
+def test_an_entry_may_follow_each_kind_of_name(
+    safe_loaders, tmp_path, monkeypatch
+) -> None:
+    content = {name: {'weight': torch.full((2,), i)} for i, name in enumerate('ab')}
+    torch.save(content, tmp_path / 'two.pth')
+    (tmp_path / 'open_mmlab.json').write_text('{"two": "two.pth"}')
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for name in ('open-mmlab://two', f'file://{tmp_path}/two.pth', '~/two.pth'):
+        found = CheckpointLoader.load_checkpoint(f'{name}#b', map_location='cpu')
+        assert_same(found, {'state_dict': content['b']})
+
+
 def test_torchvisions_names_are_downloaded_and_read_safely(
     crafted, marker, safe_loaders, server, tmp_path, monkeypatch
 ) -> None:

@@ -34,6 +34,8 @@ CALLED_BY = {
     'apps/known_models.py': 'validate',
     'cli/options.py': 'export gradcam',  # of --num-classes
     'checkpoints/converting.py': 'convert',
+    # The message says what stands for --entry in train.
+    'checkpoints/errors.py': 'convert demo export gradcam infer predict test validate',
     'checkpoints/loading.py': 'train',  # for load_from
     'checkpoints/reading.py': 'check-data convert demo export gradcam infer predict '
     'test train validate',
@@ -188,6 +190,7 @@ def test_options_in_messages_are_those_of_a_tool_that_prints_them(
         ('--num-classes', 'export gradcam'),
         ('--score-thr', 'infer gradcam'),
         ('--topk', 'predict infer'),
+        ('--entry', 'convert demo export gradcam infer predict test validate'),
         ('--trust-checkpoint', 'train test predict validate demo infer export gradcam'),
     ],
 )
@@ -214,6 +217,8 @@ def test_tools_that_read_checkpoints_can_trust_them(
     for command, own in options.items():
         if {'--checkpoint', '--checkpoints', '--resume'} & own:
             assert {'--trust', '--trust-checkpoint'} <= own, command
+        if {'--checkpoint', '--checkpoints'} & own:
+            assert '--entry' in own, command
     assert {'--trust', '--entry', '--to'} <= options['convert']
 
 
@@ -222,10 +227,10 @@ def test_tools_that_read_checkpoints_can_trust_them(
     [
         ('or --force', 'convert', set()),
         ('or --forced', 'convert', {'--forced'}),
-        ('use --entry NAME', 'predict', {'--entry'}),
+        ('use --entry NAME', 'train', {'--entry'}),
         ('exists: --force replaces it', 'convert train', {'--force'}),
         ('--amp: not with --strategy', 'train test', set()),
-        ('by: mmpoolformer convert A B --entry NAME', 'predict', set()),
+        ('by: mmpoolformer convert A B --entry NAME', 'train', set()),
         ('python tools/convert_checkpoint.py A B --topk 3', 'predict', {'--topk'}),
     ],
 )
