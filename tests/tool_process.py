@@ -104,20 +104,46 @@ def run_here(command: list[object], cwd: Path, **variables: str) -> dict:
     return {'code': code, 'out': out.getvalue(), 'err': err.getvalue()}
 
 
-def fork(command: list[object], cwd: Path) -> multiprocessing.Process:
+def fork(command: list[object], cwd: Path, **variables: str) -> multiprocessing.Process:
     """Start a Python file in a fork of this process, which has imported all it needs.
 
-    What it prints is in `output.txt` of the folder once it has ended by itself.
+    What it printed is in `output.txt` of the folder, with a rank `output1.txt`, once it
+    has ended by itself.
     """
-    process = FORKING.Process(target=_run_apart, args=(command, cwd))
+    process = FORKING.Process(target=_run_apart, args=(command, cwd, variables))
     process.start()
     return process
 
 
-def _run_apart(command: list[object], cwd: Path) -> None:
+def run_ranks(command: list[object], cwd: Path, count: int = 2) -> str:
+    """Run a tool in processes as a launcher starts them; return what the first prints.
+
+    All must succeed.
+    """
+    place = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+    place |= dict(WORLD_SIZE=str(count), LOCAL_WORLD_SIZE=str(count))
+    processes = [
+        fork(
+            [*command, '--launcher', 'pytorch'],
+            cwd,
+            **place,
+            **dict(RANK=str(rank), LOCAL_RANK=str(rank)),
+        )
+        for rank in range(count)
+    ]
+    for process in processes:
+        process.join()
+    outputs = [(cwd / f'output{rank}.txt').read_text() for rank in range(count)]
+    for process, output in zip(processes, outputs, strict=True):
+        assert process.exitcode == 0, output[-4000:]
+    return outputs[0]
+
+
+def _run_apart(command: list[object], cwd: Path, variables: dict[str, str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    done = run_here(command, cwd)
-    (cwd / 'output.txt').write_text(done['out'] + done['err'])
+    done = run_here(command, cwd, **variables)
+    output = cwd / f'output{variables.get("RANK", "")}.txt'
+    output.write_text(done['out'] + done['err'])
     sys.exit(done['code'])
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tool_process import finish, free_port, run, run_many, start
+from tool_process import finish, free_port, run_many, run_ranks, start
 from torch.testing import assert_close
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
@@ -26,8 +26,8 @@ HALF = (*GROUPED, 'train_dataloader.batch_size=2')
 def two(tiny: SimpleNamespace) -> SimpleNamespace:
     """A segmentor that two processes have trained, with half of each batch."""
     work = tiny.folder / 'two'
-    words = 'tools/dist_train.sh', tiny.segmentation, 2, '--work-dir', work, *HALF
-    return SimpleNamespace(work=work, output=run(*words, PORT=free_port()))
+    command = ['tools/train.py', tiny.segmentation, '--work-dir', work, *HALF]
+    return SimpleNamespace(work=work, output=run_ranks(command, tiny.folder))
 
 
 def test_two_processes_train_and_measure_as_one(
@@ -80,9 +80,9 @@ def test_two_machines_train_as_one_with_two_processes(
 
 def test_a_sharded_detector_is_tested_by_one_process(tiny: SimpleNamespace) -> None:
     work = tiny.folder / 'fsdp'
-    words = tiny.detection, 2, '--strategy', 'fsdp', '--work-dir', work
+    words = tiny.detection, '--strategy', 'fsdp', '--work-dir', work
     short = '--cfg-options', 'train_cfg.max_epochs=1'
-    run('tools/dist_train.sh', *words, *short, PORT=free_port())
+    run_ranks(['tools/train.py', *words, *short], tiny.folder)
     command = ['tools/test.py', tiny.detection, work / 'epoch_1.pth']
     (one,) = run_many([[*command, '--work-dir', work]], tiny.folder)
     assert one['code'] == 0, one['err']
@@ -124,15 +124,9 @@ def test_two_processes_test_as_one(
     tiny: SimpleNamespace, trained: SimpleNamespace, tested: SimpleNamespace
 ) -> None:
     work = tiny.folder / 'two_tested'
-    process = start(
-        'tools/dist_test.sh',
-        tiny.detection,
-        trained.det_checkpoint,
-        2,
-        *('--work-dir', work, '--out', work / 'out.pkl'),
-        PORT=free_port(),
-    )
-    output = finish(process)
+    command = ['tools/test.py', tiny.detection, trained.det_checkpoint]
+    places = '--work-dir', work, '--out', work / 'out.pkl'
+    output = run_ranks([*command, *places], tiny.folder)
     assert output.count('results: ') == 1
     single = read(tested.out / 'work_det' / 'results_epoch_10.json')
     assert read(work / 'results_epoch_10.json')['metrics'] == single['metrics']
