@@ -1,4 +1,4 @@
-# The paper's ablation of PoolFormer-S12 (arXiv 2111.11418, table 6): the row as it is
+# The paper's ablation of PoolFormer-S12 (arXiv 2111.11418, table 5): the row as it is
 # published. `tools/ablate.py` changes `model.backbone.arch` for the other rows.
 #   tools/dist_train.sh configs/classification/ablation_poolformer_s12.py 8 \
 #       --cfg-options model.backbone.arch.pool_size=5

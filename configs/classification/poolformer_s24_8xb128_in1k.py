@@ -1,7 +1,7 @@
 # PoolFormer-S24 on ImageNet-1k, 300 epochs and 10 of cool-down.
 #   tools/dist_train.sh configs/classification/poolformer_s24_8xb128_in1k.py 8
 # 8 GPUs x 128 images; 21.4 M parameters, 3.41 G MACs.
-# Published: top-1 80.3 (arXiv 2111.11418, table 1).
+# Published: top-1 80.3 (arXiv 2111.11418, table 2).
 _base_ = '_base_/poolformer.py'
 
 model = dict(backbone=dict(arch='poolformer_s24', drop_path_rate=0.1))

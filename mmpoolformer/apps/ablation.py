@@ -1,6 +1,6 @@
 """The ablation study of PoolFormer-S12, on any image folder and at any budget.
 
-Each row changes one thing of the architecture (arXiv 2111.11418, table 6) and is
+Each row changes one thing of the architecture (arXiv 2111.11418, table 5) and is
 trained with the same data, seed and schedule. Rows that are done are skipped, and an
 interrupted one goes on from its last checkpoint.
 """
