@@ -43,8 +43,8 @@ class Row:
     Attributes:
         changes: Fields of `mmpoolformer.models.Variant` that differ from S12's, or
             `base` for another row of the table of architectures.
-        published: Top-1 on ImageNet-1k in percent, where the paper or its released
-            weights give it.
+        published: Top-1 on ImageNet-1k in percent; `None` where the paper has no such
+            row.
     """
 
     changes: Mapping[str, object]
@@ -54,18 +54,20 @@ class Row:
 ROWS = {
     'poolformer_s12': Row({}, 77.2),
     'mixer_identity': Row({'token_mixers': 'identity'}, 74.3),
+    'mixer_random': Row({'token_mixers': 'random'}, 75.8),
+    'mixer_depthwise': Row({'token_mixers': 'depthwise_conv'}, 78.1),
     'pool_1': Row({'pool_size': 1}),
-    'pool_5': Row({'pool_size': 5}),
-    'pool_7': Row({'pool_size': 7}),
-    'pool_9': Row({'pool_size': 9}),
-    'norm_layer': Row({'norm': 'layer_norm'}),
-    'norm_batch': Row({'norm': 'batch_norm'}),
-    'norm_none': Row({'norm': 'none'}),
-    'act_relu': Row({'activation': 'relu'}),
-    'act_silu': Row({'activation': 'silu'}),
+    'pool_5': Row({'pool_size': 5}, 77.2),
+    'pool_7': Row({'pool_size': 7}, 77.1),
+    'pool_9': Row({'pool_size': 9}, 76.8),
+    'norm_layer': Row({'norm': 'layer_norm'}, 76.5),
+    'norm_batch': Row({'norm': 'batch_norm'}, 76.4),
+    'norm_none': Row({'norm': 'none'}, 46.1),
+    'act_relu': Row({'activation': 'relu'}, 76.4),
+    'act_silu': Row({'activation': 'silu'}, 77.2),
     'layer_scale_off': Row({'layer_scale_init': None}),
-    'residual_off': Row({'residual': False}),
-    'mlp_off': Row({'mlp': False}),
+    'residual_off': Row({'residual': False}, 0.1),
+    'mlp_off': Row({'mlp': False}, 5.7),
     'hybrid_pppa': Row({'base': 'metaformer_pppa_s12_224'}, 78.3),
     'hybrid_ppaa': Row({'base': 'metaformer_ppaa_s12_224'}, 81.0),
     'hybrid_pppf': Row({'base': 'metaformer_pppf_s12_224'}, 77.5),

@@ -21,6 +21,7 @@ from mmpoolformer.models.layers import (
 )
 from mmpoolformer.models.token_mixers import (
     Attention,
+    DepthwiseConv,
     Pooling,
     RandomMixing,
     SepConv,
@@ -70,8 +71,8 @@ def build_token_mixer(variant: Variant, stage: int, index: int) -> nn.Module:
         return Pooling(variant.pool_size)
     if name == 'identity':
         return nn.Identity()
-    if name == 'sep_conv':
-        return SepConv(channels)
+    if name in ('depthwise_conv', 'sep_conv'):
+        return {'depthwise_conv': DepthwiseConv, 'sep_conv': SepConv}[name](channels)
     if name == 'attention':
         every = variant.global_every
         sees_all = every > 0 and (index + 1) % every == 0

@@ -10,6 +10,7 @@ TOKEN_MIXERS = (
     'pooling',
     'identity',
     'random',
+    'depthwise_conv',
     'sep_conv',
     'attention',
     'spatial_fc',

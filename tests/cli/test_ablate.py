@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from tool_process import run_many
 
+from mmpoolformer.analysis.complexity import count
 from mmpoolformer.apps.ablation import ROWS
 from mmpoolformer.checkpoints import ZOO
 from mmpoolformer.models import MetaFormerClassifier
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.slow
 CLASSES = 2
 # Blocks and channels of S12's stages.
 BLOCKS = ((2, 64), (2, 128), (6, 320), (2, 512))
+# Cells along a side of their maps, for images of 224 x 224.
+SIDES = (56, 28, 14, 7)
 # What the head loses with 2 classes and not 1000: 513 numbers for each.
 FEWER = (1000 - CLASSES) * 513
 
@@ -98,6 +101,12 @@ def test_mistakes_are_one_line(
     ('row', 'difference'),
     [
         ('mixer_identity', 0),
+        # A frozen matrix over all cells in every block.
+        (
+            'mixer_random',
+            sum(n * side**4 for (n, _), side in zip(BLOCKS, SIDES, strict=True)),
+        ),
+        ('mixer_depthwise', sum(9 * n * c for n, c in BLOCKS)),
         ('pool_9', 0),
         ('act_relu', 0),
         ('residual_off', 0),
@@ -121,5 +130,31 @@ def test_mistakes_are_one_line(
 def test_rows_change_what_they_say(row: str, difference: int) -> None:
     changes = {'base': 'poolformer_s12', **ROWS[row].changes}
     model = MetaFormerClassifier(changes)
-    count = sum(p.numel() for p in model.parameters())
-    assert count - ZOO['poolformer_s12'].params == difference
+    params = sum(p.numel() for p in model.parameters())
+    assert params - ZOO['poolformer_s12'].params == difference
+
+
+@pytest.mark.parametrize(
+    ('row', 'millions', 'frozen_millions', 'giga_macs', 'top1'),
+    [
+        # arXiv 2111.11418, table 5.
+        ('mixer_random', 11.9, 21, 3.3, 75.8),
+        ('mixer_depthwise', 11.9, 0, 1.8, 78.1),
+        ('mlp_off', 2.5, 0, 0.2, 5.7),
+    ],
+)
+def test_rows_have_the_published_figures(
+    row: str, millions: float, frozen_millions: int, giga_macs: float, top1: float
+) -> None:
+    assert ROWS[row].published == top1
+    changes = {'base': 'poolformer_s12', **ROWS[row].changes}
+    model = MetaFormerClassifier(changes).eval()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    assert (round(trained / 1e6, 1), round(frozen / 1e6)) == (millions, frozen_millions)
+    assert round(count(model, 224).macs / 1e9, 1) == giga_macs
+
+
+def test_only_rows_of_our_own_lack_a_published_result() -> None:
+    lacking = {name for name, row in ROWS.items() if row.published is None}
+    assert lacking == {'pool_1', 'layer_scale_off'}

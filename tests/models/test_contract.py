@@ -72,6 +72,7 @@ CHANGES = {
     'no residual': dict(residual=False, res_scale_init=1.0),
     'no mlp': dict(mlp=False),
     'five mixers': dict(token_mixers=('random', 'sep_conv', 'attention', 'spatial_fc')),
+    'depthwise convolution': dict(token_mixers='depthwise_conv'),
     'attention first': dict(token_mixers='attention', position_embedding=True),
     'windows': dict(token_mixers='attention', attention_window=3, global_every=2),
     'attention with other norms': dict(token_mixers='attention', norm='batch_norm'),

@@ -125,6 +125,18 @@ def test_whole_model_gives_the_same_outputs(name: str) -> None:
         assert difference(ours, theirs) < 1e-5
 
 
+def test_batch_norm_behind_a_mixer_is_not_taken_for_its_own() -> None:
+    pytest.importorskip('mmcv')
+    arch = dict(
+        shallow('poolformer_s12'), token_mixers='depthwise_conv', norm='batch_norm'
+    )
+    model = randomised(MetaFormer(arch)).eval()
+    x = image(2, 3, 64, 64)
+    with torch.no_grad():
+        pairs = zip(optimize_for_inference(model)(x), model(x), strict=True)
+        assert all(difference(found, expected) < 1e-5 for found, expected in pairs)
+
+
 def flat(outputs: Tensor | list | tuple) -> list[Tensor]:
     if isinstance(outputs, Tensor):
         return [outputs]

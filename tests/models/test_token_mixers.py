@@ -11,6 +11,7 @@ from mmpoolformer.models import MetaFormer, PoolFormer, Variant
 from mmpoolformer.models.layers import ChannelNorm, GroupNorm1
 from mmpoolformer.models.token_mixers import (
     Attention,
+    DepthwiseConv,
     Pooling,
     RandomMixing,
     SpatialFc,
@@ -38,6 +39,17 @@ def test_pooling_averages_the_cells_that_exist(size: int) -> None:
             ]
             expected = window.mean((2, 3)) - x[..., row, column]
             torch.testing.assert_close(found[..., row, column], expected)
+
+
+def test_depthwise_convolution_weighs_the_cells_around_of_its_channel() -> None:
+    x, mixer = image(2, 3, 5, 7), DepthwiseConv(3)
+    weight = mixer.dwconv.weight
+    assert weight.shape == (3, 1, 3, 3) and mixer.dwconv.bias is None
+    padded, expected = F.pad(x, (1, 1, 1, 1)), 0.0
+    for row, column in np.ndindex(3, 3):
+        factors = weight[:, :, row, column, None]
+        expected = expected + factors * padded[..., row : row + 5, column : column + 7]
+    torch.testing.assert_close(mixer(x), expected)
 
 
 @pytest.mark.parametrize('window', [(2, 3), (4, 4), (5, 1)])
