@@ -20,6 +20,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
 from mmpoolformer.engine.config import task_scope
+from mmpoolformer.models import MetaFormer, MetaFormerClassifier, PiT, PiTClassifier
 from mmpoolformer.models.from_config import (
     DEFAULT_SIZE,
     build_classifier,
@@ -58,6 +59,9 @@ class Complexity:
             `backbone`; the names that are part of no other add up to the whole.
         uncounted: Operators that are not counted, and how often each runs.
         shape: Shape of the input, (1, C, H, W).
+        out_channels: Channels of each map that the backbone gives out; for a classifier
+            those of all stages, for models of other packages none.
+        out_strides: Image pixels per cell of these maps.
     """
 
     params: int
@@ -65,6 +69,8 @@ class Complexity:
     by_stage: dict[str, Part]
     uncounted: dict[str, int]
     shape: tuple[int, int, int, int]
+    out_channels: tuple[int, ...] = ()
+    out_strides: tuple[int, ...] = ()
 
 
 def count(
@@ -102,12 +108,15 @@ def count(
         macs = analysis.tracer_warnings('none').by_module()
         uncounted = analysis.unsupported_ops()
     prefix = 'model.' if whole else ''
+    backbone = _dense_backbone(module)
     return Complexity(
         params=_params(module),
         macs=int(macs['']),
         by_stage=_parts(module, {k.removeprefix(prefix): v for k, v in macs.items()}),
         uncounted={_plain(op): times for op, times in uncounted.most_common()},
         shape=shape,
+        out_channels=backbone.out_channels if backbone else (),
+        out_strides=backbone.out_strides if backbone else (),
     )
 
 
@@ -146,6 +155,12 @@ def stage_table(result: Complexity) -> str:
     rows.append(('total', Part(result.params, result.macs)))
     cells = [(name, f'{part.params:,}', f'{part.macs:,}') for name, part in rows]
     return _markdown(('part', 'parameters', 'MACs'), cells)
+
+
+def maps_line(result: Complexity) -> str:
+    """Return a line with the channels and strides of the backbone's maps."""
+    channels, strides = list(result.out_channels), list(result.out_strides)
+    return f'maps: out_channels {channels}, out_strides {strides}'
 
 
 def summary_table(results: Mapping[str, Complexity]) -> str:
@@ -196,6 +211,17 @@ class _WholeModel(nn.Module):
             maps, [InstanceData(bboxes=boxes)], [self.sample]
         )
         return proposed, found
+
+
+def _dense_backbone(module: nn.Module) -> MetaFormer | PiT | None:
+    """Return a model's dense backbone, or the one that a classifier would start."""
+    backbone = getattr(module, 'backbone', module)
+    with torch.device('meta'):
+        if isinstance(backbone, MetaFormerClassifier):
+            return MetaFormer(backbone.variant)
+        if isinstance(backbone, PiTClassifier):
+            return PiT(backbone.variant)
+    return backbone if isinstance(backbone, MetaFormer | PiT) else None
 
 
 @contextmanager

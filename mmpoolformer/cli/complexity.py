@@ -22,7 +22,8 @@ DESCRIPTION = """Count parameters and multiply-accumulates (MACs), stage by stag
 Counted are convolutions, matrix products, attention, norms and interpolation, for
 one image; a multiplication with its addition is one MAC. What is not counted is
 listed. A detector with an RPN is counted with as many proposals as its config lets
-pass, mostly 1000. No weights are loaded: they change no count."""
+pass, mostly 1000. No weights are loaded: they change no count. Of backbones of this
+package the channels and strides of their maps are shown, too."""
 
 EXAMPLES = """examples:
   a model by name:
@@ -92,6 +93,8 @@ def main(argv: Sequence[str]) -> None:
     for name, result in results.items() if len(names) <= 3 else ():
         print(f'\n{name}, input {" x ".join(map(str, result.shape))}\n')
         print(complexity.stage_table(result))
+        if result.out_channels:
+            print(f'\n{complexity.maps_line(result)}')
     print(f'\nnot counted: {not_counted(results)}')
     if args.json:
         with as_user_error('', (OSError,)):

@@ -18,6 +18,7 @@ from mmpoolformer.analysis.complexity import (
     count,
     count_config,
     count_named,
+    maps_line,
     stage_table,
     summary_table,
 )
@@ -187,6 +188,24 @@ def test_size_below_one() -> None:
         count(nn.Conv2d(3, 1, 1), (0, 32))
 
 
+@pytest.mark.parametrize('name', ['poolformer_m36', 'caformer_s18', 'pit_b'])
+def test_channels_and_strides_are_those_of_the_maps(name: str) -> None:
+    backbone = create_model(name, features_only=True)
+    with torch.no_grad():
+        maps = backbone.eval()(torch.zeros(1, 3, 64, 64))
+    expected = tuple(m.shape[1] for m in maps), tuple(64 // m.shape[2] for m in maps)
+    for model in (backbone, create_model(name)):
+        result = count(model, 32)
+        assert (result.out_channels, result.out_strides) == expected
+    line = maps_line(result)
+    assert all(str(list(numbers)) in line for numbers in expected)
+    assert len(line) <= 80
+
+
+def test_other_packages_declare_no_maps() -> None:
+    assert count_named('timm/resnet18', (32, 32)).out_channels == ()
+
+
 def test_a_name_of_timm_needs_its_prefix() -> None:
     with pytest.raises(ValueError, match=r"'resnet50': did you mean .*timm/resnet50"):
         count_named('resnet50')
@@ -232,6 +251,9 @@ def test_detector_by_hand(tiny: Callable[[str], Config]) -> None:
     assert result.by_stage['bbox_head'].macs == cells * (2 * 32 * 32 * 9 + outputs)
     model = build_from_config(config)
     alone = count(model.backbone, (64, 96))
+    maps = model.backbone(torch.zeros(1, 3, 64, 96))
+    assert result.out_channels == tuple(m.shape[1] for m in maps)
+    assert result.out_strides == tuple(64 // m.shape[2] for m in maps)
     assert result.by_stage['backbone'] == Part(alone.params, alone.macs)
     for name, part in alone.by_stage.items():
         assert result.by_stage[f'backbone.{name}'] == part
@@ -314,13 +336,18 @@ def test_tool_prints_tables_and_writes_numbers(outcomes: dict) -> None:
     assert '| poolformer_s12 | 64 x 64 |      11.92 |' in two['out']
     assert f'| {expected.macs:,} |' in two['out']
     assert 'input 1 x 3 x 64 x 64' in two['out']
+    assert 'out_channels [64, 128, 320, 512], out_strides [4, 8, 16, 32]' in two['out']
+    assert two['out'].count('out_channels') == 1
     assert 'not counted: ' in two['out'] and 'avg_pool2d' in two['out']
     assert set(written) == {'poolformer_s12', 'timm/resnet18'}
     assert written['poolformer_s12']['macs'] == expected.macs
     assert written['poolformer_s12']['shape'] == [1, 3, 64, 64]
+    assert written['poolformer_s12']['out_channels'] == [64, 128, 320, 512]
+    assert written['poolformer_s12']['out_strides'] == [4, 8, 16, 32]
     assert written['timm/resnet18']['params'] == 11_689_512
     assert outcomes['detector']['code'] == 0
     assert '| - backbone.stages.2 |' in outcomes['detector']['out']
+    assert 'out_strides [8, 16, 32]' in outcomes['detector']['out']
 
 
 @pytest.mark.parametrize(
