@@ -174,7 +174,7 @@ RULES = [
         trained(Path(RETINANET).stem),
     ),
     Rule(
-        r'python tools/train.py CONFIG( --resume auto)?',
+        r'(CUDA_VISIBLE_DEVICES=1 )?python tools/train.py CONFIG( --resume auto)?',
         options('train_cfg.max_epochs=1'),
         SMALL,
         trained('config'),
@@ -392,6 +392,8 @@ NOT_RUN = {
     'pip config list': "pip's own",
     'pip install .': 'the same as pip install -e .',
     'make lock': 'asks the package registry',
+    'pip install tensorboard': 'installs',
+    'tensorboard --logdir work_dirs': 'serves until it is stopped, and is not ours',
     'make lint': 'sets up first; make test begins with it',
     'python tools/benchmark.py': 'a name in a table, without arguments',
     'NNODES=2 NODE_RANK=1 MASTER_ADDR=10.0.0.1 PORT=29500 '
