@@ -61,8 +61,8 @@ def forked(work: Callable[[], object], output: Path) -> int:
     number = os.fork()
     if number:
         return number
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(file, 1), os.dup2(file, 2)
+    sys.stdout = sys.stderr = output.open('a')
+    os.dup2(sys.stdout.fileno(), 1), os.dup2(sys.stdout.fileno(), 2)
 
     def main(_: object) -> None:
         with report_full_disk():
@@ -73,7 +73,7 @@ def forked(work: Callable[[], object], output: Path) -> int:
         code = run_tool(main, [])
     except BaseException:
         traceback.print_exc()
-    sys.stdout.flush(), sys.stderr.flush()
+    sys.stdout.flush()
     os._exit(code)
 
 

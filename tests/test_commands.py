@@ -121,11 +121,11 @@ def trained(name: str, last: str = 'epoch_1.pth') -> tuple[str, ...]:
 
 RULES = [
     # Training and testing. What starts several processes has its tests in
-    # tests/cli/test_dist.py, which are shorter; the first here runs always.
+    # tests/cli/test_dist.py and test_stopping.py; the first here runs always.
     Rule(
         rf'tools/dist_train.sh {RETINANET} 8',
         options(*COCO),
-        {' 8': ' 2'},
+        {' 8': ' 1'},
         trained(Path(RETINANET).stem),
     ),
     Rule(

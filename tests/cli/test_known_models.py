@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from tiny_data import ROOT, write_classes
-from tool_process import environment, run_here, run_many
+from tool_process import run_here, run_many
 
 from mmpoolformer import create_model
 
@@ -335,20 +333,18 @@ def test_mistakes_leave_nothing_behind(here: Path, outcomes: dict) -> None:
         assert not (here / name).exists()
 
 
-def test_without_a_connection_there_is_one_clear_error(tmp_path: Path) -> None:
+def test_without_a_connection_there_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Image.new('RGB', (40, 40)).save(tmp_path / 'a.png')
-    done = subprocess.run(
-        [sys.executable, ROOT / PREDICT, 'a.png', '--model', 'timm/test_resnet'],
-        cwd=tmp_path,
-        env={**environment(), 'HF_HUB_OFFLINE': '1', 'HF_HOME': str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    (line,) = done.stderr.splitlines()
+    # What HF_HUB_OFFLINE=1 sets in a new process.
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    words = [PREDICT, 'a.png', '--model', 'timm/test_resnet']
+    done = run_here(words, tmp_path, MMPOOLFORMER_CACHE=str(tmp_path / 'cache'))
+    (line,) = done['err'].splitlines()
     assert line.startswith('error: timm://test_resnet: cannot download')
     assert '--checkpoint FILE' in line
-    assert done.returncode == 1
+    assert done['code'] == 1
 
 
 @pytest.mark.parametrize('tool', [VALIDATE, PREDICT])

@@ -344,17 +344,17 @@ def test_this_environment_can_train() -> None:
     assert told['facts']['python'] == list(sys.version_info[:3])
 
 
-@pytest.mark.slow
-def test_bare_python_is_told_what_is_missing() -> None:
+def test_bare_python_is_told_what_is_missing(tmp_path: Path) -> None:
     # -S -I: no site-packages at all; the package is found through the path alone.
+    bare = tmp_path / 'python'
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')
+    bare.chmod(0o755)
     root = Path(mmpoolformer.__file__).parent.parent
     code = (
-        f'import sys; sys.path.insert(0, {str(root)!r}); '
-        'from mmpoolformer.doctor import main; sys.exit(main([]))'
+        f'import sys; sys.path.insert(0, {str(root)!r}); sys.executable = {str(bare)!r}'
+        '\nfrom mmpoolformer.doctor import main; sys.exit(main([]))'
     )
-    done = subprocess.run(
-        [sys.executable, '-S', '-I', '-c', code], capture_output=True, text=True
-    )
+    done = subprocess.run([bare, '-c', code], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert done.stderr == ''
     assert 'torch is not installed' in done.stdout

@@ -1,6 +1,7 @@
 """The optimized models against those that they were made from."""
 
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -47,7 +48,12 @@ def test_backbone_gives_the_same_maps_at_any_size(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_compiled_once_for_all_sizes() -> None:
+def test_compiled_once_for_all_sizes(
+    monkeypatch: pytest.MonkeyPatch, long_mode: bool
+) -> None:
+    if not long_mode:  # Inductor's C++ takes a minute; what is traced is the same
+        traced = partial(torch.compile, backend='eager')
+        monkeypatch.setattr(torch, 'compile', traced)
     arch = dict(shallow('poolformer_s12'), depths=(1, 1, 1, 1))
     model = randomised(MetaFormer(arch, out_indices=(0,))).eval()
     faster = optimize_for_inference(model, compiled=True)

@@ -1,8 +1,6 @@
 """Checkpoints under kills, full disks and damage, in trainings of real runners."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +9,7 @@ import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 from tiny_training import STEPS, settings, train
-from tool_process import ROOT, environment
+from tool_process import fork
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, resumable
@@ -31,16 +29,11 @@ def driven(
     """Trainings that were never stopped, killed, out of disk, or damaged."""
     folder = tmp_path_factory.mktemp('driven')
     kills = LONG_KILLS if long_mode else KILLS
-    done = subprocess.run(
-        [sys.executable, ROOT / 'tests/kill_trainings.py', folder, str(kills)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return SimpleNamespace(folder=folder, **json.loads(done.stdout))
+    process = fork(['tests/kill_trainings.py', folder, kills], folder)
+    process.join()
+    output = (folder / 'output.txt').read_text()
+    assert process.exitcode == 0, output[-3000:]
+    return SimpleNamespace(folder=folder, **json.loads(output))
 
 
 def test_nothing_promised_is_lost_by_a_kill(
