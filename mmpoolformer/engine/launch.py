@@ -214,7 +214,7 @@ def _run(start: Callable[[Job, Config], None], job: Job, needs: Sequence[str]) -
         let_first_process_speak()
         reason = str(error).strip().splitlines()[-1]
         raise UserError(
-            'OpenCV failed on a picture, which tools/check_data.py --decode should '
+            'OpenCV failed on a picture, which mmpoolformer check-data --decode should '
             f'name ({reason})'
         ) from error
     except UserError:

@@ -287,8 +287,9 @@ class ToolRunner(Runner):
         if base and base != self.images_a_step and not scaling.get('enable'):
             self.logger.warning(
                 f'A step sees {self.images_a_step} images, the learning rate is for '
-                f'{base}: auto_scale_lr.enable=True (tools/train.py --auto-scale-lr) '
-                f'scales it by {self.images_a_step / base:g}'
+                f'{base}: mmpoolformer train --auto-scale-lr, in configs '
+                'auto_scale_lr.enable=True, scales it by '
+                f'{self.images_a_step / base:g}'
             )
 
     def _shard_model(self) -> None:

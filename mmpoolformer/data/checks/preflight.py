@@ -534,7 +534,8 @@ def _check_segmentation(part: Part, report: DataReport) -> None:
         report.facts += check_labels(maps, found, mapping, use, report.findings)
         if not use.every:
             report.facts.append(
-                f'values of {sum(read)} of them (tools/check_data.py --decode: of all)'
+                f'values of {sum(read)} of them (of all: mmpoolformer check-data '
+                '--decode)'
             )
     else:
         report.facts.append('values of labels not checked')

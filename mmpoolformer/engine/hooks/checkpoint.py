@@ -293,7 +293,7 @@ def report_unsaved(before: str | None) -> Iterator[None]:
         )
         raise UserError(
             f'checkpoint not saved: {error.strerror or one_line(error)}; {kept}. '
-            'Free some space, then rerun (tools/train.py with --resume)'
+            'Free some space, then rerun (mmpoolformer train with --resume)'
         ) from error
 
 
