@@ -5,6 +5,7 @@ See `signals` for the requests themselves.
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -154,6 +155,7 @@ class PatientWorker:
 
     def __init__(self, init: Callable[[int], None] | None, running: Value) -> None:
         self.init, self.running = init, running
+        self.parent = os.getpid()
 
     def __call__(self, number: int) -> None:
         """Begin the process with this number."""
@@ -162,8 +164,14 @@ class PatientWorker:
             signal.signal(signal_number, self._note)
         if hasattr(signal, 'pthread_sigmask'):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, OUTLIVED)
+        threading.Thread(target=self._follow, daemon=True).start()
         if self.init is not None:
             self.init(number)
+
+    def _follow(self) -> None:
+        while os.getppid() == self.parent:
+            time.sleep(GRACE)
+        os._exit(1)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self.running.value:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -185,14 +186,33 @@ def test_a_run_stopped_in_a_validation_equals_one_that_was_not(
 def test_reading_processes_outlive_a_signal_while_there_is_a_run(
     running: int, code: int
 ) -> None:
+    begun = []
+    worker = PatientWorker(begun.append, Value('b', running))
     number = os.fork()
     if not number:
-        begun = []
-        PatientWorker(begun.append, Value('b', running))(7)
+        worker(7)
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         os._exit(0 if begun == [7] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == code
+
+
+def test_a_reading_process_ends_though_its_parent_went_before_it_began() -> None:
+    still_there, end = os.pipe()
+    parent = os.fork()
+    if not parent:
+        worker, parent = PatientWorker(None, Value('b', 1)), os.getpid()
+        if not os.fork():
+            while os.getppid() == parent:
+                time.sleep(0.001)
+            worker(0)
+            time.sleep(60)
+        os._exit(0)
+    os.close(end)
+    os.waitpid(parent, 0)
+    assert select.select([still_there], [], [], 20)[0]
+    assert os.read(still_there, 1) == b''  # the last that could write has ended
+    os.close(still_there)
 
 
 def test_handlers_are_as_before_after_a_run() -> None:
