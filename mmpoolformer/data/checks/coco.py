@@ -356,6 +356,11 @@ class _Boxes:
             self.findings.error('duplicate annotation ids', str(number))
         else:
             self.ids.add(number)
+        if 'image_id' not in annotation or isinstance(of, (list, dict)):
+            self.findings.error(  # pycocotools can't list them
+                'annotations without an "image_id"', repr(number)[:40]
+            )
+            return None
         if not _is_id(of) or of not in self.pictures:
             other = isinstance(of, (int, float, str)) and _other_kind(of)
             if _is_id(other) and other in self.pictures:

@@ -185,6 +185,8 @@ COCO_ERRORS = {
         'in another order than the config, and labels follow the file: write '
         "metainfo=dict(classes=('bee', 'ant'))",
     ),
+    'no picture named': ((*NOTE, 'image_id'), GONE, 'without an "image_id"'),
+    'picture named by a list': ((*NOTE, 'image_id'), [1], 'without an "image_id"'),
     'annotation id twice': ((*NOTE, 'id'), 2, 'duplicate annotation ids'),
     'annotation a list': (NOTE, [1], 'annotations that are no object: 1 ([0])'),
     'unknown category': ((*NOTE, 'category_id'), 9, 'annotation 1 of a.png: 9'),

@@ -80,6 +80,6 @@ def test_a_test_ends_with_one_line(
 
     monkeypatch.setattr(launch, '_test', start)
     monkeypatch.setattr(launch.settings, 'load_config', lambda *_, **__: Config({}))
-    with pytest.raises(UserError, match=r'OpenCV failed on a picture.*check_data') as e:
+    with pytest.raises(UserError, match=r'OpenCV failed on a picture.*check-data') as e:
         launch.test(launch.Testing(config='', checkpoint=''))
     assert '\n' not in str(e.value)
