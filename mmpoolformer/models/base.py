@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
-from torch import Tensor, nn
+from timm.models import FeatureInfo
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 
@@ -63,11 +64,44 @@ class PretrainedModule(BaseModule):
 
     def check_input(self, x: Tensor) -> None:
         """Refuse an input that is not (B, in_channels, H, W)."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f'input of shape {tuple(x.shape)}: expected (B, {self.in_channels}, '
-                'H, W); another number of channels is set by in_channels'
-            )
+        _check_images(x, self.in_channels)
+
+    def __prepare_scriptable__(self) -> None:
+        """Refuse `torch.jit.script`, which asks this of every module."""
+        raise TypeError(
+            f'torch.jit.script does not understand {type(self).__name__}: take '
+            'torch.jit.trace or torch.export, or mmpoolformer export'
+        )
+
+
+@fx.wrap
+def _check_images(x: Tensor, in_channels: int) -> None:
+    if x.ndim != 4 or x.shape[1] != in_channels:
+        raise ValueError(
+            f'input of shape {tuple(x.shape)}: expected (B, {in_channels}, H, W); '
+            'another number of channels is set by in_channels'
+        )
+
+
+def feature_info(
+    module: str,
+    channels: Sequence[int],
+    strides: Sequence[int],
+    out_indices: Sequence[int],
+) -> FeatureInfo:
+    """Describe a backbone's maps as timm does.
+
+    Args:
+        module: Name of the list of stages.
+        channels: Channels of every stage.
+        strides: Pixels between two cells of every stage.
+        out_indices: Stages that are given out.
+    """
+    stages = [
+        dict(num_chs=count, reduction=stride, module=f'{module}.{i}')
+        for i, (count, stride) in enumerate(zip(channels, strides, strict=True))
+    ]
+    return FeatureInfo(stages, tuple(out_indices))
 
 
 class RecomputedSequential(nn.Sequential):

@@ -1,13 +1,13 @@
 """Models by name, as plain modules outside any config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from functools import partial
 from os import PathLike
 
 from torch import nn
 
-from mmpoolformer.checkpoints import ZOO, load_weights
+from mmpoolformer.checkpoints import OUTPUT_NORMS, ZOO, load_weights
 from mmpoolformer.models.classifier import MetaFormerClassifier
 from mmpoolformer.models.metaformer import MetaFormer
 from mmpoolformer.models.pit import PiT, PiTClassifier
@@ -23,6 +23,7 @@ def _metaformer(
     drop_path_rate: float,
     drop_rate: float,
     with_cp: bool,
+    **maps: Sequence[int],
 ) -> nn.Module:
     if features_only:
         return MetaFormer(
@@ -30,6 +31,7 @@ def _metaformer(
             in_channels=in_channels,
             drop_path_rate=drop_path_rate,
             with_cp=with_cp,
+            **maps,
         )
     return MetaFormerClassifier(
         name, num_classes, in_channels, drop_path_rate, drop_rate, with_cp
@@ -45,6 +47,7 @@ def _pit(
     drop_path_rate: float,
     drop_rate: float,
     with_cp: bool,
+    **maps: Sequence[int],
 ) -> nn.Module:
     options = dict(
         distilled=distilled,
@@ -53,7 +56,7 @@ def _pit(
         with_cp=with_cp,
     )
     if features_only:
-        return PiT(arch, **options)
+        return PiT(arch, **options, **maps)
     return PiTClassifier(arch, num_classes, drop_rate=drop_rate, **options)
 
 
@@ -83,6 +86,8 @@ def create_model(
     num_classes: int | None = None,
     features_only: bool = False,
     *,
+    pretrained: bool = False,
+    out_indices: Sequence[int] | None = None,
     in_channels: int = 3,
     drop_path_rate: float = 0.0,
     drop_rate: float = 0.0,
@@ -98,7 +103,12 @@ def create_model(
         num_classes: Classes of the classifier, not used with `features_only`; by
             default those of the published weights: 1000, or 21,841 (`..._in21k`).
         features_only: Whether to build the dense backbone (images to a tuple of
-            maps) instead of the classifier (images to logits).
+            maps) instead of the classifier (images to logits). Its `feature_info`
+            describes the maps as timm's does.
+        pretrained: Whether to load the published weights, `zoo://NAME`. The last
+            layer of a classifier of other classes then stays random, as in timm.
+        out_indices: Stages whose maps the backbone gives out, counted from 0; by
+            default all.
         in_channels: Channels of the image.
         drop_path_rate: Drop-path rate of the last block, in [0, 1).
         drop_rate: Dropout rate of the classifier's head, in [0, 1); not used with
@@ -109,8 +119,8 @@ def create_model(
         The model, in training mode as every new `nn.Module`.
 
     Raises:
-        ValueError: If the name is unknown, an option is out of its range, or the
-            checkpoint doesn't fit.
+        ValueError: If the name is unknown, an option is out of its range or
+            contradicts another, or the checkpoint doesn't fit.
 
     Example:
         >>> model = create_model('poolformer_s12', features_only=True).eval()
@@ -119,14 +129,33 @@ def create_model(
     """
     if name not in BUILDERS:
         raise ValueError(f'no model {name!r}: did you mean {nearest(name, BUILDERS)}?')
+    if pretrained and checkpoint is not None:
+        raise ValueError('give checkpoint or pretrained=True, not both')
+    if out_indices is not None and not features_only:
+        raise ValueError(f'out_indices={out_indices}: only with features_only=True')
+    published = ZOO[name].num_classes
     model = BUILDERS[name](
-        num_classes=ZOO[name].num_classes if num_classes is None else num_classes,
+        num_classes=published if num_classes is None else num_classes,
         features_only=features_only,
         in_channels=in_channels,
         drop_path_rate=drop_path_rate,
         drop_rate=drop_rate,
         with_cp=with_cp,
+        **({} if out_indices is None else {'out_indices': out_indices}),
     )
     if checkpoint is not None:
         load_weights(model, checkpoint)
+    if pretrained:
+        is_other = num_classes not in (None, published) and not features_only
+        fresh = _last_layers(model, num_classes) if is_other else []
+        load_weights(model, f'zoo://{name}', fresh=(*OUTPUT_NORMS, *fresh))
     return model
+
+
+def _last_layers(model: nn.Module, num_classes: int) -> list[str]:
+    """Return the names of a classifier's layers that give logits."""
+    return [
+        name
+        for name, part in model.named_modules()
+        if name.startswith('head') and getattr(part, 'out_features', 0) == num_classes
+    ]

@@ -10,7 +10,7 @@ look at it as (B, H, W, C), which costs nothing where it lies in memory that way
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from mmpoolformer.ops import star_relu
@@ -37,15 +37,7 @@ class GroupNorm1(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W); the result has x's shape and type."""
-        # The output norm of a frozen stage: torch (2.1 to 2.11, on the CPU) dies in the
-        # backward pass if this input is laid out as channels_last; vmap before that.
-        is_frozen = torch.is_grad_enabled() and not x.requires_grad
-        if is_frozen or is_transformed():
-            x = x.contiguous()
-        if x.dtype not in HALF:
-            return super().forward(x)
-        weight, bias = _widened(self.weight), _widened(self.bias)
-        return F.group_norm(x.float(), 1, weight, bias, self.eps).to(x.dtype)
+        return group_norm(x, self.weight, self.bias, self.eps)
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -64,12 +56,31 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W); the result has x's shape and type."""
-        weight, bias = self.weight, self.bias
-        rows = x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
-        if x.dtype in HALF:
-            rows, weight, bias = rows.float(), _widened(weight), _widened(bias)
-        rows = F.layer_norm(rows, self.normalized_shape, weight, bias, self.eps)
-        return rows.to(x.dtype).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+        return channel_norm(x, self.weight, self.bias, self.eps)
+
+
+@fx.wrap
+def group_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Normalise x (B, C, H, W) over C, H and W, half precision in float32."""
+    # The output norm of a frozen stage: torch (2.1 to 2.11, on the CPU) dies in the
+    # backward pass if this input is laid out as channels_last; vmap before that.
+    is_frozen = torch.is_grad_enabled() and not x.requires_grad
+    if is_frozen or is_transformed():
+        x = x.contiguous()
+    if x.dtype not in HALF:
+        return F.group_norm(x, 1, weight, bias, eps)
+    wide = F.group_norm(x.float(), 1, _widened(weight), _widened(bias), eps)
+    return wide.to(x.dtype)
+
+
+@fx.wrap
+def channel_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Normalise x (B, C, H, W) over C, half precision in float32."""
+    rows = x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+    if x.dtype in HALF:
+        rows, weight, bias = rows.float(), _widened(weight), _widened(bias)
+    rows = F.layer_norm(rows, rows.shape[-1:], weight, bias, eps)
+    return rows.to(x.dtype).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
 
 
 def _widened(parameter: Tensor | None) -> Tensor | None:

@@ -19,6 +19,7 @@ from mmpoolformer.models.base import (
     checked_indices,
     checked_rate,
     checked_stages,
+    feature_info,
 )
 from mmpoolformer.models.block import MetaFormerStage, downsample_norm, family_norm
 from mmpoolformer.models.layers import Stem, truncated_normal
@@ -176,7 +177,11 @@ class MetaFormer(MetaFormerTrunk):
         self.out_indices = checked_indices(out_indices, n_stages)
         self.frozen_stages = checked_stages(frozen_stages, n_stages)
         self.out_channels = tuple(variant.dims[i] for i in self.out_indices)
-        self.out_strides = tuple(4 * 2**i for i in self.out_indices)
+        strides = [4 * 2**i for i in range(n_stages)]
+        self.out_strides = tuple(strides[i] for i in self.out_indices)
+        self.feature_info = feature_info(
+            'stages', variant.dims, strides, self.out_indices
+        )
         for i in self.out_indices:
             self.add_module(f'norm{i}', family_norm(variant, variant.dims[i]))
         del self.stages[self.out_indices[-1] + 1 :]
