@@ -151,9 +151,14 @@ class BuildWithMim(build_py):
 
 
 def long_description() -> str:
-    """Return the README, or nothing in a source tree without it."""
+    """Return the README without links into the repository; nothing if it is not there.
+
+    Package indexes show it where such links lead nowhere.
+    """
     readme = ROOT / 'README.md'
-    return readme.read_text(encoding='utf-8') if readme.is_file() else ''
+    text = readme.read_text(encoding='utf-8') if readme.is_file() else ''
+    text = re.sub(r'!\[[^\]]*\]\((?!https?:)[^)]*\)\n*', '', text)
+    return re.sub(r'\[([^\]]+)\]\((?!https?:|#)[^)]*\)', r'\1', text)
 
 
 INSTALL_REQUIRES, EXTRAS = requirements()
@@ -167,16 +172,19 @@ setup(
     license='Apache-2.0',
     keywords='computer vision, backbone, poolformer, detection, segmentation',
     classifiers=[
+        'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',
         'Operating System :: OS Independent',
-        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3 :: Only',
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
         'Programming Language :: Python :: 3.13',
+        'Typing :: Typed',
         'Topic :: Scientific/Engineering :: Image Recognition',
     ],
     packages=find_packages(include=['mmpoolformer', 'mmpoolformer.*']),
+    package_data={'mmpoolformer': ['py.typed']},
     python_requires='>=3.10',
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

@@ -5,8 +5,26 @@ costs nothing and `python -m mmpoolformer.doctor` runs without torch.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from mmpoolformer.version import __version__
+
+if TYPE_CHECKING:
+    from mmpoolformer.models import (
+        CAFormer,
+        ConvFormer,
+        IdentityFormer,
+        MetaFormer,
+        MetaFormerClassifier,
+        PiT,
+        PiTClassifier,
+        PoolFormer,
+        PoolFormerV2,
+        RandFormer,
+        create_model,
+        list_models,
+    )
+    from mmpoolformer.utils.paths import config_path
 
 _HOMES = {
     'CAFormer': 'mmpoolformer.models',

@@ -23,7 +23,7 @@ from mmpoolformer.utils.paths import config_path, list_configs
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
-SHIPPED = ('mmpoolformer', 'configs', 'tools', 'requirements')
+SHIPPED = ('mmpoolformer', 'configs', 'tools', 'requirements', 'tests', 'docs')
 IMPORTED = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
 METAFILES = [yaml.safe_load((ROOT / name).read_text()) for name in IMPORTED]
 MODELS = [model for metafile in METAFILES for model in metafile['Models']]
@@ -150,6 +150,15 @@ def test_installed_package_finds_and_loads_its_configs_from_anywhere(
         assert text == repr(Config.fromfile(runnable[name]).to_dict())
 
 
+def test_index_page_has_no_links_into_the_repository(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith('.dist-info/METADATA'))
+        page = archive.read(name).decode()
+    assert '# ' in page and 'make quickstart' in page
+    targets = re.findall(r'\]\(([^)]*)\)', page)
+    assert all(target.startswith('https://') for target in targets), targets
+
+
 def test_sdist_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, 'setup.py', '-q', 'sdist', '-d', str(tmp_path)],
@@ -162,6 +171,9 @@ def test_sdist_builds_the_same_wheel(source: Path, wheel: Path, tmp_path: Path) 
         packed.extractall(tmp_path)
     unpacked = next(path for path in tmp_path.iterdir() if path.is_dir())
     pip('wheel', '--no-build-isolation', '-w', str(tmp_path), str(unpacked))
+    assert (unpacked / 'CITATION.cff').is_file()
+    tests = {path.name for path in (ROOT / 'tests').rglob('*.py')}
+    assert tests <= {path.name for path in (unpacked / 'tests').rglob('*.py')}
     again = next(tmp_path.glob('*.whl'))
     names = zipfile.ZipFile(again).namelist()
     assert sorted(names) == sorted(zipfile.ZipFile(wheel).namelist())
