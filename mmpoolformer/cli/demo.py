@@ -72,6 +72,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         metavar='N',
         help='port to listen on (default: the first free one from 7860)',
     )
+    add(
+        '--root-path',
+        default='',
+        metavar='PATH',
+        help='path under which a proxy shows the page, such as /models; the proxy '
+        'takes it off',
+    )
     add_device_option(parser)
     add(
         '--max-megabytes',
@@ -136,7 +143,7 @@ def main(argv: Sequence[str]) -> None:
 
     serve(
         args.models,
-        Address(args.host, args.port, args.allow_host),
+        Address(args.host, args.port, args.allow_host, args.root_path),
         args.device,
         args.trust_checkpoint,
         args.max_megabytes,

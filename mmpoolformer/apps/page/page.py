@@ -99,13 +99,14 @@ def build_page(
         picture, model, threshold = inputs
         serve = partial(_serve, predictors, limits)
         gr.on(
-            [picture.change, model.change, threshold.release],
+            [picture.change, model.change, threshold.input],
             serve,
             inputs,
             outputs,
-            # One after another, so that the last answer is that to the last question.
+            # One after another, so that the last answer is that to the last question;
+            # those that another has followed before their turn are left out.
             concurrency_limit=1,
-            trigger_mode='multiple',
+            trigger_mode='always_last',
             api_name='predict',
         )
         model.change(partial(_update_threshold, predictors), model, threshold)
@@ -241,6 +242,7 @@ def running_page(
     port: int | None = None,
     limits: Limits | None = None,
     names: Sequence[str] = (),
+    root_path: str = '',
 ) -> Iterator[tuple[gr.Blocks, str]]:
     """Serve the page as long as the block runs.
 
@@ -254,6 +256,7 @@ def running_page(
         names: Names of this machine by which users may ask for the page, beside
             `localhost`, `host` and, unless `host` is this machine's alone, addresses
             in numbers.
+        root_path: Where a proxy shows the page, such as `'/models'`.
 
     Yields:
         The page and its address, such as `'http://127.0.0.1:7860/'`.
@@ -278,6 +281,7 @@ def running_page(
             _, address, _ = page.launch(
                 server_name=host,
                 server_port=port,
+                root_path=root_path or None,
                 share=False,
                 inbrowser=False,
                 quiet=True,

@@ -29,11 +29,13 @@ class Address:
         host: Address to listen on.
         port: Port to listen on; None is the first free one from 7860.
         names: Names of this machine that users may write in place of its address.
+        root_path: Where a proxy shows the page, such as `'/models'`.
     """
 
     host: str = LOOPBACK[0]
     port: int | None = None
     names: Sequence[str] = ()
+    root_path: str = ''
 
 
 def serve(
@@ -71,11 +73,10 @@ def serve(
     limits = page.Limits(max_megabytes, round(max_megapixels * 1e6))
     host, port = address.host, address.port
     where = host if port is None else f'{host}:{port}'
-    with (
-        ended_by_signals(),
-        as_user_error(where, (OSError,)),
-        page.running_page(predictors, host, port, limits, address.names) as (_, url),
-    ):
+    running = page.running_page(
+        predictors, host, port, limits, address.names, address.root_path
+    )
+    with ended_by_signals(), as_user_error(where, (OSError,)), running as (_, url):
         print(f'{url}  (Ctrl-C ends it)', flush=True)
         if host not in LOOPBACK:
             print('note: whoever reaches this machine can use it', file=sys.stderr)

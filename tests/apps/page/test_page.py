@@ -159,6 +159,26 @@ def test_boxes_are_shown_and_counted(tab: object, files: Files) -> None:
 
 
 @needs_browser
+@pytest.mark.parametrize('way', ['typed', 'keys'])
+def test_another_threshold_takes_effect(tab: object, files: Files, way: str) -> None:
+    give(tab, files['good.png'])
+    told(tab, 'of at least 0.40')
+    if way == 'typed':
+        tab.locator('input[type=number]').fill('0.75')
+        told(tab, 'of at least 0.75')
+    else:
+        tab.locator('input[type=range]').press('ArrowRight')
+        told(tab, 'of at least 0.45')
+
+
+def test_a_page_under_a_path_asks_there(predictors: dict[str, Predictor]) -> None:
+    with running_page(predictors, root_path='/models') as (_, address):
+        status, page = get(address)
+    assert status == 200
+    assert f'"root":"{address}models"'.encode() in page
+
+
+@needs_browser
 def test_classes_are_shown_with_evidence(tab: object, files: Files) -> None:
     give(tab, files['good.png'])
     told(tab, 'objects')
