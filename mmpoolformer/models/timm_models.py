@@ -37,6 +37,9 @@ def build_timm(
     model = timm.create_model(
         name, pretrained=pretrained, num_classes=num_classes, **options or {}
     )
+    # Else mmengine, before a training, would call the `init_weights` that some have,
+    # such as ResNet, ViT and Swin, and their weights would be random again.
+    model.is_init = True
     if checkpoint is not None:
         load_timm(model, checkpoint)
     return model

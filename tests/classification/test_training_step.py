@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +104,20 @@ def test_loss_and_gradients_equal_a_plain_timm_step(
         scale = two.grad.abs().max()
         error = (one.grad - two.grad).abs().max()
         assert error <= 1e-5 * scale, name
+
+
+@pytest.mark.parametrize('name', ['test_vit', 'resnet10t', 'levit_128s'])
+def test_weights_of_timm_outlive_the_start_of_a_training(
+    name: str, tmp_path: Path
+) -> None:
+    """mmengine calls `init_weights` of what has it, as these do."""
+    weights = timm.create_model(name, num_classes=CLASSES).state_dict()
+    torch.save(weights, tmp_path / 'a.pth')
+    checkpoint = str(tmp_path / 'a.pth')
+    model = TimmClassifier(name, num_classes=CLASSES, checkpoint=checkpoint)
+    model.init_weights()
+    kept = model.backbone.state_dict()
+    assert all(torch.equal(kept[key], weights[key]) for key in weights)
 
 
 def test_timm_models_train_alike() -> None:
