@@ -17,7 +17,8 @@ from mmengine.runner import Runner
 
 from mmpoolformer.engine.config import use_resume
 from mmpoolformer.engine.hooks.checkpoint import last_named
-from mmpoolformer.engine.hooks.logs import ValidationLog
+from mmpoolformer.engine.hooks.curves import DrawCurves
+from mmpoolformer.engine.hooks.logs import TrainingLog, ValidationLog
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.files import write_json
@@ -140,8 +141,8 @@ def train_to_end(config: Config, bars: TextIO) -> None:
     """Train to the end, from the last checkpoint if there is one.
 
     Args:
-        config: The config, with `work_dir` set; validations are kept there in
-            `val_results.json`.
+        config: The config, with `work_dir` set; losses and validations are kept there
+            in `train_log.jsonl` and `val_results.json`, and drawn in `curves.png`.
         bars: Where the progress bar is drawn.
     """
     config = config.copy()
@@ -154,8 +155,10 @@ def train_to_end(config: Config, bars: TextIO) -> None:
     runner.needs_all_weights, runner.older = bool(config.resume), older
     hook = ProgressHook(bars)
     runner.register_hook(hook)
-    validations = Path(config.work_dir) / 'val_results.json'
-    runner.register_hook(ValidationLog(validations))
+    work_dir = Path(config.work_dir)
+    runner.register_hook(ValidationLog(work_dir / 'val_results.json'))
+    runner.register_hook(TrainingLog(work_dir / 'train_log.jsonl'))
+    runner.register_hook(DrawCurves(work_dir))
     runner.prepare_training()
     try:
         runner.train()

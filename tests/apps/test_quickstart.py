@@ -13,7 +13,7 @@ from tool_process import fork, run_here
 pytest.importorskip('mmdet')
 
 from mmpoolformer.apps.quickstart import Quickstart, _draw_curves, summary
-from mmpoolformer.visual.curves import find_logs, read_curves
+from mmpoolformer.visual.curves import find_logs, read_curves, read_run
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +83,8 @@ def test_interrupted_run_goes_on_and_counts_every_step_once(finished):
     steps_in_epoch = 12 // 2
     loss = read_curves(find_logs(folder / 'run'))['loss']
     assert loss.steps == tuple(range(1, EPOCHS * steps_in_epoch + 1))
+    assert read_run(folder / 'run')['loss'].steps == loss.steps
+    assert (folder / 'run' / 'curves.png').is_file()
 
 
 def test_last_lines_are_pictures_and_ap(finished):

@@ -68,6 +68,9 @@ def test_tables_hold_what_was_trained(runs: SimpleNamespace) -> None:
         last = json.loads(results.read_text())[-1]
         assert last['epoch'] == 1
         assert float(row['top1']) == last['metrics']['accuracy/top1']
+        log = (results.parent / 'train_log.jsonl').read_text()
+        assert json.loads(log.splitlines()[-1])['iter'] == last['iter']
+        assert (results.parent / 'curves.png').is_file()
         assert f'{row["row"]} ' in runs.first['out']
     with Image.open(runs.folder / 'out/ablation.png') as picture:
         assert min(picture.size) > 100

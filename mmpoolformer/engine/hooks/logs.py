@@ -9,7 +9,7 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmpoolformer.utils.files import (
     plain,
@@ -74,10 +74,11 @@ class ValidationLog(Hook):
 class TrainingLog(Hook):
     """Keep losses and learning rate of a training in one file, through all resuming.
 
-    One JSON object a line, written as often as mmengine logs, with `epoch` (from 1),
-    `iter` (steps done), `lr` (`NAME.lr` of several optimizers), and the losses of that
-    step alone, not averaged over the steps before. A resumed training drops the lines
-    after its checkpoint and goes on.
+    One JSON object a line, written as often as mmengine logs and after the last step of
+    an epoch, or of a run that counts iterations. It has `epoch` (from 1), `iter` (steps
+    done), `lr` (`NAME.lr` of several optimizers), and the losses of that step alone,
+    not averaged over the steps before. A resumed training drops the lines after its
+    checkpoint and goes on.
 
     Args:
         path: The file, ending on .jsonl.
@@ -110,12 +111,21 @@ class TrainingLog(Hook):
     ) -> None:
         """Add a line if it is time."""
         step = runner.iter + 1
-        if not is_main_process() or step % self.interval:
+        is_due = step % self.interval == 0 or is_last(runner, step, batch_idx)
+        if not is_main_process() or not is_due:
             return
         place = {'epoch': runner.epoch + 1, 'iter': step}
         rate = learning_rates(runner.optim_wrapper)
         with self.path.open('a', encoding='utf-8') as file:
             file.write(json.dumps(plain({**place, **rate, **(outputs or {})})) + '\n')
+
+
+def is_last(runner: Runner, step: int, batch_idx: int) -> bool:
+    """Tell whether a step ends an epoch, where these are counted, or the training."""
+    loop = runner.train_loop
+    if not isinstance(loop, EpochBasedTrainLoop):
+        return step == loop.max_iters
+    return batch_idx + 1 == len(loop.dataloader)
 
 
 def learning_rates(wrapper: OptimWrapper) -> dict[str, float]:

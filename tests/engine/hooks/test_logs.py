@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tiny_training import settings, train
 
 from mmpoolformer.engine.hooks import draw
+from mmpoolformer.engine.hooks.curves import DrawCurves
 from mmpoolformer.engine.hooks.draw import DrawPictures
 from mmpoolformer.engine.hooks.logs import ValidationLog
 from mmpoolformer.utils import files
@@ -80,6 +82,28 @@ def test_a_finished_training_resumed_has_no_validation_twice(tmp_path: Path) -> 
         log.after_val_epoch(runner, {'error': error})
     entries = json.loads(path.read_text())
     assert entries == [{'epoch': 3, 'iter': 30, 'metrics': {'error': 0.1}}]
+
+
+@pytest.mark.parametrize(
+    ('length', 'interval', 'steps'),
+    [
+        (dict(by_epoch=False, max_iters=5), 50, [5]),
+        (dict(by_epoch=False, max_iters=5), 2, [2, 4, 5]),
+        (dict(by_epoch=True, max_epochs=2), 50, [6, 12]),  # 24 items in batches of 4
+        (dict(by_epoch=True, max_epochs=2), 4, [4, 6, 8, 12]),
+    ],
+)
+def test_the_last_step_is_logged_too(
+    length: dict, interval: int, steps: list[int], tmp_path: Path
+) -> None:
+    config = settings(tmp_path)
+    config.train_cfg = dict(**length, val_interval=1)
+    config.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
+    config.default_hooks.logger.interval = interval
+    train(config, DrawCurves(tmp_path))
+    log = (tmp_path / 'train_log.jsonl').read_text().splitlines()
+    assert [json.loads(line)['iter'] for line in log] == steps
+    assert (tmp_path / 'curves.png').is_file()
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
