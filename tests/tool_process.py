@@ -1,6 +1,7 @@
 """Running the command-line tools, in this process and in others."""
 
 import contextlib
+import fcntl
 import io
 import multiprocessing
 import os
@@ -8,8 +9,10 @@ import random
 import runpy
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import traceback
 import warnings
 from collections import OrderedDict
@@ -87,8 +90,20 @@ def run_here(command: list[object], cwd: Path, **variables: str) -> dict:
     Returns:
         Its exit `code` (`'crash'` for an exception), `out` and `err`.
     """
+    out, err = io.StringIO(), io.StringIO()
+    code = _run(command, cwd, variables, out, err)
+    return {'code': code, 'out': out.getvalue(), 'err': err.getvalue()}
+
+
+def _run(
+    command: list[object],
+    cwd: Path,
+    variables: dict[str, str],
+    out: io.TextIOBase,
+    err: io.TextIOBase,
+) -> int | str:
     path, *arguments = map(str, command)
-    code, out, err = 0, io.StringIO(), io.StringIO()
+    code: int | str = 0
     with (
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -101,7 +116,36 @@ def run_here(command: list[object], cwd: Path, **variables: str) -> dict:
         except Exception:
             traceback.print_exc()
             code = 'crash'
-    return {'code': code, 'out': out.getvalue(), 'err': err.getvalue()}
+    return code
+
+
+def run_on_terminal(command: list[object], cwd: Path, columns: int = 80) -> str:
+    """Run a tool that must succeed in a fork with a pseudo-terminal.
+
+    Returns:
+        What the terminal got, control characters and all.
+    """
+    terminal, slave = os.openpty()
+    size = struct.pack('HHHH', 24, columns, 0, 0)
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, size)
+    process = FORKING.Process(target=_run_there, args=(slave, command, cwd))
+    process.start()
+    os.close(slave)
+    parts = []
+    with contextlib.suppress(OSError):  # Linux's end of a terminal's file
+        while part := os.read(terminal, 65536):
+            parts.append(part)
+    os.close(terminal)
+    process.join()
+    output = b''.join(parts).decode()
+    assert process.exitcode == 0, output[-4000:]
+    return output
+
+
+def _run_there(terminal: int, command: list[object], cwd: Path) -> None:
+    with os.fdopen(terminal, 'w') as screen:
+        code = _run(command, cwd, {}, screen, screen)
+    sys.exit(code)
 
 
 def fork(command: list[object], cwd: Path, **variables: str) -> multiprocessing.Process:

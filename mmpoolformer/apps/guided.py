@@ -12,76 +12,17 @@ from pathlib import Path
 from typing import TextIO
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
 
 from mmpoolformer.engine.config import use_resume
 from mmpoolformer.engine.hooks.checkpoint import last_named
 from mmpoolformer.engine.hooks.curves import DrawCurves
 from mmpoolformer.engine.hooks.logs import TrainingLog, ValidationLog
+from mmpoolformer.engine.hooks.progress import ProgressHook
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.files import write_json
-from mmpoolformer.utils.progress import progress_bar
 
-
-class ProgressHook(Hook):
-    """Show how far training or testing is.
-
-    Args:
-        file: Where the bars are drawn.
-    """
-
-    priority = 'VERY_LOW'
-
-    def __init__(self, file: TextIO) -> None:
-        self.file = file
-        self.bar = progress_bar(0, '', shown=False)
-
-    def before_train(self, runner: Runner) -> None:
-        """Begin a bar over all iterations."""
-        self.bar = progress_bar(
-            runner.max_iters, '   training', done=runner.iter, file=self.file
-        )
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Say that it is training again."""
-        self.bar.set_description_str('   training')
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
-        """Count the iteration and show its loss."""
-        loss = float(outputs['loss'])
-        self.bar.set_postfix_str(f'loss {loss:.2f}', refresh=False)
-        self.bar.update()
-
-    def before_val_epoch(self, runner: Runner) -> None:
-        """Say why the bar stands still."""
-        self.bar.set_description_str('   testing ')
-
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Begin a bar over the batches."""
-        total = len(runner.test_dataloader)
-        self.bar = progress_bar(total, '   testing ', file=self.file)
-
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: list | None = None,
-    ) -> None:
-        """Count the batch."""
-        self.bar.update()
-
-    def after_run(self, runner: Runner) -> None:
-        """End the bar."""
-        self.bar.close()
+INDENT = '   '  # of bars, below the line that names the step
 
 
 @contextmanager
@@ -153,7 +94,7 @@ def train_to_end(config: Config, bars: TextIO) -> None:
     older = use_resume(config, 'auto')
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights, runner.older = bool(config.resume), older
-    hook = ProgressHook(bars)
+    hook = ProgressHook(bars, INDENT)
     runner.register_hook(hook)
     work_dir = Path(config.work_dir)
     runner.register_hook(ValidationLog(work_dir / 'val_results.json'))
@@ -163,4 +104,4 @@ def train_to_end(config: Config, bars: TextIO) -> None:
     try:
         runner.train()
     finally:
-        hook.bar.close()
+        hook.close()

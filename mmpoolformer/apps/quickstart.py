@@ -16,7 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmpoolformer.apps.guided import (
-    ProgressHook,
+    INDENT,
     claim,
     final_checkpoint,
     quiet,
@@ -27,6 +27,7 @@ from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
 from mmpoolformer.data.demo.shapes import CLASSES
 from mmpoolformer.engine.config import load_config
+from mmpoolformer.engine.hooks.progress import ProgressHook
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.utils.errors import as_user_error
 from mmpoolformer.utils.files import write_json
@@ -174,7 +175,7 @@ def _evaluate(job: Quickstart, config: Config, bars: TextIO) -> None:
     runner.prepare_test()
     keep = KeepSamples(SHOWN_SCENES)
     runner.register_hook(keep)
-    runner.register_hook(ProgressHook(bars))
+    runner.register_hook(ProgressHook(bars, INDENT))
     # mmdet reports nothing at all when nothing was found.
     metrics = {AP: 0.0, AP50: 0.0, **runner.test()}
     _draw_predictions(keep.samples, metrics, job.pictures['predictions'])

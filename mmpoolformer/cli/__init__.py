@@ -5,10 +5,12 @@ No module here imports torch before its options are read, so that `--help` is fa
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib import import_module
 
 from mmpoolformer.engine.signals import run_stoppable
 from mmpoolformer.utils.errors import UsageError, run_tool
+from mmpoolformer.utils.prints import filtered_prints
 from mmpoolformer.utils.text import nearest
 from mmpoolformer.version import __version__
 
@@ -59,9 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(command: str, argv: Sequence[str]) -> int:
     """Run a command with its options and return the exit code."""
-    if command in STOPPABLE:
-        return run_stoppable(lambda words, stop: _main_of(command)(words, stop), argv)
-    return run_tool(lambda words: _main_of(command)(words), argv)
+    with nullcontext() if '--verbose' in argv else filtered_prints():
+        # A command is imported where its errors are told, and signals end it in order.
+        start = run_stoppable if command in STOPPABLE else run_tool
+        return start(lambda *given: _main_of(command)(*given), argv)
 
 
 def usage() -> str:

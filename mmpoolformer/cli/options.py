@@ -83,6 +83,16 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     add_traceback_option(parser)
 
 
+def add_verbose_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--verbose`."""
+    parser.add_argument(
+        '--verbose',
+        action='store_true',
+        help='print all that mmengine logs: environment, config, hooks, every figure '
+        '(the log file in the work dir has it anyway)',
+    )
+
+
 def tool_parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
     """Return a parser whose help keeps the lines of its texts.
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from mmpoolformer.cli.options import (
     add_dtype_option,
     add_entry_option,
+    add_verbose_option,
     check_checkpoint,
     config_parser,
     job_settings,
@@ -36,6 +37,7 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
 
     job = Testing(
         **job_settings(args),
+        verbose=args.verbose,
         checkpoint=args.checkpoint,
         out=args.out,
         show_dir=args.show_dir,
@@ -94,6 +96,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_dtype_option(
         parser, ('fp32', 'bf16'), 'type that the backbone computes in with --optimize'
     )
+    add_verbose_option(parser)
     args = parse_config_command(parser, argv)
     if args.dtype != 'fp32' and not args.optimize:
         raise UsageError(f'--dtype {args.dtype}: goes with --optimize')

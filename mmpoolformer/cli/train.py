@@ -3,7 +3,12 @@
 import argparse
 from collections.abc import Sequence
 
-from mmpoolformer.cli.options import config_parser, job_settings, parse_config_command
+from mmpoolformer.cli.options import (
+    add_verbose_option,
+    config_parser,
+    job_settings,
+    parse_config_command,
+)
 from mmpoolformer.engine.signals import StopRequest
 
 TRAIN_EXAMPLES = """examples:
@@ -30,6 +35,7 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
 
     job = Training(
         **job_settings(args),
+        verbose=args.verbose,
         resume=args.resume,
         resume_settings=args.resume_settings,
         amp=args.amp,
@@ -92,4 +98,5 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='do not look at the data first (see mmpoolformer check-data); once it was '
         'found sound, only names, sizes and times of its files are compared',
     )
+    add_verbose_option(parser)
     return parse_config_command(parser, argv)

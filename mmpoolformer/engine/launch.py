@@ -5,7 +5,8 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from mmpoolformer.data.checks.preflight import (
     refuse_errors,
 )
 from mmpoolformer.engine import config as settings
+from mmpoolformer.engine.console import QuietRunner, has_bars
 from mmpoolformer.engine.distributed import (
     connect_processes,
     disconnect_processes,
@@ -37,6 +39,8 @@ from mmpoolformer.engine.hooks.curves import DrawCurves, use_tensorboard
 from mmpoolformer.engine.hooks.draw import DrawPictures
 from mmpoolformer.engine.hooks.fold import OptimizeModel
 from mmpoolformer.engine.hooks.logs import TrainingLog, ValidationLog, dump_metric
+from mmpoolformer.engine.hooks.progress import ProgressHook
+from mmpoolformer.engine.hooks.report import RunReport, ending
 from mmpoolformer.engine.hooks.stop import StopOnSignal
 from mmpoolformer.engine.lock import locked
 from mmpoolformer.engine.runner import ToolRunner
@@ -60,7 +64,11 @@ NOISE = (
     'Default ``avg_non_ignore`` is False',
     'The draw is False',
     '`reduce_zero_label` will be deprecated',
+    'The shape of value will convert from',
     '``build_loss`` would be deprecated',
+    'Detected call of `scheduler.step',  # true of every accumulation of gradients
+    'Setting OMP_NUM_THREADS environment variable',
+    'Setting MKL_NUM_THREADS environment variable',
     "'pin_memory' argument is set as true but no accelerator",
 )
 
@@ -75,6 +83,7 @@ class Job:
         work_dir: Where logs, checkpoints and results go.
         launcher: What started the processes of a distributed job.
         trust: Whether checkpoints may hold more than data, see `read_checkpoint`.
+        verbose: Whether the console shows all that the log file has.
     """
 
     config: str | os.PathLike
@@ -82,6 +91,7 @@ class Job:
     work_dir: str | os.PathLike | None = None
     launcher: str = 'none'
     trust: bool = False
+    verbose: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,19 +237,34 @@ def _run(start: Callable[[Job, Config], None], job: Job, needs: Sequence[str]) -
 
 
 def _train(request: StopRequest, job: Training, config: Config) -> None:
-    results = Path(config.work_dir) / 'val_results.json'
-    validations = ValidationLog(results)
+    validations = ValidationLog(Path(config.work_dir) / 'val_results.json')
     stop = StopOnSignal(request)
     older = _prepare_config(job, config)
     with locked(config.work_dir):
         runner = _prepared_runner(job, config, older, (validations, stop))
-        with report_full_disk(), stop.patient_readers():
+        report = RunReport(job.config, validations)
+        with report_full_disk(), stop.patient_readers(), _shown(job, runner, report):
             runner.train()
     if is_main_process():
         _report_unreadable(runner.train_dataloader.dataset)
-        print(f'checkpoints and logs: {config.work_dir}')
-        if validations.entries:
-            print(f'results: {results}')
+        print('\n'.join(ending(runner, validations.entries)))
+
+
+@contextmanager
+def _shown(job: Job, runner: ToolRunner, report: RunReport) -> Iterator[None]:
+    """Report on what runs in the block, unless mmengine does so itself."""
+    if job.verbose:
+        yield
+        return
+    runner.register_hook(report)
+    with closing(ProgressHook(sys.stdout)) as progress:
+        if has_bars() and is_main_process():
+            runner.register_hook(progress)
+        yield
+
+
+def _runner_kind(job: Job) -> type[ToolRunner]:
+    return ToolRunner if job.verbose else QuietRunner
 
 
 def _prepare_config(job: Training, config: Config) -> list[Path]:
@@ -266,7 +291,7 @@ def _prepared_runner(
 ) -> ToolRunner:
     """Return a runner that is ready to train."""
     use_tensorboard(config)
-    runner = ToolRunner.from_cfg(config)
+    runner = _runner_kind(job).from_cfg(config)
     runner.needs_all_weights, runner.older = bool(config.get('resume')), older
     runner.own_settings = job.resume_settings == 'config'
     runner.register_hook(TrainingLog(Path(config.work_dir) / 'train_log.jsonl'))
@@ -284,7 +309,7 @@ def _test(job: Testing, config: Config) -> None:
     config.load_from, config.resume = job.checkpoint, False
     if job.tta:
         use_tta(config)
-    runner = ToolRunner.from_cfg(config)
+    runner = _runner_kind(job).from_cfg(config)
     runner.needs_all_weights = True
     runner.prepare_test()
     if job.out:
@@ -293,7 +318,8 @@ def _test(job: Testing, config: Config) -> None:
         runner.register_hook(_pictures(job, config))
     if job.optimize:
         runner.register_hook(OptimizeModel(job.dtype))
-    metrics = runner.test()
+    with _shown(job, runner, RunReport(job.config)):
+        metrics = runner.test()
     if is_main_process():
         _report_unreadable(runner.test_dataloader.dataset)
         _report(job, config, metrics)

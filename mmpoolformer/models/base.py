@@ -60,7 +60,7 @@ class PretrainedModule(BaseModule):
             prefix=self.init_cfg.get('prefix'),
         )
         self._is_init = True
-        print_log(str(report), logger='current')
+        print_log(f'Loaded {report}', logger='current')
 
     def check_input(self, x: Tensor) -> None:
         """Refuse an input that is not (B, in_channels, H, W)."""

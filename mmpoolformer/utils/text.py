@@ -1,15 +1,35 @@
 """Names in messages."""
 
 import difflib
+import textwrap
 from collections.abc import Container, Iterable
 
 LONGEST = 200  # characters of one name in a list
+WIDTH = 79  # columns of what is printed
 
 
 def shown(text: str) -> str:
     """Make text of a file fit for a terminal, which control characters would steer."""
     return ''.join(
         c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
+    )
+
+
+def wrapped(text: str, first: str = '', rest: str = '  ') -> list[str]:
+    """Break text into lines of at most `WIDTH` columns; words stay whole, and paths.
+
+    Args:
+        text: The text.
+        first: What the first line starts with.
+        rest: What the others start with.
+    """
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 

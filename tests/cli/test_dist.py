@@ -27,15 +27,20 @@ def two(tiny: SimpleNamespace) -> SimpleNamespace:
     """A segmentor that two processes have trained, with half of each batch."""
     work = tiny.folder / 'two'
     command = ['tools/train.py', tiny.segmentation, '--work-dir', work, *HALF]
-    return SimpleNamespace(work=work, output=run_ranks(command, tiny.folder))
+    output = run_ranks(command, tiny.folder)
+    assert (tiny.folder / 'output1.txt').read_text() == ''  # the first speaks alone
+    return SimpleNamespace(work=work, output=output)
 
 
 def test_two_processes_train_and_measure_as_one(
     tiny: SimpleNamespace, two: SimpleNamespace
 ) -> None:
-    assert "dist_cfg: {'backend': 'nccl'}" in two.output  # the config stays as it is
-    assert 'Distributed training: True' in two.output
-    assert 'GPU number: 2' in two.output
+    assert '4 = 2 processes x 2 images' in two.output
+    (log,) = two.work.glob('*/*.log')
+    told = log.read_text()
+    assert "dist_cfg: {'backend': 'nccl'}" in told  # the config stays as it is
+    assert 'Distributed training: True' in told
+    assert 'GPU number: 2' in told
     single_work, whole = tiny.folder / 'one_tested', tiny.folder / 'one'
     measure = 'tools/test.py', tiny.segmentation, two.work / 'iter_4.pth'
     done = run_many(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,10 +9,10 @@ from pathlib import Path
 
 from mmpoolformer.data.checks.images import MOST_WORKERS
 from mmpoolformer.utils.files import write_atomically
+from mmpoolformer.utils.text import wrapped
 
 ERROR, WARNING = 'error', 'warning'
 SHOWN = 3  # names kept of each finding
-WIDTH = 79  # columns of a summary
 LONGEST = 200  # characters of a name in a message
 
 
@@ -97,15 +96,15 @@ class DataReport:
     classes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """Return the summary, in lines of at most `WIDTH` columns.
+        """Return the summary, in lines that fit a terminal.
 
         A path that is longer than that stays whole.
         """
         found = [*self.findings.errors, *self.findings.warnings]
-        lines = _wrapped(self.title, '')
-        lines += _wrapped(', '.join(self.facts), '  ')
+        lines = wrapped(self.title)
+        lines += wrapped(', '.join(self.facts), '  ', '    ')
         for one in found:
-            lines += _wrapped(f'{one.level}: {one}', '  ')
+            lines += wrapped(f'{one.level}: {one}', '  ', '    ')
         return lines
 
 
@@ -113,17 +112,6 @@ def shortened(text: str) -> str:
     """Return text without line breaks and control characters, cut if it is long."""
     text = ''.join(c if c.isprintable() else '?' for c in text)
     return text if len(text) <= LONGEST else f'{text[: LONGEST - 3]}...'
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=f'{indent}  ',
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def read_notes(path: Path) -> dict:
