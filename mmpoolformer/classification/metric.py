@@ -41,15 +41,16 @@ class Accuracy(BaseMetric):
             raise ValueError(f'topk={topk!r}: give numbers from 1, such as (1, 5)')
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Find the rank of the true class of each picture, 0 for the highest score."""
+        """Keep label and rank of each picture's true class, 0 for the highest score."""
         scores = torch.stack([sample['pred_scores'] for sample in data_samples])
         labels = torch.tensor([sample['gt_label'] for sample in data_samples])
+        ranks = class_ranks(scores, labels)
         # Kept without a class too: processes' results are merged by their place.
-        self.results.extend(class_ranks(scores, labels))
+        self.results.extend(zip(labels.tolist(), ranks, strict=True))
 
-    def compute_metrics(self, results: list[int | None]) -> dict[str, float]:
+    def compute_metrics(self, results: list[tuple]) -> dict[str, float]:
         """Average over the pictures with a class."""
-        return topk_accuracy(results, self.topk)
+        return topk_accuracy([rank for _, rank in results], self.topk)
 
 
 def class_ranks(scores: Tensor, labels: Tensor) -> list[int | None]:

@@ -43,6 +43,7 @@ from mmpoolformer.engine.hooks.progress import ProgressHook
 from mmpoolformer.engine.hooks.report import RunReport, ending
 from mmpoolformer.engine.hooks.stop import StopOnSignal
 from mmpoolformer.engine.lock import locked
+from mmpoolformer.engine.per_class import keep_per_class
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.signals import OnSignal, StopRequest
 from mmpoolformer.engine.tta import use_tta
@@ -312,6 +313,7 @@ def _test(job: Testing, config: Config) -> None:
     runner = _runner_kind(job).from_cfg(config)
     runner.needs_all_weights = True
     runner.prepare_test()
+    kept = keep_per_class(runner.test_evaluator)
     if job.out:
         runner.test_evaluator.metrics.append(dump_metric(scope, job.out))
     if job.show or job.show_dir:
@@ -322,7 +324,7 @@ def _test(job: Testing, config: Config) -> None:
         metrics = runner.test()
     if is_main_process():
         _report_unreadable(runner.test_dataloader.dataset)
-        _report(job, config, metrics)
+        _report(job, config, metrics, kept.tables)
 
 
 def _report_unreadable(dataset: Dataset) -> None:
@@ -361,7 +363,7 @@ def _pictures(job: Testing, config: Config) -> DrawPictures:
     return DrawPictures(job.show_dir, job.show, job.wait_time, drawing)
 
 
-def _report(job: Testing, config: Config, metrics: dict) -> None:
+def _report(job: Testing, config: Config, metrics: dict, per_class: dict) -> None:
     source, entry = split_entry(job.checkpoint)
     stem = Path(source).stem + re.sub(r'[^\w.-]', '_', f'_{entry}' if entry else '')
     stem += '_tta' if job.tta else ''
@@ -374,6 +376,7 @@ def _report(job: Testing, config: Config, metrics: dict) -> None:
         'tta': job.tta,
         'optimized': job.dtype if job.optimize else None,
         'metrics': metrics,
+        'per_class': per_class,
     }
     write_json(path, record)
     if job.out:

@@ -177,7 +177,7 @@ def test_ranks_are_those_of_a_sorted_list() -> None:
             for row, label in zip(scores, labels, strict=True)
         ],
     )
-    assert metric.results == expected
+    assert metric.results == list(zip(labels, expected, strict=True))
     found = metric.evaluate(size=50)
     assert found['accuracy/top1'] == 2.0 * expected.count(0)
     assert found['accuracy/top3'] == 2.0 * sum(rank < 3 for rank in expected)

@@ -256,6 +256,11 @@ def test_test_prints_both_accuracies(
     trained = json.loads((runs.whole / 'val_results.json').read_text())[-1]['metrics']
     for name in ('accuracy/top1', 'accuracy/top5'):
         assert found['metrics'][name] == trained[name]
+    rows = found['per_class']['pictures']
+    assert [row['class'] for row in rows] == ['class_0', 'class_1', 'class_2']
+    counts = [row['pictures'] for row in rows]
+    right = sum(row['top1'] * row['pictures'] for row in rows) / sum(counts)
+    assert right == pytest.approx(found['metrics']['accuracy/top1'])
 
 
 @pytest.mark.parametrize(

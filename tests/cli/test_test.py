@@ -64,6 +64,22 @@ def test_detections_equal_pycocotools(
     # mmdet rounds to three digits.
     for name, value in zip(('mAP', 'mAP_50', 'mAP_75'), evaluation.stats, strict=False):
         assert metrics[f'coco/bbox_{name}'] == pytest.approx(value, abs=6e-4)
+    check_classes(results(tested, 'det', 'epoch_10')['per_class'], evaluation)
+
+
+def check_classes(tables: dict, evaluation: COCOeval) -> None:
+    """Compare figures of each class with evaluations of that class alone."""
+    assert [row['class'] for row in tables['bbox']] == ['square', 'disc']
+    assert list(tables) == ['bbox']
+    for number, row in enumerate(tables['bbox'], 1):
+        alone = COCOeval(evaluation.cocoGt, evaluation.cocoDt, 'bbox')
+        alone.params.catIds = [number]
+        alone.evaluate()
+        alone.accumulate()
+        alone.summarize()
+        assert row['objects'] == COUNTS['val']
+        expected = alone.stats[[0, 1, 8]]
+        assert [row['AP'], row['AP50'], row['AR']] == pytest.approx(expected, abs=6e-4)
 
 
 def test_label_maps_equal_a_count_of_pixels(
@@ -82,6 +98,12 @@ def test_label_maps_equal_a_count_of_pixels(
     metrics = results(tested, 'seg', 'iter_4')['metrics']
     assert metrics['mIoU'] == pytest.approx(100 * np.mean(hits / unions), abs=6e-3)
     assert metrics['aAcc'] == pytest.approx(100 * hits.sum() / counts.sum(), abs=6e-3)
+    rows = results(tested, 'seg', 'iter_4')['per_class']['pixels']
+    assert [row['class'] for row in rows] == ['square', 'disc', 'background']
+    ious = [row['IoU'] for row in rows]
+    assert ious == pytest.approx(100 * hits / unions, abs=6e-3)
+    recalls = [row['Acc'] for row in rows]
+    assert recalls == pytest.approx(100 * hits / counts.sum(1), abs=6e-3)
 
 
 @pytest.mark.parametrize('name', ['det', 'seg'])

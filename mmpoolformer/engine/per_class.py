@@ -1,0 +1,161 @@
+"""What metrics measure of each class, which they print or drop."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from mmengine.evaluator import BaseMetric, Evaluator
+
+from mmpoolformer.classification.metric import Accuracy, topk_accuracy
+
+COCO_MODULE = 'mmdet.evaluation.metrics.coco_metric'
+EVALUATIONS = ('COCOeval', 'COCOevalMP')
+
+
+@dataclass
+class PerClass:
+    """Figures of each class, filled when the metrics are computed.
+
+    Attributes:
+        tables: Rows by what was measured: `bbox` and `segm` (AP from 0 to 1), `pixels`
+            (IoU and others, in percent), `pictures` (top-1 in percent). A class of
+            which there is nothing to find has NaN.
+        coco: pycocotools' evaluation of `bbox` and `segm`.
+    """
+
+    tables: dict[str, list[dict]] = field(default_factory=dict)
+    coco: dict[str, object] = field(default_factory=dict)
+
+
+def keep_per_class(evaluator: Evaluator) -> PerClass:
+    """Let metrics keep what they measure of each class, in place.
+
+    Args:
+        evaluator: Of its metrics COCO's, mmseg's IoU and accuracy have such figures;
+            others stay as they are.
+
+    Returns:
+        What is filled by the evaluation, in the main process alone.
+    """
+    kept = PerClass()
+    detection = sys.modules.get('mmdet.evaluation')  # else none of its metrics is there
+    segmentation = sys.modules.get('mmseg.evaluation')
+    for metric in evaluator.metrics:
+        if isinstance(metric, Accuracy):
+            keep = _keep_pictures
+        elif segmentation and isinstance(metric, segmentation.IoUMetric):
+            keep = _keep_pixels
+        elif detection and isinstance(metric, detection.CocoMetric):
+            keep = _keep_coco
+        else:
+            continue
+        compute = metric.compute_metrics
+        metric.compute_metrics = partial(keep, metric, compute, kept)
+    return kept
+
+
+def _keep_pictures(
+    metric: Accuracy, compute: Callable, kept: PerClass, results: Sequence[tuple]
+) -> dict:
+    by_label = {}
+    for label, rank in results:
+        by_label.setdefault(label, []).append(rank)
+    names = (metric.dataset_meta or {}).get('classes') or range(max(by_label) + 1)
+    kept.tables['pictures'] = [
+        {'class': str(name), 'pictures': len(ranks), 'top1': _top1(ranks)}
+        for name, ranks in ((n, by_label.get(i, [])) for i, n in enumerate(names))
+    ]
+    return compute(results)
+
+
+def _top1(ranks: Sequence[int]) -> float:
+    return topk_accuracy(ranks, (1,))['top1'] if ranks else float('nan')
+
+
+def _keep_pixels(
+    metric: BaseMetric, compute: Callable, kept: PerClass, results: Sequence
+) -> dict:
+    measure = metric.total_area_to_metrics
+
+    def keep(*areas: object) -> dict:
+        found = measure(*areas)
+        columns = {n: v for n, v in found.items() if n != 'aAcc'}
+        kept.tables['pixels'] = [
+            # In percent, with as many digits as mmseg prints.
+            {'class': name} | {n: np.round(100 * v[i], 2) for n, v in columns.items()}
+            for i, name in enumerate(metric.dataset_meta['classes'])
+        ]
+        return found
+
+    metric.total_area_to_metrics = keep
+    try:
+        return compute(results)
+    finally:
+        metric.total_area_to_metrics = measure
+
+
+def _keep_coco(
+    metric: BaseMetric, compute: Callable, kept: PerClass, results: Sequence
+) -> dict:
+    with _recorded() as evaluations:
+        metrics = compute(results)
+    for one in evaluations:
+        if one.params.useCats and one.eval:  # else of proposals, without classes
+            kind = one.params.iouType
+            kept.coco[kind] = one
+            kept.tables[kind] = coco_table(one)
+    return metrics
+
+
+@contextmanager
+def _recorded() -> Iterator[list]:
+    """Collect the evaluations of pycocotools that mmdet's metric makes."""
+    module, made = sys.modules[COCO_MODULE], []
+    kinds = {name: getattr(module, name) for name in EVALUATIONS}
+
+    def record(kind: type, *given: object) -> object:
+        made.append(kind(*given))
+        return made[-1]
+
+    for name, kind in kinds.items():
+        setattr(module, name, partial(record, kind))
+    try:
+        yield made
+    finally:
+        for name, kind in kinds.items():
+            setattr(module, name, kind)
+
+
+def coco_table(evaluation: object) -> list[dict]:
+    """Return AP, AP50 and AR of each class, with as many digits as mmdet prints.
+
+    Args:
+        evaluation: A `COCOeval` that was accumulated.
+    """
+    settings, truth = evaluation.params, evaluation.cocoGt
+    half = np.isclose(settings.iouThrs, 0.5)
+    # Of all sizes, and as many detections a picture as were allowed.
+    precision = evaluation.eval['precision'][:, :, :, 0, -1]
+    recall = evaluation.eval['recall'][:, :, 0, -1]
+    pictures = set(settings.imgIds)
+    return [
+        {
+            'class': truth.cats[number]['name'],
+            'objects': sum(
+                one['image_id'] in pictures and not one.get('iscrowd', 0)
+                for one in truth.loadAnns(truth.getAnnIds(catIds=[number]))
+            ),
+            'AP': _mean(precision[:, :, i]),
+            'AP50': _mean(precision[half, :, i]),
+            'AR': _mean(recall[:, i]),
+        }
+        for i, number in enumerate(settings.catIds)
+    ]
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[values > -1]
+    return round(float(known.mean()), 3) if known.size else float('nan')
