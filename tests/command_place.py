@@ -192,6 +192,11 @@ def _checkpoint(place: Place, path: Path) -> None:
     path.symlink_to(place.folder / 'work_dirs' / 'a' / 'epoch_2.pth')
 
 
+def _report(place: Place, path: Path) -> None:
+    rows = [{'class': name, 'objects': 7, 'box AP': 0.5} for name in CLASSES]
+    path.write_text(json.dumps({'per_class': rows}))
+
+
 def _quickstart(place: Place, folder: Path) -> None:
     """Leave what `make quickstart` leaves: config, checkpoint and its name."""
     folder.mkdir()
@@ -289,6 +294,7 @@ GIVEN: list[tuple[str, tuple[str, ...], Callable[[Place, Path], None]]] = [
     (r'segmentation\.py', ('segmentation.py',), _segmentation_config),
     (r'segmentor\.pth', ('segmentor.pth',), _integer_box('segmentation.py')),
     (r'fpn_s12\.pth', ('fpn_s12.pth',), _integer_box(SEGMENTOR)),
+    (r'before/report\.json', ('before/report.json',), _report),
     (QUICKSTART, ('work_dirs/quickstart',), _quickstart),
     (
         'poolformer_s12|weights',

@@ -201,6 +201,12 @@ RULES = [
         (f'work_dirs/{Path(CLASSIFIER).stem}/results_few.json',),
     ),
     Rule(
+        r'python tools/test.py CONFIG CHECKPOINT.* --report .*',
+        words=SMALL,
+        makes=('*/report.html', '*/report.json', '*/per_class.csv', '*/box_errors.png'),
+        says='report: ',
+    ),
+    Rule(
         r'python tools/test.py CONFIG CHECKPOINT.*',
         words=SMALL,
         makes=('work_dirs/config/results_checkpoint*.json',),

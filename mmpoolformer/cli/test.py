@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmpoolformer.cli.options import (
     add_dtype_option,
@@ -14,13 +15,16 @@ from mmpoolformer.cli.options import (
     with_entry,
 )
 from mmpoolformer.engine.signals import StopRequest
-from mmpoolformer.utils.errors import UsageError
+from mmpoolformer.utils.errors import UsageError, as_user_error
 
 TEST_EXAMPLES = """examples:
   measure a checkpoint on the config's test data:
     mmpoolformer test CONFIG work_dirs/NAME/epoch_12.pth
   keep the predictions, and pictures of them beside the truth:
     mmpoolformer test CONFIG CHECKPOINT --out predictions.pkl --show-dir pictures
+  explain the result in a page with figures; compare it with an earlier one:
+    mmpoolformer test CONFIG CHECKPOINT --report report
+    mmpoolformer test CONFIG CHECKPOINT --report after --against before/report.json
   with test-time augmentation:
     mmpoolformer test CONFIG CHECKPOINT --tta
   faster, where the CPU or GPU computes bfloat16:
@@ -46,8 +50,19 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
         tta=args.tta,
         optimize=args.optimize,
         dtype=args.dtype,
+        outcomes=args.report is not None,
     )
-    test(job, stop)
+    rows = None
+    if args.report:
+        from mmpoolformer.analysis.report import read_rows, write_report  # the same
+
+        with as_user_error('', (OSError,)):
+            Path(args.report).mkdir(parents=True, exist_ok=True)
+        rows = read_rows(args.against) if args.against else None
+    tested = test(job, stop)
+    if args.report and tested:
+        facts = {'config': args.config, 'checkpoint': args.checkpoint}
+        print(f'report: {write_report(tested, facts, args.report, rows)}')
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -82,6 +97,17 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='how long --show shows each (default: %(default)s)',
     )
     parser.add_argument(
+        '--report',
+        metavar='DIR',
+        help='explain the metrics in DIR/report.html: figures of each class, '
+        'confusions, kinds of errors, calibration, the worst pictures',
+    )
+    parser.add_argument(
+        '--against',
+        metavar='report.json',
+        help='compare the figures of each class with those of another report',
+    )
+    parser.add_argument(
         '--tta',
         action='store_true',
         help="test-time augmentation, the config's tta_model and tta_pipeline or "
@@ -100,6 +126,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parse_config_command(parser, argv)
     if args.dtype != 'fp32' and not args.optimize:
         raise UsageError(f'--dtype {args.dtype}: goes with --optimize')
+    if args.against and not args.report:
+        raise UsageError('--against: goes with --report')
     [args.checkpoint] = with_entry([args.checkpoint], args.entry)
     check_checkpoint(args.checkpoint)
     return args

@@ -43,6 +43,7 @@ from mmpoolformer.engine.hooks.progress import ProgressHook
 from mmpoolformer.engine.hooks.report import RunReport, ending
 from mmpoolformer.engine.hooks.stop import StopOnSignal
 from mmpoolformer.engine.lock import locked
+from mmpoolformer.engine.outcomes import Tested, keep_outcomes
 from mmpoolformer.engine.per_class import keep_per_class
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.signals import OnSignal, StopRequest
@@ -130,6 +131,7 @@ class Testing(Job):
         tta: Whether to augment the test data.
         optimize: Whether to fold constants into the weights first.
         dtype: What the backbone then computes in, `fp32` or `bf16`.
+        outcomes: Whether to keep the outcome of each picture, for a report.
     """
 
     checkpoint: str
@@ -140,6 +142,7 @@ class Testing(Job):
     tta: bool = False
     optimize: bool = False
     dtype: str = 'fp32'
+    outcomes: bool = False
 
 
 def train(job: Training, stop: StopRequest | None = None) -> None:
@@ -162,12 +165,15 @@ def train(job: Training, stop: StopRequest | None = None) -> None:
     _run(partial(_train, stop), job, TRAIN_NEEDS)
 
 
-def test(job: Testing, stop: StopRequest | None = None) -> None:
+def test(job: Testing, stop: StopRequest | None = None) -> Tested | None:
     """Test.
 
     Args:
         job: How.
         stop: Takes signals already; without one nothing does.
+
+    Returns:
+        What was measured; None in all processes but the first.
 
     Raises:
         UserError: If the config, the checkpoint, files or the options are wrong.
@@ -175,7 +181,7 @@ def test(job: Testing, stop: StopRequest | None = None) -> None:
     """
     if stop is not None:
         stop.on_signal = OnSignal.UNWIND
-    _run(_test, job, TEST_NEEDS)
+    return _run(_test, job, TEST_NEEDS)
 
 
 def check(job: Job, options: Options, cached: bool = True) -> None:
@@ -207,7 +213,9 @@ def _load_config(job: Job, needed: Sequence[str]) -> Config:
     )
 
 
-def _run(start: Callable[[Job, Config], None], job: Job, needs: Sequence[str]) -> None:
+def _run(
+    start: Callable[[Job, Config], Tested | None], job: Job, needs: Sequence[str]
+) -> Tested | None:
     for message in NOISE:
         warnings.filterwarnings('ignore', message)
     try:
@@ -217,7 +225,7 @@ def _run(start: Callable[[Job, Config], None], job: Job, needs: Sequence[str]) -
         if job.trust:
             os.environ[TRUST_VARIABLE] = '1'
         connect_processes(job.launcher, config.get('env_cfg', {}).get('dist_cfg'))
-        start(job, config)
+        return start(job, config)
     except PictureError as error:
         let_first_process_speak()
         raise UserError(str(error)) from error
@@ -303,7 +311,7 @@ def _prepared_runner(
     return runner
 
 
-def _test(job: Testing, config: Config) -> None:
+def _test(job: Testing, config: Config) -> Tested | None:
     scope = settings.task_scope(config)
     _check_outputs(job, scope)
     # Only the checkpoint of the command line counts, and all of it.
@@ -313,7 +321,8 @@ def _test(job: Testing, config: Config) -> None:
     runner = _runner_kind(job).from_cfg(config)
     runner.needs_all_weights = True
     runner.prepare_test()
-    kept = keep_per_class(runner.test_evaluator)
+    kept = keep_per_class(runner.test_evaluator, job.outcomes)
+    keeper = keep_outcomes(runner.test_evaluator, scope) if job.outcomes else None
     if job.out:
         runner.test_evaluator.metrics.append(dump_metric(scope, job.out))
     if job.show or job.show_dir:
@@ -322,9 +331,11 @@ def _test(job: Testing, config: Config) -> None:
         runner.register_hook(OptimizeModel(job.dtype))
     with _shown(job, runner, RunReport(job.config)):
         metrics = runner.test()
-    if is_main_process():
-        _report_unreadable(runner.test_dataloader.dataset)
-        _report(job, config, metrics, kept.tables)
+    if not is_main_process():
+        return None
+    _report_unreadable(runner.test_dataloader.dataset)
+    _report(job, config, metrics, kept.tables)
+    return Tested(scope, metrics, kept, keeper.kept if keeper else ())
 
 
 def _report_unreadable(dataset: Dataset) -> None:

@@ -23,24 +23,27 @@ class PerClass:
         tables: Rows by what was measured: `bbox` and `segm` (AP from 0 to 1), `pixels`
             (IoU and others, in percent), `pictures` (top-1 in percent). A class of
             which there is nothing to find has NaN.
-        coco: pycocotools' evaluation of `bbox` and `segm`.
+        keeps_evaluations: Whether to keep those of pycocotools, which are large.
+        coco: They, by `bbox` and `segm`.
     """
 
+    keeps_evaluations: bool = False
     tables: dict[str, list[dict]] = field(default_factory=dict)
     coco: dict[str, object] = field(default_factory=dict)
 
 
-def keep_per_class(evaluator: Evaluator) -> PerClass:
+def keep_per_class(evaluator: Evaluator, evaluations: bool = False) -> PerClass:
     """Let metrics keep what they measure of each class, in place.
 
     Args:
         evaluator: Of its metrics COCO's, mmseg's IoU and accuracy have such figures;
             others stay as they are.
+        evaluations: See `PerClass.keeps_evaluations`.
 
     Returns:
         What is filled by the evaluation, in the main process alone.
     """
-    kept = PerClass()
+    kept = PerClass(evaluations)
     detection = sys.modules.get('mmdet.evaluation')  # else none of its metrics is there
     segmentation = sys.modules.get('mmseg.evaluation')
     for metric in evaluator.metrics:
@@ -100,30 +103,40 @@ def _keep_pixels(
 def _keep_coco(
     metric: BaseMetric, compute: Callable, kept: PerClass, results: Sequence
 ) -> dict:
-    with _recorded() as evaluations:
-        metrics = compute(results)
-    for one in evaluations:
-        if one.params.useCats and one.eval:  # else of proposals, without classes
-            kind = one.params.iouType
-            kept.coco[kind] = one
-            kept.tables[kind] = coco_table(one)
-    return metrics
+    def keep(evaluation: object) -> None:
+        if (
+            evaluation.params.useCats and evaluation.eval
+        ):  # else of proposals, without classes
+            kind = evaluation.params.iouType
+            kept.tables[kind] = coco_table(evaluation)
+            if kept.keeps_evaluations:
+                kept.coco[kind] = evaluation
+
+    with _recorded(keep):
+        return compute(results)
 
 
 @contextmanager
-def _recorded() -> Iterator[list]:
-    """Collect the evaluations of pycocotools that mmdet's metric makes."""
-    module, made = sys.modules[COCO_MODULE], []
+def _recorded(keep: Callable[[object], None]) -> Iterator[None]:
+    """Hand over each evaluation of pycocotools that mmdet's metric makes and ends.
+
+    They stay as they are, since `COCOevalMP` pickles itself.
+    """
+    module, last = sys.modules[COCO_MODULE], []
     kinds = {name: getattr(module, name) for name in EVALUATIONS}
 
     def record(kind: type, *given: object) -> object:
-        made.append(kind(*given))
-        return made[-1]
+        if last:
+            keep(last.pop())  # it is over when the next one is made
+        last.append(kind(*given))
+        return last[0]
 
     for name, kind in kinds.items():
         setattr(module, name, partial(record, kind))
     try:
-        yield made
+        yield
+        if last:
+            keep(last.pop())
     finally:
         for name, kind in kinds.items():
             setattr(module, name, kind)
