@@ -194,7 +194,9 @@ class MetaFormer(MetaFormerTrunk):
             x: Images (B, in_channels, H, W); H and W need not be multiples of 32.
 
         Returns:
-            One (B, dims[i], ~H / 4 / 2**i, ~W / 4 / 2**i) map for each index i.
+            One (B, dims[i], ~H / 4 / 2**i, ~W / 4 / 2**i) map for each index i, laid
+            out plainly: mmcv's RoIAlign takes what comes for that and reads channels
+            that lie last as if they were rows.
         """
         self.check_input(x)
         x = self.stem(x)
@@ -202,7 +204,7 @@ class MetaFormer(MetaFormerTrunk):
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
-                maps.append(getattr(self, f'norm{i}')(x))
+                maps.append(getattr(self, f'norm{i}')(x).contiguous())
         return tuple(maps)
 
     def train(self, mode: bool = True) -> 'MetaFormer':

@@ -193,7 +193,7 @@ class PiT(PiTTrunk):
 
         Returns:
             One (B, dims[i], ceil(H / stride), ceil(W / stride)) map for each index i,
-            with the stride that `out_strides` tells.
+            with the stride that `out_strides` tells, laid out plainly.
         """
         self.check_input(x)
         sizes = [
@@ -206,7 +206,7 @@ class PiT(PiTTrunk):
             state = stage(state)  # the map (B, C, H', W'), the tokens (B, 1 or 2, C)
             if i in self.out_indices:
                 found = _resized(state[0], sizes[len(maps)])
-                maps.append(getattr(self, f'norm{i}')(found))
+                maps.append(getattr(self, f'norm{i}')(found).contiguous())
         return tuple(maps)
 
     def train(self, mode: bool = True) -> 'PiT':

@@ -198,6 +198,17 @@ def test_out_indices_are_stages_and_every_parameter_gets_a_gradient(
 
 
 @pytest.mark.parametrize('kind', ALL)
+def test_maps_are_laid_out_plainly(kind: str) -> None:
+    x = image(2, 3, 64, 96)
+    for given in (x, x.contiguous(memory_format=torch.channels_last)):
+        for stage_map in MetaFormer(ALL[kind])(given):
+            # Not `is_contiguous`: that holds for either where a side is 1.
+            _, channels, height, width = stage_map.shape
+            plain = (channels * height * width, height * width, width, 1)
+            assert stage_map.stride() == plain
+
+
+@pytest.mark.parametrize('kind', ALL)
 def test_classifier_gives_every_parameter_a_gradient(kind: str) -> None:
     model = MetaFormerClassifier(ALL[kind], num_classes=7)
     logits = model(image(2, 3, 64, 64))

@@ -248,6 +248,7 @@ def test_out_indices_are_stages_and_every_parameter_gets_a_gradient(
     maps = model(x)
     for found, i in zip(maps, indices, strict=True):
         torch.testing.assert_close(found, everything(x)[i], rtol=0, atol=0)
+        assert found.is_contiguous()
     sum((m * torch.randn_like(m)).sum() for m in maps).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
