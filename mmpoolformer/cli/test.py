@@ -120,7 +120,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         'equal up to rounding',
     )
     add_dtype_option(
-        parser, ('fp32', 'bf16'), 'type that the backbone computes in with --optimize'
+        parser,
+        ('fp32', 'bf16'),
+        'type that the model computes in with --optimize; heads for which bfloat16 is '
+        'not known to be safe keep fp32',
     )
     add_verbose_option(parser)
     args = parse_config_command(parser, argv)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmpoolformer.models import block as fusing
 from mmpoolformer.models.block import MetaFormerBlock
+from mmpoolformer.models.borders import optimize_surroundings, read_plain_maps
 from mmpoolformer.models.layers import ChannelNorm, GroupNorm1
 from mmpoolformer.models.metaformer import MetaFormerTrunk
 from mmpoolformer.ops.products import linear
@@ -25,16 +26,17 @@ def optimize_for_inference(
 
     In blocks the second norm's weight and bias go into the first layer of the MLP, the
     layer scale into the second; convolutions anywhere in the model take in a BatchNorm
-    behind them; all is laid out as channels_last. Images of any size can follow each
-    other. The results are the same up to rounding.
+    behind them; what is known to gain from it is laid out as channels_last. Images of
+    any size can follow each other. The results are the same up to rounding.
 
     Args:
         model: A backbone, a classifier, or a whole model of OpenMMLab with one inside.
             It stays as it is.
         dtype: `torch.float32`, or `torch.bfloat16`: then backbones and classifiers of
-            this family compute in bfloat16 and give out float32; necks and heads stay
-            in float32. On CPUs without instructions for it, bfloat16 is slower, so they
-            keep float32 and a warning says so.
+            this family compute in bfloat16, and so do necks and heads that are known to
+            be safe in it (see `optimize_surroundings`); results are float32. On CPUs
+            without instructions for it, bfloat16 is slower, so all keep float32 and a
+            warning says so.
         compiled: Whether trunks are compiled too (`torch.compile`, with dynamic sizes
             and, under `torch.no_grad`, frozen weights). The first images then take
             minutes.
@@ -50,7 +52,7 @@ def optimize_for_inference(
             f'{type(model).__name__} holds no model of this family: nothing to optimize'
         )
     model = deepcopy(model).eval().requires_grad_(False)
-    model = _fold_batch_norms(model).to(memory_format=torch.channels_last)
+    model = _fold_batch_norms(model)
     if dtype == torch.bfloat16 and not computes_bfloat16(model):
         print_log(
             'this CPU has no instructions for bfloat16: the model stays in float32',
@@ -60,10 +62,13 @@ def optimize_for_inference(
         dtype = torch.float32
     if isinstance(model, MetaFormerTrunk):
         return _optimized_trunk(model, dtype, compiled)
+    read_plain_maps(model)
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, MetaFormerTrunk):
-                setattr(parent, name, _optimized_trunk(child, dtype, compiled))
+                given = optimize_surroundings(parent, child, dtype)
+                trunk = _optimized_trunk(child, dtype, compiled, given)
+                setattr(parent, name, trunk)
     return model
 
 
@@ -90,18 +95,20 @@ def _has_flag(*names: str) -> bool:
 
 
 class _Typed(nn.Module):
-    """A trunk in a type of its own, between inputs and outputs in float32."""
+    """A trunk in a type of its own, with outputs in another."""
 
-    def __init__(self, trunk: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(
+        self, trunk: nn.Module, dtype: torch.dtype, given: torch.dtype
+    ) -> None:
         super().__init__()
         self.trunk = trunk.to(dtype)
-        self.dtype = dtype
+        self.dtype, self.given = dtype, given
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         result = self.trunk(x.to(self.dtype))
         if isinstance(result, Tensor):
-            return result.float()
-        return tuple(maps.float() for maps in result)
+            return result.to(self.given)
+        return tuple(maps.to(self.given) for maps in result)
 
 
 class FoldedBlock(nn.Module):
@@ -152,14 +159,18 @@ def _norm_folded(
 
 
 def _optimized_trunk(
-    trunk: MetaFormerTrunk, dtype: torch.dtype, compiled: bool
+    trunk: MetaFormerTrunk,
+    dtype: torch.dtype,
+    compiled: bool,
+    given: torch.dtype = torch.float32,
 ) -> nn.Module:
+    trunk.to(memory_format=torch.channels_last)
     for stage in trunk.stages:
         stage.channels_last = True
         for i, block in enumerate(stage.blocks):
             if fusing.fuses_mlp(block, torch.empty(0)):
                 stage.blocks[i] = FoldedBlock(block)
-    result = trunk if dtype == torch.float32 else _Typed(trunk, dtype)
+    result = trunk if dtype == torch.float32 else _Typed(trunk, dtype, given)
     if not compiled:
         return result
     # Frozen: weights are constants, and may be laid out for the library that is called.
@@ -167,7 +178,8 @@ def _optimized_trunk(
 
 
 def _fold_batch_norms(model: nn.Module) -> nn.Module:
-    if not any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
+    kinds = nn.modules.batchnorm._BatchNorm  # of mmengine's in place of SyncBN, too
+    if not any(isinstance(part, kinds) for part in model.modules()):
         return model
     # Here, as backbones and classifiers work without mmcv and have no BatchNorm.
     from mmcv.cnn.utils import fuse_conv_bn

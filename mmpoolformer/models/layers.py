@@ -67,7 +67,9 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
     is_frozen = torch.is_grad_enabled() and not x.requires_grad
     if is_frozen or is_transformed():
         x = x.contiguous()
-    if x.dtype not in HALF:
+    # Predicting in bfloat16 on a CPU, torch sums in float32 by itself, uncopied.
+    sums_wide = x.dtype == torch.bfloat16 and x.device.type == 'cpu'
+    if x.dtype not in HALF or (sums_wide and not torch.is_grad_enabled()):
         return F.group_norm(x, 1, weight, bias, eps)
     wide = F.group_norm(x.float(), 1, _widened(weight), _widened(bias), eps)
     return wide.to(x.dtype)

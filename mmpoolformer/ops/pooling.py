@@ -95,12 +95,13 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     else:
         # Three to ten times as fast on a CPU as var_mean. One row is short enough for
         # its type's digits, all rows together are not.
+        rows = rows.to(wide)
         count = rows.shape[1] * rows.shape[2]
-        mean = rows.sum(2, dtype=wide).double().sum(1) / count
-        norms = torch.linalg.vector_norm(rows, dim=2, dtype=wide)
+        mean = rows.sum(2).double().sum(1) / count
+        norms = torch.linalg.vector_norm(rows, dim=2)
         variance = norms.double().square().sum(1) / count - mean.square()
         if (mean.square() > CANCELS * variance).any():
-            variance = rows.to(wide).var((1, 2), correction=0)
+            variance = rows.var((1, 2), correction=0)
     rstd = (variance + eps).rsqrt()
     return mean.to(wide).view(-1, 1, 1, 1), rstd.to(wide).view(-1, 1, 1, 1)
 

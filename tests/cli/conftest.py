@@ -12,6 +12,7 @@ LONGER = (
     *('train_cfg.max_epochs=10', 'train_cfg.val_interval=10'),
     'default_hooks.checkpoint.interval=5',
 )
+BF16 = ('--optimize', '--dtype', 'bf16')
 
 
 @pytest.fixture(scope='session')
@@ -66,6 +67,8 @@ def tested(tiny: SimpleNamespace, trained: SimpleNamespace) -> SimpleNamespace:
         'det_tta': (tiny.detection, trained.det_checkpoint, '--tta'),
         'det_old': (tiny.detection, old_names),
         'seg_tta': (tiny.segmentation, trained.seg_checkpoint, '--tta'),
+        'det_bf16': (tiny.detection, trained.det_checkpoint, *BF16),
+        'seg_bf16': (tiny.segmentation, trained.seg_checkpoint, *BF16),
     }
     commands = []
     for name, job in jobs.items():

@@ -4,12 +4,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tiny_data import COUNTS
+from torchvision.ops import box_iou
 
 pytestmark = pytest.mark.slow
+KEYS = ('bboxes', 'scores', 'labels')
 
 
 def results(tested: SimpleNamespace, name: str, checkpoint: str) -> dict:
@@ -123,6 +126,38 @@ def test_released_files_with_old_names_give_the_same_metrics(
 ) -> None:
     renamed = results(tested, 'det_old', 'released')
     assert renamed['metrics'] == results(tested, 'det', 'epoch_10')['metrics']
+
+
+def test_a_detector_in_bfloat16_finds_the_same(tested: SimpleNamespace) -> None:
+    low = results(tested, 'det_bf16', 'epoch_10_optimized_bf16')
+    full = results(tested, 'det', 'epoch_10')
+    for name in ('mAP', 'mAP_50'):
+        expected = full['metrics'][f'coco/bbox_{name}']
+        assert low['metrics'][f'coco/bbox_{name}'] == pytest.approx(expected, abs=0.02)
+    pairs = zip(
+        predictions(tested, 'det_bf16'), predictions(tested, 'det'), strict=True
+    )
+    for ours, theirs in pairs:
+        found, expected = ours['pred_instances'], theirs['pred_instances']
+        assert {t.dtype for t in (found['bboxes'], found['scores'])} == {torch.float32}
+        for box, score, label in zip(*map(expected.get, KEYS), strict=True):
+            if score > 0.3:  # of less sure neighbours the other may win
+                near = box_iou(found['bboxes'], box[None])[:, 0] > 0.95
+                near &= (found['scores'] - score).abs() < 0.03
+                assert (near & (found['labels'] == label)).any()
+
+
+def test_a_segmentor_in_bfloat16_finds_the_same(tested: SimpleNamespace) -> None:
+    low = results(tested, 'seg_bf16', 'iter_4_optimized_bf16')
+    full = results(tested, 'seg', 'iter_4')
+    for name in ('mIoU', 'aAcc'):
+        assert low['metrics'][name] == pytest.approx(full['metrics'][name], abs=2)
+    pairs = zip(
+        predictions(tested, 'seg_bf16'), predictions(tested, 'seg'), strict=True
+    )
+    for ours, theirs in pairs:
+        same = ours['pred_sem_seg']['data'] == theirs['pred_sem_seg']['data']
+        assert same.float().mean() > 0.97
 
 
 def test_augmented_metrics(tested: SimpleNamespace) -> None:

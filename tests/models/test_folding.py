@@ -96,17 +96,18 @@ def test_a_cpu_without_bfloat16_keeps_float32(
     assert difference(found, expected) < 1e-5
 
 
-def build(name: str) -> nn.Module:
+def build(name: str, **changes: dict) -> nn.Module:
     from mmengine.config import Config
 
     config = Config.fromfile(config_path(name))
     config.model.backbone.arch = shallow('s12')
     config.model.backbone.init_cfg = None
+    config.merge_from_dict({'model': changes})
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         model = revert_sync_batchnorm(MODELS.build(config.model)).eval()
     for part in model.modules():
-        if isinstance(part, nn.BatchNorm2d):
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.running_mean.normal_()
             part.running_var.uniform_(0.5, 2)
     return model
@@ -123,12 +124,149 @@ def build(name: str) -> nn.Module:
 def test_whole_model_gives_the_same_outputs(name: str) -> None:
     model = build(name)
     faster = optimize_for_inference(model)
+    norms = nn.modules.batchnorm._BatchNorm
+    assert not any(isinstance(part, norms) for part in faster.modules())
     x = image(1, 3, 96, 128)
     with torch.no_grad():
         found, expected = (flat(m.forward(x, mode='tensor')) for m in (faster, model))
     assert len(found) == len(expected) > 0
     for ours, theirs in zip(found, expected, strict=True):
         assert difference(ours, theirs) < 1e-5
+
+
+RETINANET = 'detection/retinanet_poolformer_s12_fpn_1x_coco.py'
+MASK_RCNN = 'detection/mask_rcnn_poolformer_s12_fpn_1x_coco.py'
+SEMANTIC_FPN = 'segmentation/fpn_poolformer_s12_ade20k_40k.py'
+DENSE = dict(
+    _delete_=True, num_classes=80, in_channels=256, feat_channels=64, stacked_convs=1
+)
+ANCHOR = dict(
+    type='AnchorGenerator',
+    ratios=[1.0],
+    octave_base_scale=8,
+    scales_per_octave=1,
+    strides=[8, 16, 32, 64, 128],
+)
+HEADS = {
+    'fcos': dict(DENSE, type='FCOSHead', strides=[8, 16, 32, 64, 128]),
+    'atss': dict(DENSE, type='ATSSHead', anchor_generator=ANCHOR),
+    'gfl': dict(DENSE, type='GFLHead', anchor_generator=ANCHOR),
+}
+
+
+@pytest.fixture
+def takes_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        'mmpoolformer.models.folding.computes_bfloat16', lambda model: True
+    )
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collect what is logged of necks and heads."""
+    lines = []
+    monkeypatch.setattr(
+        'mmpoolformer.models.borders.print_log', lambda text, *_: lines.append(text)
+    )
+    return lines
+
+
+def typed_outputs(model: nn.Module, *names: str) -> dict[str, set[torch.dtype]]:
+    """Note in what types parts of a model give out what they find, once it runs."""
+    types = {name: set() for name in names}
+    for name in names:
+        model.get_submodule(name).register_forward_hook(
+            lambda _, __, found, name=name: types[name].update(
+                {tensor.dtype for tensor in flat(found)}
+            )
+        )
+    return types
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('head', ['retina', *HEADS])
+def test_a_dense_detector_computes_in_bfloat16(
+    head: str, takes_bfloat16: None, said: list[str]
+) -> None:
+    changes = {'bbox_head': HEADS[head]} if head in HEADS else {}
+    model = build(RETINANET, **changes)
+    faster = optimize_for_inference(model, torch.bfloat16)
+    layers = [m for m in faster.modules() if isinstance(m, (nn.Conv2d, nn.GroupNorm))]
+    assert {p.dtype for m in layers for p in m.parameters()} == {torch.bfloat16}
+    # What decodes keeps its numbers: of GFL's integral, of the factors of each level.
+    assert {b.dtype for b in faster.bbox_head.buffers()} <= {torch.float32}
+    types = typed_outputs(faster, 'backbone', 'neck')
+    x = image(1, 3, 96, 128)
+    with torch.no_grad():
+        found, expected = flat(faster(x)), flat(model(x))
+        again = flat(deepcopy(faster)(x))
+    assert types == {'backbone': {torch.bfloat16}, 'neck': {torch.bfloat16}}
+    for ours, theirs, copied in zip(found, expected, again, strict=True):
+        assert ours.dtype == torch.float32
+        assert 0 < difference(ours, theirs) < 0.05
+        assert torch.equal(ours, copied)
+    assert said == []
+
+
+@pytest.mark.slow
+def test_a_segmentor_computes_in_bfloat16(takes_bfloat16: None) -> None:
+    model = build(SEMANTIC_FPN)
+    faster = optimize_for_inference(model, torch.bfloat16)
+    assert {p.dtype for p in faster.decode_head.parameters()} == {torch.bfloat16}
+    types = typed_outputs(faster, 'backbone', 'neck')
+    x = image(1, 3, 96, 128)
+    with torch.no_grad():
+        found, expected = faster(x), model(x)
+    assert types == {'backbone': {torch.bfloat16}, 'neck': {torch.bfloat16}}
+    assert found.dtype == torch.float32
+    assert 0 < difference(found, expected) < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_features_of_regions_are_torchvisions(
+    dtype: torch.dtype, takes_bfloat16: None
+) -> None:
+    from torchvision.ops import roi_align
+
+    faster = optimize_for_inference(build(MASK_RCNN), dtype)
+    rois = torch.tensor([[0, 1.0, 2, 30, 25], [0, 8, 5, 40, 44]])  # of the finest map
+    with torch.no_grad():
+        maps = faster.extract_feat(image(1, 3, 96, 128))
+        assert {m.dtype for m in maps} == {dtype}
+        found = faster.roi_head.bbox_roi_extractor(maps[:4], rois)
+        expected = roi_align(maps[0].float(), rois, (7, 7), 0.25, -1, True)
+        scores, deltas = faster.roi_head.bbox_head(found)
+        masks = faster.roi_head.mask_head(found[:0].new_zeros(0, 256, 14, 14))
+    assert difference(found, expected) < 1e-5
+    assert {t.dtype for t in (found, scores, deltas, masks)} == {torch.float32}
+    assert {p.dtype for p in faster.roi_head.parameters()} == {dtype}
+
+
+@pytest.mark.slow
+def test_a_head_that_may_not_be_safe_keeps_float32(
+    takes_bfloat16: None, said: list[str]
+) -> None:
+    head = dict(
+        DENSE,
+        type='VFNetHead',
+        strides=[8, 16, 32, 64, 128],
+        center_sampling=False,
+        use_atss=True,
+    )
+    model = build(RETINANET, bbox_head=head)
+    faster = optimize_for_inference(model, torch.bfloat16)
+    assert said == ['bfloat16 is not known to be safe in bbox_head: kept in float32']
+    assert {p.dtype for p in faster.bbox_head.parameters()} == {torch.float32}
+    assert {p.dtype for p in faster.neck.parameters()} == {torch.bfloat16}
+    types = typed_outputs(faster, 'backbone', 'neck')
+    x = image(1, 3, 96, 128)
+    with torch.no_grad():
+        # Deformable convolutions refuse other maps than plain ones.
+        found, expected = flat(faster(x)), flat(model(x))
+    assert types == {'backbone': {torch.bfloat16}, 'neck': {torch.float32}}
+    for ours, theirs in zip(found, expected, strict=True):
+        assert 0 < difference(ours, theirs) < 0.05
 
 
 def test_batch_norm_behind_a_mixer_is_not_taken_for_its_own() -> None:
