@@ -6,6 +6,7 @@ from functools import partial
 from logging import INFO, WARNING
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -61,6 +62,7 @@ from mmpoolformer.engine.resumed_settings import (
 )
 from mmpoolformer.engine.resumed_state import check_resumed
 from mmpoolformer.engine.seeding import SeedSteps
+from mmpoolformer.models.borders import cast, is_roi_extractor
 from mmpoolformer.utils.errors import UserError, as_user_error
 
 CHECKPOINT_ERRORS = (
@@ -86,8 +88,40 @@ class CpuAmpOptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Run the forward pass of a training step in bfloat16 where that is safe."""
-        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+        with (
+            super().optim_context(model),
+            regions_in_float32(model),
+            torch.autocast('cpu', torch.bfloat16),
+        ):
             yield
+
+
+@contextmanager
+def regions_in_float32(model: nn.Module) -> Iterator[None]:
+    """Give NMS and RoIAlign float32 while this lasts: mmcv has no others on CPUs.
+
+    What the RPN finds becomes float32, and so do the maps from which the features of
+    its regions are taken.
+    """
+    hooks = []
+    for name, part in model.named_modules():
+        if name.split('.')[-1] == 'rpn_head':
+            hooks.append(part.register_forward_hook(_found_in_float32))
+        elif is_roi_extractor(part):
+            hooks.append(part.register_forward_pre_hook(_maps_in_float32))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _found_in_float32(_: nn.Module, __: tuple, found: Any) -> Any:
+    return cast(found, torch.float32)
+
+
+def _maps_in_float32(_: nn.Module, given: tuple) -> tuple:
+    return cast(given, torch.float32)
 
 
 class ToolRunner(Runner):
@@ -247,11 +281,6 @@ class ToolRunner(Runner):
         """Build the optimizer; on a CPU mixed precision is bfloat16, Adam fused."""
         wanted = isinstance(optim_wrapper, dict) and optim_wrapper.get('type')
         if wanted == 'AmpOptimWrapper' and on_cpu():
-            if hasattr(unwrapped(self.model), 'rpn_head'):
-                raise UserError(
-                    '--amp: on a CPU not for detectors with an RPN, because the NMS '
-                    'of mmcv takes no bfloat16 there; train without it'
-                )
             optim_wrapper = dict(optim_wrapper, type=CpuAmpOptimWrapper)
             for gpu_only in ('loss_scale', 'dtype', 'use_fsdp'):
                 optim_wrapper.pop(gpu_only, None)
