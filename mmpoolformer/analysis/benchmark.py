@@ -70,6 +70,12 @@ class Case:
     dtype: str = 'fp32'
     classifier: bool = False
 
+    @property
+    def how(self) -> str:
+        """The implementation, with the type where it is not float32."""
+        kind = '' if self.dtype == 'fp32' else f' {self.dtype}'
+        return f'{self.implementation}{kind}'
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -356,7 +362,7 @@ def threads(number: int | None) -> Iterator[None]:
 def table(timings: Sequence[Timing]) -> str:
     """Return a Markdown table; `x` is how many times as fast as the first of its kind.
 
-    Of one kind are rows of the same model, task, batch, size and type.
+    Of one kind are rows of the same model, task, batch and size.
     """
     first: dict[tuple, Timing] = {}
     lines = [
@@ -365,18 +371,17 @@ def table(timings: Sequence[Timing]) -> str:
     ]
     for timing in timings:
         case = timing.case
-        kind = (case.model, case.task, case.batch, case.size, case.dtype)
+        kind = (case.model, case.task, case.batch, case.size)
         base = first.setdefault(kind, timing)
         memory = less = ''
         if timing.memory is not None and base.memory:
             memory = f'{timing.memory / 1e6:.0f}'
             less = f'{timing.memory / base.memory:.2f}'
         name = case.model.rsplit('/', 1)[-1].removesuffix('.py')
-        how = case.implementation + ('' if case.dtype == 'fp32' else f' {case.dtype}')
         size = 'x'.join(map(str, case.size))
         cells = (
             name,
-            how,
+            case.how,
             case.task,
             case.batch,
             size,
@@ -408,7 +413,7 @@ def plot(timings: Sequence[Timing], path: str | PathLike) -> None:
     rows: dict[str, list[Timing]] = {}
     for timing in timings:
         case = timing.case
-        label = case.implementation
+        label = case.how
         rows.setdefault(f'{case.model} {label}' if grows else label, []).append(timing)
     for label, row in rows.items():
         if grows:

@@ -35,6 +35,10 @@ EXAMPLES = """examples:
     mmpoolformer benchmark \\
         configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
         --how plain fused folded --size 800 1344
+  the same in both types, against the plain one in float32:
+    mmpoolformer benchmark \\
+        configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
+        --how plain folded --dtype fp32 bf16
   how time grows with the image:
     mmpoolformer benchmark poolformer_s12 --sizes 224 448 896 1344 --plot out.png
 """
@@ -77,7 +81,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     add_size_option(parser, '(default: 512)', default=[512])
     parser.add_argument('--sizes', nargs='+', type=int, help='several square sizes')
-    add_dtype_option(parser, ('fp32', 'bf16'), 'type that is computed in')
+    add_dtype_option(
+        parser, ('fp32', 'bf16'), 'type that is computed in, one or both', several=True
+    )
     parser.add_argument('--threads', type=int, help="default: torch's own choice")
     parser.add_argument('--rounds', type=int, default=9, metavar='N')
     add_device_option(parser)
@@ -124,12 +130,13 @@ def time_all(args: argparse.Namespace) -> list:
     groups = list(product(args.models, args.batch, sizes))
     hows = [h for h in args.how if args.task == 'inference' or h not in FOR_INFERENCE]
     timings = []
-    runs = len(groups) * len(hows) * (args.rounds + 1)
+    runs = len(groups) * len(hows) * len(args.dtype) * (args.rounds + 1)
     with progress_bar(runs, 'timing') as bar:
         for model, batch, size in groups:
             own = [h for h in hows if not (is_config(model) and h in PEERS)]
             cases = [
-                Case(model, how, args.task, batch, size, args.dtype, args.classifier)
+                Case(model, how, args.task, batch, size, dtype, args.classifier)
+                for dtype in args.dtype
                 for how in own
             ]
             timings += measure(

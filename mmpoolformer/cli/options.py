@@ -131,7 +131,10 @@ def add_config_options(
 
 
 def add_dtype_option(
-    parser: argparse._ActionsContainer, choices: Sequence[str], text: str
+    parser: argparse._ActionsContainer,
+    choices: Sequence[str],
+    text: str,
+    several: bool = False,
 ) -> None:
     """Add `--dtype`, one of `choices`; torch's own names stand for the same.
 
@@ -139,13 +142,16 @@ def add_dtype_option(
         parser: The tool's parser, or a group of it.
         choices: Some of `DTYPES`, the default first.
         text: The option's help.
+        several: Whether it takes one or more, and gives a list.
     """
+    first = choices[0]
     parser.add_argument(
         '--dtype',
+        nargs='+' if several else None,
         type=lambda name: SHORT_DTYPES.get(name, name),
         choices=choices,
-        default=choices[0],
-        help=f'{text} (default: %(default)s)',
+        default=[first] if several else first,
+        help=f'{text} (default: {first})',
     )
 
 

@@ -128,6 +128,7 @@ def test_table_compares_with_the_first_of_a_kind() -> None:
             timing('fused', 0.1, 100_000_000),
             timing('timm', 0.8, 800_000_000, batch=4),
             timing('fused', 0.2, 200_000_000, batch=4),
+            timing('folded', 0.05, 100_000_000, dtype='bf16'),
         ]
     ).splitlines()
     assert rows[3] == (
@@ -135,6 +136,9 @@ def test_table_compares_with_the_first_of_a_kind() -> None:
         '| 50% | 100 | 0.25 |'
     )
     assert rows[5].split(' | ')[7:9] == ['20.00', '4.00']
+    # Against the first in float32.
+    assert rows[6].split(' | ')[1] == 'folded bf16'
+    assert rows[6].split(' | ')[8] == '4.00'
 
 
 @pytest.mark.parametrize('sizes', [[(64, 64)], [(64, 64), (128, 128)]])
@@ -150,10 +154,13 @@ def test_plot_is_drawn(sizes: list, tmp_path: Path) -> None:
 def test_tool_times_a_model(tmp_path: Path) -> None:
     tool = ['tools/benchmark.py', 'poolformer_s12', '--device', 'cpu']
     options = ['--how', 'fused', '--size', '256', '--rounds', '1', '--json', 'out.json']
-    done = run_here([*tool, *options], tmp_path)
+    both = ['--dtype', 'fp32', 'bfloat16']
+    done = run_here([*tool, *options, *both], tmp_path)
     assert done['code'] == 0, done['err']
-    assert done['out'].count('| poolformer_s12 |') == 1
-    (row,) = json.loads((tmp_path / 'out.json').read_text())['timings']
+    for how in ('fused', 'fused bf16'):
+        assert done['out'].count(f'| poolformer_s12 | {how} |') == 1
+    row, low = json.loads((tmp_path / 'out.json').read_text())['timings']
+    assert [row['case']['dtype'], low['case']['dtype']] == ['fp32', 'bf16']
     assert row['case']['implementation'] == 'fused'
     assert row['memory'] > 4 * 64 * 64 * 64  # the first map alone
     assert row['seconds'] > 0
