@@ -45,13 +45,19 @@ def _uses_onednn(x: Tensor, weight: Tensor) -> bool:
     rows = x.shape[:-1].numel()
     return (
         x.device.type == 'cpu'
-        and x.dtype == torch.float32
         and _ONEDNN is not None
+        and (x.dtype == torch.float32 or _is_low(x, weight))
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         # For a few rows, copying a transposed weight costs more than it gains.
         and (weight.is_contiguous() or rows > 2 * min(weight.shape))
     )
+
+
+def _is_low(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether both are bfloat16, on a CPU whose oneDNN takes that."""
+    both = x.dtype == weight.dtype == torch.bfloat16
+    return both and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def is_traced() -> bool:
