@@ -184,4 +184,15 @@ def _fold_batch_norms(model: nn.Module) -> nn.Module:
     # Here, as backbones and classifiers work without mmcv and have no BatchNorm.
     from mmcv.cnn.utils import fuse_conv_bn
 
+    _own_convolutions(model)
     return fuse_conv_bn(model)
+
+
+def _own_convolutions(model: nn.Module) -> None:
+    """Copy convolutions that several parts share, each with a BatchNorm of its own."""
+    seen = set()
+    for part in model.modules():
+        for name, child in part._modules.items():
+            if isinstance(child, nn.Conv2d) and child in seen:
+                part._modules[name] = deepcopy(child)
+            seen.add(child)

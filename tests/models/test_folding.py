@@ -281,6 +281,23 @@ def test_batch_norm_behind_a_mixer_is_not_taken_for_its_own() -> None:
         assert all(difference(found, expected) < 1e-5 for found, expected in pairs)
 
 
+@pytest.mark.slow
+def test_levels_that_share_convolutions_keep_their_own_norms() -> None:
+    head = dict(
+        type='RetinaSepBNHead',
+        num_ins=5,
+        stacked_convs=1,
+        norm_cfg=dict(type='BN'),
+        feat_channels=64,
+    )
+    model = build(RETINANET, bbox_head=head)
+    x = image(1, 3, 96, 128)
+    with torch.no_grad():
+        found, expected = (flat(m(x)) for m in (optimize_for_inference(model), model))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert difference(ours, theirs) < 1e-5
+
+
 def flat(outputs: Tensor | list | tuple) -> list[Tensor]:
     if isinstance(outputs, Tensor):
         return [outputs]
