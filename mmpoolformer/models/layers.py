@@ -56,7 +56,8 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W); the result has x's shape and type."""
-        return channel_norm(x, self.weight, self.bias, self.eps)
+        shape = self.normalized_shape
+        return channel_norm(x, shape, self.weight, self.bias, self.eps)
 
 
 @fx.wrap
@@ -76,12 +77,18 @@ def group_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
 
 
 @fx.wrap
-def channel_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
-    """Normalise x (B, C, H, W) over C, half precision in float32."""
+def channel_norm(
+    x: Tensor,
+    shape: tuple[int],
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """Normalise x (B, C, H, W) over C, half precision in float32; `shape` is (C,)."""
     rows = x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
     if x.dtype in HALF:
         rows, weight, bias = rows.float(), _widened(weight), _widened(bias)
-    rows = F.layer_norm(rows, rows.shape[-1:], weight, bias, eps)
+    rows = F.layer_norm(rows, shape, weight, bias, eps)
     return rows.to(x.dtype).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
 
 

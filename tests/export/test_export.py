@@ -294,8 +294,18 @@ def test_candidates_are_mmdets(tmp_path):
     passed = scores > graph.boxes.score_threshold
     assert passed.sum() == len(found.scores) > 100
     torch.testing.assert_close(scores[passed], found.scores)
-    assert torch.equal(labels[passed], found.labels)
-    torch.testing.assert_close(boxes[passed], found.bboxes, atol=1e-3, rtol=1e-5)
+    # Of scores that rounding alone tells apart either may come first.
+    ours, theirs = (
+        torch.cat([found_boxes, 1000 * found_labels[:, None]], 1)
+        for found_boxes, found_labels in (
+            (boxes[passed], labels[passed]),
+            (found.bboxes, found.labels),
+        )
+    )
+    exact = 'donot_use_mm_for_euclid_dist'
+    distances, places = torch.cdist(ours, theirs, compute_mode=exact).min(1)
+    assert distances.max() < 0.01
+    torch.testing.assert_close(found.scores[places], scores[passed])
 
 
 def test_torchscript_candidates_and_torchvision_give_the_detections(tmp_path):
