@@ -295,17 +295,16 @@ def test_candidates_are_mmdets(tmp_path):
     assert passed.sum() == len(found.scores) > 100
     torch.testing.assert_close(scores[passed], found.scores)
     # Of scores that rounding alone tells apart either may come first.
-    ours, theirs = (
-        torch.cat([found_boxes, 1000 * found_labels[:, None]], 1)
-        for found_boxes, found_labels in (
-            (boxes[passed], labels[passed]),
-            (found.bboxes, found.labels),
-        )
-    )
+    ours = torch.cat([boxes, 1000 * labels[:, None], 100 * scores[:, None]], dim=1)[
+        passed
+    ]
+    theirs = [found.bboxes, 1000 * found.labels[:, None], 100 * found.scores[:, None]]
     exact = 'donot_use_mm_for_euclid_dist'
-    distances, places = torch.cdist(ours, theirs, compute_mode=exact).min(1)
+    distances, places = torch.cdist(ours, torch.cat(theirs, 1), compute_mode=exact).min(
+        1
+    )
     assert distances.max() < 0.01
-    torch.testing.assert_close(found.scores[places], scores[passed])
+    assert len(places.unique()) > 0.99 * len(places)  # a few boxes stand twice
 
 
 def test_torchscript_candidates_and_torchvision_give_the_detections(tmp_path):
