@@ -37,6 +37,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    if config.getoption('--long'):
+        return
+    for item in items:
+        if item.get_closest_marker('long'):
+            item.add_marker(pytest.mark.skip(reason='only with --long'))
+
+
 @pytest.fixture(scope='session')
 def long_mode(request: pytest.FixtureRequest) -> bool:
     return request.config.getoption('--long')

@@ -159,8 +159,8 @@ def fork(command: list[object], cwd: Path, **variables: str) -> multiprocessing.
     return process
 
 
-def run_ranks(command: list[object], cwd: Path, count: int = 2) -> str:
-    """Run a tool in processes as a launcher starts them; return what the first prints.
+def run_ranks(command: list[object], cwd: Path, count: int = 2) -> list[str]:
+    """Run a tool in processes as a launcher starts them; return what each prints.
 
     All must succeed.
     """
@@ -180,7 +180,7 @@ def run_ranks(command: list[object], cwd: Path, count: int = 2) -> str:
     outputs = [(cwd / f'output{rank}.txt').read_text() for rank in range(count)]
     for process, output in zip(processes, outputs, strict=True):
         assert process.exitcode == 0, output[-4000:]
-    return outputs[0]
+    return outputs
 
 
 def _run_apart(command: list[object], cwd: Path, variables: dict[str, str]) -> None:
@@ -220,7 +220,8 @@ def _as_a_process(argv: list[str], cwd: Path, variables: dict) -> Iterator[None]
     try:
         with own_handlers(), warnings.catch_warnings():
             warnings.resetwarnings()
-            for kind in (DeprecationWarning, ResourceWarning):  # as Python does
+            # As Python does by itself.
+            for kind in (DeprecationWarning, ImportWarning, ResourceWarning):
                 warnings.simplefilter('ignore', kind)
             # Of mmengine's singletons, because there are several runs in one process.
             warnings.filterwarnings('ignore', '.*instance named of')

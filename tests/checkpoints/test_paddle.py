@@ -190,9 +190,9 @@ FAMILIES = [
     ('poolformer_s12', 512),  # a square last layer
     ('metaformer_pppa_s12_224', 512),
     ('metaformer_ppff_s12_224', 7),  # square spatial layers
-    ('poolformerv2_s12', 512),
-    ('convformer_s18', 5),
     ('caformer_s18', 512),
+    pytest.param('poolformerv2_s12', 512, marks=pytest.mark.long),
+    pytest.param('convformer_s18', 5, marks=pytest.mark.long),
 ]
 
 

@@ -71,8 +71,19 @@ def _as_one(arch: str, options: dict, rank: int) -> int:
     return 0
 
 
-@pytest.mark.parametrize('options', OPTIONS)
-@pytest.mark.parametrize('arch', ['poolformer_s12', 'convformer_s18', 'caformer_s18'])
+@pytest.mark.parametrize(
+    ('arch', 'options'),
+    [
+        *(('poolformer_s12', options) for options in OPTIONS),
+        ('convformer_s18', 'everything'),
+        ('caformer_s18', 'recomputed, frozen'),
+        *(
+            pytest.param(arch, options, marks=pytest.mark.long)
+            for arch in ('convformer_s18', 'caformer_s18')
+            for options in OPTIONS
+        ),
+    ],
+)
 def test_two_processes_train_as_one(arch: str, options: str, tmp_path: Path) -> None:
     work = partial(_as_one, arch, OPTIONS[options])
     assert in_two_processes(work, tmp_path / 'meet') == [0, 0]

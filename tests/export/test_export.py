@@ -93,9 +93,18 @@ def state_hash(model: nn.Module) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [*FAMILIES, 'pit'])
-@pytest.mark.parametrize('build', [backbone, classifier])
-def test_onnx_equals_eager_at_other_sizes(name, build, tmp_path):
+@pytest.mark.parametrize(
+    ('build', 'name'),
+    [
+        *((backbone, name) for name in [*FAMILIES, 'pit']),
+        *((classifier, name) for name in ('poolformer_s12', 'caformer_s18', 'pit')),
+        *(
+            pytest.param(classifier, name, marks=pytest.mark.long)
+            for name in FAMILIES.keys() - {'poolformer_s12', 'caformer_s18'}
+        ),
+    ],
+)
+def test_onnx_equals_eager_at_other_sizes(build, name, tmp_path):
     model = build(name).train()
     before = state_hash(model)
     path = tmp_path / 'model.onnx'

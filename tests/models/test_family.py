@@ -105,7 +105,12 @@ def image(*shape: int) -> torch.Tensor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'name', ['poolformerv2_m36', 'convformer_s18', 'convformer_m36', 'caformer_s36']
+    'name',
+    [
+        *('poolformerv2_m36', 'convformer_s18'),
+        pytest.param('convformer_m36', marks=pytest.mark.long),
+        pytest.param('caformer_s36', marks=pytest.mark.long),
+    ],
 )
 def test_logits_equal_timm(name: str) -> None:
     reference = randomised(timm.create_model(name)).double().eval()
