@@ -19,6 +19,9 @@ if not torch.cuda.is_available():
 
 
 def pytest_configure() -> None:
+    # Autograd counts devices at its first backward pass; after torch.compile it finds
+    # more than the CPU, and then forks of this process can't train.
+    torch.ones(1, requires_grad=True).backward()
     # In the background of a shell Ctrl-C is ignored, as it would be in all children.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
