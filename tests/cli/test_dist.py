@@ -95,6 +95,7 @@ def test_a_sharded_detector_is_tested_by_one_process(tiny: SimpleNamespace) -> N
     assert single['metrics'] == read(work / 'val_results.json')[-1]['metrics']
 
 
+@pytest.mark.long
 def test_a_mistake_of_all_processes_is_told_once(tiny: SimpleNamespace) -> None:
     process = start(
         'tools/dist_train.sh',

@@ -331,6 +331,7 @@ def test_torch_that_torchvision_names(requirements: list[str], torch: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_this_environment_can_train() -> None:
     done = subprocess.run(
         [sys.executable, '-m', 'mmpoolformer.doctor', '--json'],

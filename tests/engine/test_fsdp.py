@@ -118,7 +118,11 @@ def train_both(
 
 @pytest.mark.parametrize(
     'options',
-    [dict(), dict(frozen=2, accumulated=3), dict(bad=(3,), steep=(10,))],
+    [
+        dict(frozen=2, accumulated=3),
+        dict(bad=(3,), steep=(10,)),
+        pytest.param(dict(), marks=pytest.mark.long),
+    ],
 )
 def test_losses_and_checkpoints_are_those_of_whole_models(
     tmp_path: Path, options: dict
