@@ -62,7 +62,7 @@ from mmpoolformer.engine.resumed_settings import (
 )
 from mmpoolformer.engine.resumed_state import check_resumed
 from mmpoolformer.engine.seeding import SeedSteps
-from mmpoolformer.models.borders import cast, is_roi_extractor
+from mmpoolformer.models.neck_and_heads import cast, is_roi_extractor
 from mmpoolformer.utils.errors import UserError, as_user_error
 
 CHECKPOINT_ERRORS = (

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from mmpoolformer.models import block as fusing
 from mmpoolformer.models.block import MetaFormerBlock
-from mmpoolformer.models.borders import optimize_surroundings, read_plain_maps
 from mmpoolformer.models.layers import ChannelNorm, GroupNorm1
 from mmpoolformer.models.metaformer import MetaFormerTrunk
+from mmpoolformer.models.neck_and_heads import optimize_neck_and_heads, read_plain_maps
 from mmpoolformer.ops.products import linear
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
@@ -34,7 +34,7 @@ def optimize_for_inference(
             It stays as it is.
         dtype: `torch.float32`, or `torch.bfloat16`: then backbones and classifiers of
             this family compute in bfloat16, and so do necks and heads that are known to
-            be safe in it (see `optimize_surroundings`); results are float32. On CPUs
+            be safe in it (see `optimize_neck_and_heads`); results are float32. On CPUs
             without instructions for it, bfloat16 is slower, so all keep float32 and a
             warning says so.
         compiled: Whether trunks are compiled too (`torch.compile`, with dynamic sizes
@@ -66,7 +66,7 @@ def optimize_for_inference(
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, MetaFormerTrunk):
-                given = optimize_surroundings(parent, child, dtype)
+                given = optimize_neck_and_heads(parent, child, dtype)
                 trunk = _optimized_trunk(child, dtype, compiled, given)
                 setattr(parent, name, trunk)
     return model

@@ -166,7 +166,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect what is logged of necks and heads."""
     lines = []
     monkeypatch.setattr(
-        'mmpoolformer.models.borders.print_log', lambda text, *_: lines.append(text)
+        'mmpoolformer.models.neck_and_heads.print_log',
+        lambda text, *_: lines.append(text),
     )
     return lines
 

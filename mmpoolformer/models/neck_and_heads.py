@@ -1,4 +1,4 @@
-"""Necks and heads around a backbone for inference: types and layouts at their borders.
+"""Neck and heads of a model for inference: types and layouts at both of their ends.
 
 A whole model in bfloat16 takes the layers of its neck and heads along. What they find
 is handed out in float32 at the end of a head's `forward`, so that boxes and scores are
@@ -23,7 +23,7 @@ HEADS = ('AnchorHead', 'AnchorFreeHead', 'BBoxHead', 'FCNMaskHead', 'BaseDecodeH
 OTHERS = ('TOODHead', 'EMAHead', 'LightHamHead')
 
 
-def optimize_surroundings(
+def optimize_neck_and_heads(
     model: nn.Module, backbone: nn.Module, dtype: torch.dtype
 ) -> torch.dtype:
     """Lay out neck and heads beside a backbone, in bfloat16 if asked for and safe.
