@@ -53,7 +53,7 @@ class ProgressHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Count the iteration and show its figures."""
-        self.bar.set_postfix_str(figures(runner, outputs or {}), refresh=False)
+        self.bar.set_postfix_str(figures(runner), refresh=False)
         self.bar.update()
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -100,19 +100,15 @@ class ProgressHook(Hook):
         )
 
 
-def figures(runner: Runner, losses: dict) -> str:
-    """Return what a bar says of an iteration.
-
-    Args:
-        runner: The runner, after the iteration.
-        losses: What the step has returned.
-    """
+def figures(runner: Runner) -> str:
+    """Return what a bar says of the last iteration."""
     hub = runner.message_hub
     # mmengine's estimate: tqdm's counts evaluations as slow iterations.
     left = hub.runtime_info.get('eta')
     shown = [] if left is None else [f'{tqdm.format_interval(left)} left']
-    if 'loss' in losses:
-        shown.append(f'loss {torch.as_tensor(losses["loss"]).item():.3g}')
+    # mmengine has taken it from the device for its log: that waits for the device.
+    if 'train/loss' in hub.log_scalars:
+        shown.append(f'loss {hub.get_scalar("train/loss").current():.3g}')
     rate, *_ = learning_rates(runner.optim_wrapper).values()
     shown.append(f'lr {rate:.1e}')
     if 'train/time' in hub.log_scalars:
