@@ -11,6 +11,8 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmpoolformer.engine.per_class import PerClass
 from mmpoolformer.utils.errors import UsageError
 
+NO_TRUTH = 65535  # in label maps: what is ignored
+
 
 @dataclass(frozen=True)
 class Classified:
@@ -37,7 +39,7 @@ class Segmented:
         path: Where it is from.
         pairs: True and found class of pixels, (P, 2), each pair once.
         counts: How many pixels have each pair, (P,).
-        maps: True and found class of each pixel, as PNG files.
+        maps: True (or `NO_TRUTH`) and found class of each pixel, as PNG files.
     """
 
     path: str
@@ -140,10 +142,10 @@ def _of_segmentor(ignored: int, classes: int, sample: dict) -> Segmented:
     counts = np.bincount(truth[known] * classes + found[known])
     places = np.flatnonzero(counts)
     pairs = np.stack(np.divmod(places, classes), axis=1)
-    maps = _as_png(np.where(known, truth, -1)), _as_png(found)
+    maps = _as_png(np.where(known, truth, NO_TRUTH)), _as_png(found)
     return Segmented(sample['img_path'], pairs, counts[places], maps)
 
 
 def _as_png(labels: np.ndarray) -> bytes:
-    """Return a label map as a PNG of 16 bits; what is ignored, -1, as 65535."""
+    """Return a label map as a PNG of 16 bits."""
     return cv2.imencode('.png', labels.astype(np.uint16))[1].tobytes()

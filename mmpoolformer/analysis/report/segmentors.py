@@ -16,15 +16,13 @@ from mmpoolformer.analysis.report.parts import (
     fitted,
     fitted_map,
 )
-from mmpoolformer.engine.outcomes import Segmented, Tested
+from mmpoolformer.engine.outcomes import NO_TRUTH, Segmented, Tested
 from mmpoolformer.visual.drawing import (
     IGNORED,
     arrange,
     class_colours,
     draw_segmentation,
 )
-
-NO_TRUTH = 65535  # as `Segmented.maps` writes it
 
 
 def explain_segmentor(tested: Tested) -> Report:
