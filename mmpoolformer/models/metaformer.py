@@ -176,12 +176,12 @@ class MetaFormer(MetaFormerTrunk):
         n_stages = len(variant.depths)
         self.out_indices = checked_indices(out_indices, n_stages)
         self.frozen_stages = checked_stages(frozen_stages, n_stages)
-        self.out_channels = tuple(variant.dims[i] for i in self.out_indices)
         strides = [4 * 2**i for i in range(n_stages)]
-        self.out_strides = tuple(strides[i] for i in self.out_indices)
         self.feature_info = feature_info(
             'stages', variant.dims, strides, self.out_indices
         )
+        self.out_channels = tuple(self.feature_info.channels())
+        self.out_strides = tuple(self.feature_info.reduction())
         for i in self.out_indices:
             self.add_module(f'norm{i}', family_norm(variant, variant.dims[i]))
         del self.stages[self.out_indices[-1] + 1 :]

@@ -174,12 +174,12 @@ class PiT(PiTTrunk):
         self.frozen_stages = checked_stages(frozen_stages, n_stages)
         # The next power of two: 8 for steps of 7 and 8 pixels.
         first = 1 << (variant.stride - 1).bit_length()
-        self.out_channels = tuple(variant.dims[i] for i in self.out_indices)
         strides = [first * 2**i for i in range(n_stages)]
-        self.out_strides = tuple(strides[i] for i in self.out_indices)
         self.feature_info = feature_info(
             'transformers', variant.dims, strides, self.out_indices
         )
+        self.out_channels = tuple(self.feature_info.channels())
+        self.out_strides = tuple(self.feature_info.reduction())
         for i in self.out_indices:
             self.add_module(f'norm{i}', ChannelNorm(variant.dims[i], eps=1e-6))
         del self.transformers[self.out_indices[-1] + 1 :]
