@@ -199,11 +199,8 @@ def test_a_training_on_sound_data_says_so_in_a_line(here: Path, outcomes: dict) 
     assert (here / 'sound' / 'data_check.json').is_file()
 
 
-def test_the_first_process_of_a_job_speaks_for_all(
-    here: Path, tmp_path: Path, long_mode: bool
-) -> None:
-    if not long_mode:
-        pytest.skip('only with --long; test_dist.py has a mistake of two processes')
+@pytest.mark.long
+def test_the_first_process_of_a_job_speaks_for_all(here: Path, tmp_path: Path) -> None:
     process = start(
         *('tools/dist_train.sh', here / 'bad_det.py', 2, '--work-dir', tmp_path / 'x'),
         PORT=free_port(),

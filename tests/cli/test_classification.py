@@ -294,9 +294,8 @@ def test_unreadable_pictures_are_skipped_and_counted_when_asked(
     assert 'class_2/3.png' in found.out
 
 
-def test_two_processes_train_as_one(pictures: SimpleNamespace, long_mode: bool) -> None:
-    if not long_mode:
-        pytest.skip('only with --long; test_dist.py has a segmentor')
+@pytest.mark.long
+def test_two_processes_train_as_one(pictures: SimpleNamespace) -> None:
     options = [
         '--cfg-options',
         'randomness.seed=5',

@@ -61,12 +61,11 @@ def test_two_processes_train_and_measure_as_one(
     assert_close(weights, expected, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_two_machines_train_as_one_with_two_processes(
-    tiny: SimpleNamespace, two: SimpleNamespace, long_mode: bool
+    tiny: SimpleNamespace, two: SimpleNamespace
 ) -> None:
     """Each is a launch of its own, as the documentation says; both on this machine."""
-    if not long_mode:
-        pytest.skip('only with --long')
     work, port = tiny.folder / 'nodes', free_port()
     words = 'tools/dist_train.sh', tiny.segmentation, 1, '--work-dir', work, *HALF
     nodes = [

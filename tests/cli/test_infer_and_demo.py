@@ -329,12 +329,12 @@ def test_nothing_unfinished_is_left(here: Path, outcomes: dict) -> None:
     assert not list(here.rglob('*.part*'))
 
 
-@pytest.mark.parametrize('end', ['SIGINT', 'SIGTERM'])
+@pytest.mark.parametrize(
+    'end', [pytest.param('SIGINT', marks=pytest.mark.long), 'SIGTERM']
+)
 def test_what_the_quickstart_trained_is_shown_until_the_end(
-    models: Models, tmp_path: Path, end: str, long_mode: bool
+    models: Models, tmp_path: Path, end: str
 ) -> None:
-    if end == 'SIGINT' and not long_mode:
-        pytest.skip('only with --long')
     folder = tmp_path / 'work_dirs' / 'quickstart'
     folder.mkdir(parents=True)
     config = models.config('detection').read_text()

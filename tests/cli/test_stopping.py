@@ -96,13 +96,9 @@ def check_gone(work: Path) -> None:
     assert not of_run(work)
 
 
-@pytest.mark.parametrize('whom', ['all', 'first'])
-def test_ctrl_c_leaves_no_process(
-    tiny: SimpleNamespace, whom: str, long_mode: bool
-) -> None:
+@pytest.mark.parametrize('whom', [pytest.param('first', marks=pytest.mark.long), 'all'])
+def test_ctrl_c_leaves_no_process(tiny: SimpleNamespace, whom: str) -> None:
     """A terminal signals all processes; `kill -INT` the first alone."""
-    if whom == 'first' and not long_mode:
-        pytest.skip('only with --long')
     work = tiny.folder / f'interrupted_{whom}'
     process = train('tools/train.py', work, tiny.config)
     wait_for(lambda: len(steps_done(work)) > 2, process)
@@ -136,12 +132,11 @@ def test_a_lost_process_restarts_all_from_the_last_checkpoint(
     check_gone(work)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1'])
 def test_processes_that_are_stopped_save_at_the_same_iteration(
-    tiny: SimpleNamespace, name: str, long_mode: bool
+    tiny: SimpleNamespace, name: str
 ) -> None:
-    if not long_mode:
-        pytest.skip('only with --long')
     work = tiny.folder / f'stopped_by_{name}'
     process = train(
         *('tools/dist_train.sh', work, tiny.config, 2),
@@ -158,12 +153,10 @@ def test_processes_that_are_stopped_save_at_the_same_iteration(
     check_gone(work)
 
 
-@pytest.mark.parametrize('moment', ['start', 'training'])
-def test_processes_end_with_their_launcher(
-    tiny: SimpleNamespace, moment: str, long_mode: bool
-) -> None:
-    if moment == 'start' and not long_mode:
-        pytest.skip('only with --long')
+@pytest.mark.parametrize(
+    'moment', [pytest.param('start', marks=pytest.mark.long), 'training']
+)
+def test_processes_end_with_their_launcher(tiny: SimpleNamespace, moment: str) -> None:
     work = tiny.folder / f'orphans_{moment}'
     process = train(
         *('tools/dist_train.sh', work, tiny.config, 2),
