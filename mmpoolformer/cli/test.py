@@ -54,7 +54,8 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
     )
     rows = None
     if args.report:
-        from mmpoolformer.analysis.report import read_rows, write_report  # the same
+        # matplotlib: not for --help
+        from mmpoolformer.analysis.report import read_rows, write_report
 
         with as_user_error('', (OSError,)):
             Path(args.report).mkdir(parents=True, exist_ok=True)
