@@ -1,14 +1,13 @@
 """The MetaFormer block and the stage that is a row of them."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from mmpoolformer.models import block as fusing
 from mmpoolformer.models.base import RecomputedSequential, resampled_position
 from mmpoolformer.models.layers import (
     ChannelNorm,
@@ -133,15 +132,15 @@ class MetaFormerBlock(nn.Module):
 
     def mix_tokens(self, x: Tensor) -> Tensor:
         """Apply the first half, which moves information in space."""
-        if self.fused and fusing.fuses_mixing(self, x):
-            return fusing.mix_tokens(self, x)
+        if self.fused and fuses_mixing(self, x):
+            return mix_tokens_fused(self, x)
         branch = self.layer_scale1(self.token_mixer(self.norm1(x)))
         return self._added(self.res_scale1, x, branch)
 
     def mix_channels(self, x: Tensor) -> Tensor:
         """Apply the second half, which sees each cell alone."""
-        if self.fused and fusing.fuses_mlp(self, x):
-            return fusing.mix_channels(self, x)
+        if self.fused and fuses_mlp(self, x):
+            return mix_channels_fused(self, x)
         branch = self.layer_scale2(self.mlp(self.norm2(x)))
         return self._added(self.res_scale2, x, branch)
 
@@ -209,11 +208,7 @@ class MetaFormerStage(nn.Module):
         return self.blocks(x)
 
 
-if TYPE_CHECKING:
-    from mmpoolformer.models.block import MetaFormerBlock
-
-
-def fuses_mixing(block: 'MetaFormerBlock', x: Tensor) -> bool:
+def fuses_mixing(block: MetaFormerBlock, x: Tensor) -> bool:
     """Tell whether the first half is one that `pool_residual` computes for x."""
     return (
         block.residual
@@ -225,7 +220,7 @@ def fuses_mixing(block: 'MetaFormerBlock', x: Tensor) -> bool:
     )
 
 
-def fuses_mlp(block: 'MetaFormerBlock', x: Tensor) -> bool:
+def fuses_mlp(block: MetaFormerBlock, x: Tensor) -> bool:
     """Tell whether the second half is one that `mlp_residual` computes for x.
 
     Not in float16, whose range the gradients would leave.
@@ -243,7 +238,7 @@ def fuses_mlp(block: 'MetaFormerBlock', x: Tensor) -> bool:
     )
 
 
-def mix_tokens(block: 'MetaFormerBlock', x: Tensor) -> Tensor:
+def mix_tokens_fused(block: MetaFormerBlock, x: Tensor) -> Tensor:
     """Compute the first half of a block; x and the result are (B, C, H, W)."""
     factors = block.norm1.weight
     if block.norm1.bias is not None:
@@ -262,7 +257,7 @@ def mix_tokens(block: 'MetaFormerBlock', x: Tensor) -> Tensor:
     )
 
 
-def mix_channels(block: 'MetaFormerBlock', x: Tensor) -> Tensor:
+def mix_channels_fused(block: MetaFormerBlock, x: Tensor) -> Tensor:
     """Compute the second half of a block; x and the result are (B, C, H, W)."""
     weights = branch_weights(block)
     return mlp_residual(
@@ -289,7 +284,7 @@ class BranchWeights(NamedTuple):
     factors: Tensor | None
 
 
-def branch_weights(block: 'MetaFormerBlock') -> BranchWeights:
+def branch_weights(block: MetaFormerBlock) -> BranchWeights:
     """Return the numbers of the MLP's branch.
 
     The two of StarReLU and the layer scale are behind the second layer's sum, so they
@@ -319,7 +314,7 @@ def _widened(x: Tensor, *scales: nn.Module) -> Tensor:
     return x
 
 
-def _kept(block: 'MetaFormerBlock', x: Tensor) -> Tensor | None:
+def _kept(block: MetaFormerBlock, x: Tensor) -> Tensor | None:
     """Return each image's factor of drop path (B, 1, 1, 1), `None` where it is 1."""
     if not block.training or type(block.drop_path) is nn.Identity:
         return None

@@ -7,8 +7,12 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmpoolformer.models import block as fusing
-from mmpoolformer.models.block import MetaFormerBlock
+from mmpoolformer.models.block import (
+    ACTIVATIONS,
+    MetaFormerBlock,
+    branch_weights,
+    fuses_mlp,
+)
 from mmpoolformer.models.layers import ChannelNorm, GroupNorm1
 from mmpoolformer.models.metaformer import MetaFormerTrunk
 from mmpoolformer.models.neck_and_heads import optimize_neck_and_heads, read_plain_maps
@@ -115,14 +119,14 @@ class FoldedBlock(nn.Module):
     """A block for inference, made from the one that was trained.
 
     Args:
-        block: A block whose halves `models.fusing` computes.
+        block: A block whose MLP is fused, see `fuses_mlp`.
     """
 
     def __init__(self, block: MetaFormerBlock) -> None:
         super().__init__()
         block = deepcopy(block)
-        self.activation = fusing.ACTIVATIONS[type(block.mlp.act)]
-        weight1, bias1, weight2, bias2, factors = fusing.branch_weights(block)
+        self.activation = ACTIVATIONS[type(block.mlp.act)]
+        weight1, bias1, weight2, bias2, factors = branch_weights(block)
         if type(block.norm2) in (GroupNorm1, ChannelNorm):
             weight1, bias1 = _norm_folded(block.norm2, weight1, bias1)
         if factors is not None:
@@ -168,7 +172,7 @@ def _optimized_trunk(
     for stage in trunk.stages:
         stage.channels_last = True
         for i, block in enumerate(stage.blocks):
-            if fusing.fuses_mlp(block, torch.empty(0)):
+            if fuses_mlp(block, torch.empty(0)):
                 stage.blocks[i] = FoldedBlock(block)
     result = trunk if dtype == torch.float32 else _Typed(trunk, dtype, given)
     if not compiled:
