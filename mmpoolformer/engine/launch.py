@@ -40,8 +40,8 @@ from mmpoolformer.engine.hooks.draw import DrawPictures
 from mmpoolformer.engine.hooks.fold import OptimizeModel
 from mmpoolformer.engine.hooks.logs import TrainingLog, ValidationLog, dump_metric
 from mmpoolformer.engine.hooks.progress import ProgressHook
-from mmpoolformer.engine.hooks.report import RunReport, ending
 from mmpoolformer.engine.hooks.stop import StopOnSignal
+from mmpoolformer.engine.hooks.summary import RunSummary, ending
 from mmpoolformer.engine.lock import locked
 from mmpoolformer.engine.outcomes import Tested, keep_outcomes
 from mmpoolformer.engine.per_class import keep_per_class
@@ -251,7 +251,7 @@ def _train(request: StopRequest, job: Training, config: Config) -> None:
     older = _prepare_config(job, config)
     with locked(config.work_dir):
         runner = _prepared_runner(job, config, older, (validations, stop))
-        report = RunReport(job.config, validations)
+        report = RunSummary(job.config, validations)
         with report_full_disk(), stop.patient_readers(), _shown(job, runner, report):
             runner.train()
     if is_main_process():
@@ -260,7 +260,7 @@ def _train(request: StopRequest, job: Training, config: Config) -> None:
 
 
 @contextmanager
-def _shown(job: Job, runner: ToolRunner, report: RunReport) -> Iterator[None]:
+def _shown(job: Job, runner: ToolRunner, report: RunSummary) -> Iterator[None]:
     """Report on what runs in the block, unless mmengine does so itself."""
     if job.verbose:
         yield
@@ -329,7 +329,7 @@ def _test(job: Testing, config: Config) -> Tested | None:
         runner.register_hook(_pictures(job, config))
     if job.optimize:
         runner.register_hook(OptimizeModel(job.dtype))
-    with _shown(job, runner, RunReport(job.config)):
+    with _shown(job, runner, RunSummary(job.config)):
         metrics = runner.test()
     if not is_main_process():
         return None

@@ -28,7 +28,7 @@ MAIN = 'mIoU'
 PERCENT = ('mIoU', 'mDice', 'mFscore', 'aAcc', 'mAcc', 'accuracy/top1')
 
 
-class RunReport(Hook):
+class RunSummary(Hook):
     """Print what will run, and each evaluation with its difference to the best.
 
     Args:

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from tiny_training import STEPS, VALIDATION, settings, train
 
 from mmpoolformer.engine.hooks.logs import ValidationLog
-from mmpoolformer.engine.hooks.report import RunReport, ending, example_picture
+from mmpoolformer.engine.hooks.summary import RunSummary, ending, example_picture
 
 
 def reported(config: Config) -> tuple[Runner, ValidationLog]:
@@ -19,7 +19,7 @@ def reported(config: Config) -> tuple[Runner, ValidationLog]:
     file = folder / 'given.py'
     config.dump(file)
     config = Config.fromfile(file)
-    runner = train(config, validations, RunReport('config.py', validations))
+    runner = train(config, validations, RunSummary('config.py', validations))
     return runner, validations
 
 
