@@ -320,7 +320,9 @@ def peak_memory(case: Case, device: str = 'cpu') -> int | None:
         return torch.cuda.max_memory_allocated() - before
     if not (PROCESS / 'clear_refs').exists():
         return None
-    context = get_context('spawn')
+    context = get_context('forkserver')
+    # Once, not for each case, as it takes seconds.
+    context.set_forkserver_preload([__name__])
     with context.Pool(1) as pool:
         grown = pool.apply(_grown, (case, torch.get_num_threads()))
         # Where SIGTERM is ignored, the pool could not be ended otherwise.

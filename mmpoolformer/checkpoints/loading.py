@@ -9,7 +9,6 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from mmpoolformer.checkpoints.errors import CheckpointError, entry_cure
@@ -334,6 +333,8 @@ def _fit_channels(module: nn.Module, native: dict[str, Tensor]) -> int | None:
         theirs, channels = native[key], own[key].shape[1]
         fits = theirs[:, :1].shape == own[key][:, :1].shape
         if fits and channels != theirs.shape[1] == 3:
+            from timm.models import adapt_input_conv  # seconds: not to read files
+
             native[key] = adapt_input_conv(channels, theirs)
             return channels
     return None

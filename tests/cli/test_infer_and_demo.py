@@ -329,9 +329,9 @@ def test_nothing_unfinished_is_left(here: Path, outcomes: dict) -> None:
     assert not list(here.rglob('*.part*'))
 
 
-@pytest.mark.parametrize(
-    'end', [pytest.param('SIGINT', marks=pytest.mark.long), 'SIGTERM']
-)
+# tests/test_commands.py interrupts another page.
+@pytest.mark.long
+@pytest.mark.parametrize('end', ['SIGINT', 'SIGTERM'])
 def test_what_the_quickstart_trained_is_shown_until_the_end(
     models: Models, tmp_path: Path, end: str
 ) -> None:

@@ -113,16 +113,21 @@ def test_ctrl_c_leaves_no_process(tiny: SimpleNamespace, whom: str) -> None:
     check_gone(work)
 
 
+@pytest.mark.parametrize('count', [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_lost_process_restarts_all_from_the_last_checkpoint(
-    tiny: SimpleNamespace,
+    tiny: SimpleNamespace, count: int
 ) -> None:
-    work = tiny.folder / 'lost'
+    work = tiny.folder / f'lost_of_{count}'
     process = train(
-        *('tools/dist_train.sh', work, tiny.config, 2),
+        *('tools/dist_train.sh', work, tiny.config, count),
         **dict(PORT=free_port(), MAX_RESTARTS='1'),
     )
     wait_for(lambda: len(steps_done(work)) > 2, process)
-    lost = [n for n, variables in of_run(work).items() if variables.get('RANK') == '1']
+    lost = [
+        n
+        for n, variables in of_run(work).items()
+        if variables.get('RANK') == str(count - 1)
+    ]
     os.kill(min(lost), signal.SIGKILL)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output[-5000:]

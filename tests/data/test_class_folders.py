@@ -114,6 +114,7 @@ def test_layouts_without_classes_are_named(
         TimmDataset(str(tmp_path))
 
 
+@pytest.mark.long
 def test_ties_are_broken_by_the_plain_name_in_every_process(tmp_path: Path) -> None:
     names = ('A', 'a', 'B', 'b', '1', '01', '001')
     write(tmp_path, *(f'{name}/0.png' for name in names))
