@@ -100,6 +100,7 @@ def count(module: object) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MILLIONS)
 def test_model_has_the_stated_parameters(name: str) -> None:
     assert round(count(on_meta(name)) / 1e6, 1) == MILLIONS[name]
@@ -150,6 +151,7 @@ def test_imagenet_weights_by_default(name: str) -> None:
 SMALL = [name for name in TRANSFERRED if not re.search('s(24|36)', name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name',
     [

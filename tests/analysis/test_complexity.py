@@ -85,6 +85,7 @@ def test_parameters_and_sums_outside_the_parts_are_the_rest() -> None:
     assert result.by_stage == {'fc': Part(20, 4 * 15), '(rest)': Part(5, 4 * 15)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SMALL_ZOO)
 def test_published_counts(name: str) -> None:
     result = count_named(name)
@@ -188,6 +189,7 @@ def test_size_below_one() -> None:
         count(nn.Conv2d(3, 1, 1), (0, 32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['poolformer_m36', 'caformer_s18', 'pit_b'])
 def test_channels_and_strides_are_those_of_the_maps(name: str) -> None:
     backbone = create_model(name, features_only=True)

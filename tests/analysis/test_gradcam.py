@@ -238,6 +238,7 @@ def red_classifier(name: str) -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CLASSIFIERS)
 def test_evidence_lies_in_the_corner(name: str) -> None:
     model = red_classifier(name)
@@ -246,6 +247,7 @@ def test_evidence_lies_in_the_corner(name: str) -> None:
     assert_peaks(heat, CORNER, factor=1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CLASSIFIERS)
 def test_upside_down_upside_down(name: str) -> None:
     model = red_classifier(name)

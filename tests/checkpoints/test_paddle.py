@@ -196,6 +196,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('name', 'num_classes'), FAMILIES)
 def test_linear_layers_of_every_family_are_turned(tmp_path, name, num_classes) -> None:
     weights, arrays = family_arrays(name, num_classes)

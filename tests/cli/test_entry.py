@@ -108,6 +108,7 @@ def result(here: Path, name: str, *words: str) -> list:
     return read(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', TOOLS)
 def test_an_entry_is_as_its_file_alone(name: str, here: Path) -> None:
     refused = ran(here, name, 'both.pth')

@@ -71,6 +71,7 @@ def _as_one(arch: str, options: dict, rank: int) -> int:
     return 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('arch', 'options'),
     [

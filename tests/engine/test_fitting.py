@@ -86,6 +86,7 @@ AUXILIARY = {'auxiliary_head': [{**FCN, 'in_index': 2}]}
 AUXILIARY['auxiliary_head'][0].pop('_delete_')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('build', 'changes', 'message'),
     [

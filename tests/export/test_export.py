@@ -23,6 +23,8 @@ from mmpoolformer.models import MetaFormer, MetaFormerClassifier, PiT, PiTClassi
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.models.windows import any_size, for_any_size
 
+pytestmark = pytest.mark.slow
+
 TINY = dict(depths=(1, 1, 1, 1), dims=(16, 32, 64, 64))
 FAMILIES = {
     'poolformer_s12': {},

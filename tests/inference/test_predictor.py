@@ -21,6 +21,8 @@ from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.images import PictureError
 from mmpoolformer.utils.results import Classes, Regions, Result
 
+pytestmark = pytest.mark.slow
+
 
 def arrays(result: Result) -> list[np.ndarray]:
     """Return all that was found."""

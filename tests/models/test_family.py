@@ -49,6 +49,7 @@ def test_parameters_equal_the_original(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_original_files_load(name: str, tmp_path: Path) -> None:
     weights = golden_state_dict(name)
@@ -74,6 +75,7 @@ def order(value: torch.Tensor) -> tuple[float, ...]:
     return (value.numel(), *value.flatten()[:3].tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', LOGITS)
 def test_logits_equal_the_original(name: str) -> None:
     # In float64, so that the error is the golden numbers' own on every machine.

@@ -64,6 +64,7 @@ def test_classes_are_those_of_the_scenes(config):
         assert tuple(dataset.metainfo['classes']) == expected
 
 
+@pytest.mark.slow
 def test_every_parameter_learns_from_a_batch(config):
     model = build_model(config).train()
     loader = Runner.build_dataloader(config.train_dataloader, seed=0)
