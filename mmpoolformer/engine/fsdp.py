@@ -19,6 +19,7 @@ from torch.distributed import fsdp
 from torch.optim import Optimizer
 
 from mmpoolformer.engine.distributed import on_cpu
+from mmpoolformer.engine.optimizers import by_name
 from mmpoolformer.models.block import MetaFormerBlock
 from mmpoolformer.utils.errors import UserError
 
@@ -83,8 +84,7 @@ def shard_model(model: nn.Module) -> None:
 
 def shard_loaded_steps(wrapper: OptimWrapper | OptimWrapperDict) -> None:
     """Let optimizers of a model that is sharded load unsharded states."""
-    several = isinstance(wrapper, OptimWrapperDict)
-    for one in wrapper.optim_wrappers.values() if several else [wrapper]:
+    for one in by_name(wrapper).values():
         one.optimizer.register_load_state_dict_pre_hook(_share_out_steps)
 
 

@@ -18,6 +18,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from mmpoolformer.checkpoints.loading import unwrapped
 from mmpoolformer.engine.loops import DONE
+from mmpoolformer.engine.optimizers import by_name
 from mmpoolformer.engine.resuming import check_files, is_count, is_name, kind, refused
 from mmpoolformer.utils.text import first_few
 
@@ -140,10 +141,10 @@ def _check_history(history: object, part: str) -> None:
 
 def _check_optimizers(wrapper: OptimWrapper | OptimWrapperDict, saved: object) -> None:
     _need_kind(saved, dict, 'optimizer')
-    if not isinstance(wrapper, OptimWrapperDict):
+    own = by_name(wrapper)
+    if '' in own:
         _check_optimizer(wrapper, saved, 'optimizer')
         return
-    own = dict(wrapper.items())
     _need(saved.keys() == own.keys(), 'optimizer', f'not those called {", ".join(own)}')
     for name, one in own.items():
         _need_kind(saved[name], dict, f'optimizer.{name}')

@@ -1,12 +1,10 @@
 """mmengine's Runner with what the tools need more: safeguards, and training on CPUs."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from logging import INFO, WARNING
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -18,10 +16,9 @@ from mmengine.model import (
     is_model_wrapper,
     revert_sync_batchnorm,
 )
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
-from mmengine.utils import digit_version
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -54,6 +51,16 @@ from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, read_first
 from mmpoolformer.engine.hooks.finite import FiniteGuard
 from mmpoolformer.engine.hooks.norms import AverageStatistics
 from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
+from mmpoolformer.engine.mixed_precision import (
+    CpuAmpOptimWrapper,
+    prepare_for_bfloat16,
+    wants_amp,
+)
+from mmpoolformer.engine.optimizers import (
+    check_accumulation,
+    keep_layouts,
+    with_fused_adam,
+)
 from mmpoolformer.engine.resumed_settings import (
     replay_schedules,
     report_differences,
@@ -62,7 +69,6 @@ from mmpoolformer.engine.resumed_settings import (
 )
 from mmpoolformer.engine.resumed_state import check_resumed
 from mmpoolformer.engine.seeding import SeedSteps
-from mmpoolformer.models.neck_and_heads import cast, is_roi_extractor
 from mmpoolformer.utils.errors import UserError, as_user_error
 
 CHECKPOINT_ERRORS = (
@@ -79,49 +85,6 @@ CHECKPOINT_ERRORS = (
 # What configs call mmengine's hook.
 CHECKPOINT_HOOKS = ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook)
 RESUME_PARTS = ('meta', 'message_hub', 'optimizer')
-FUSED_ADAM_SINCE = '2.4'  # torch's first with fused steps on CPUs
-
-
-class CpuAmpOptimWrapper(OptimWrapper):
-    """Mixed precision on a CPU: bfloat16 autocast, which needs no loss scaling."""
-
-    @contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Run the forward pass of a training step in bfloat16 where that is safe."""
-        with (
-            super().optim_context(model),
-            regions_in_float32(model),
-            torch.autocast('cpu', torch.bfloat16),
-        ):
-            yield
-
-
-@contextmanager
-def regions_in_float32(model: nn.Module) -> Iterator[None]:
-    """Give NMS and RoIAlign float32 while this lasts: mmcv has no others on CPUs.
-
-    What the RPN finds becomes float32, and so do the maps from which the features of
-    its regions are taken.
-    """
-    hooks = []
-    for name, part in model.named_modules():
-        if name.split('.')[-1] == 'rpn_head':
-            hooks.append(part.register_forward_hook(_found_in_float32))
-        elif is_roi_extractor(part):
-            hooks.append(part.register_forward_pre_hook(_maps_in_float32))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _found_in_float32(_: nn.Module, __: tuple, found: Any) -> Any:
-    return cast(found, torch.float32)
-
-
-def _maps_in_float32(_: nn.Module, given: tuple) -> tuple:
-    return cast(given, torch.float32)
 
 
 class ToolRunner(Runner):
@@ -242,9 +205,12 @@ class ToolRunner(Runner):
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """Wrap the model for a distributed job; on CPUs without device numbers.
 
-        SyncBN runs on GPUs alone; plain BatchNorm takes its place on CPUs. A model
-        of which something is to be sharded stays as it is until that is done.
+        SyncBN runs on GPUs alone; plain BatchNorm takes its place on CPUs, where mixed
+        precision needs a prepared model, too. A model of which something is to be
+        sharded stays as it is until that is done.
         """
+        if wants_amp(self.optim_wrapper) and on_cpu():
+            prepare_for_bfloat16(model)
         is_whole = not shards(self.cfg)
         is_ours = self.distributed and (on_cpu() or not is_whole)
         if not is_ours or is_model_wrapper(model):
@@ -279,8 +245,7 @@ class ToolRunner(Runner):
         self, optim_wrapper: torch.optim.Optimizer | OptimWrapper | dict
     ) -> OptimWrapper:
         """Build the optimizer; on a CPU mixed precision is bfloat16, Adam fused."""
-        wanted = isinstance(optim_wrapper, dict) and optim_wrapper.get('type')
-        if wanted == 'AmpOptimWrapper' and on_cpu():
+        if wants_amp(optim_wrapper) and on_cpu():
             optim_wrapper = dict(optim_wrapper, type=CpuAmpOptimWrapper)
             for gpu_only in ('loss_scale', 'dtype', 'use_fsdp'):
                 optim_wrapper.pop(gpu_only, None)
@@ -288,8 +253,8 @@ class ToolRunner(Runner):
         if isinstance(optim_wrapper, dict) and on_cpu():
             optim_wrapper = with_fused_adam(optim_wrapper)
         built = super().build_optim_wrapper(optim_wrapper)
-        if isinstance(built, OptimWrapperDict):
-            check_accumulation(built)
+        check_accumulation(built)
+        keep_layouts(built)
         return built
 
     @property
@@ -427,40 +392,3 @@ class ToolRunner(Runner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         self._has_loaded = True
         return checkpoint
-
-
-def check_accumulation(wrapper: OptimWrapperDict) -> None:
-    """Refuse several optimizers of which one accumulates gradients.
-
-    mmengine does not count their iterations when a training is resumed.
-
-    Raises:
-        UserError: Naming the optimizer.
-    """
-    for name, one in wrapper.items():
-        if one._accumulative_counts > 1:
-            raise UserError(
-                f'optim_wrapper {name}: accumulative_counts='
-                f'{one._accumulative_counts} is only for one optimizer; with several '
-                'leave it out and take a larger batch size'
-            )
-
-
-def with_fused_adam(optim_wrapper: dict) -> dict:
-    """Return an optimizer wrapper's config with `fused=True` for Adam and AdamW.
-
-    PyTorch chooses that by itself on no device. On two CPU cores a step of a model with
-    22 million parameters took 15 ms so, against 50 ms by its default.
-
-    Args:
-        optim_wrapper: The config, which stays as it is. One that chooses between
-            `fused`, `foreach` and neither by itself is returned unchanged.
-    """
-    optimizer = optim_wrapper.get('optimizer', {})
-    if (
-        digit_version(torch.__version__) < digit_version(FUSED_ADAM_SINCE)
-        or optimizer.get('type') not in ('Adam', 'AdamW')
-        or {'fused', 'foreach', 'capturable', 'differentiable'} & set(optimizer)
-    ):
-        return optim_wrapper
-    return {**optim_wrapper, 'optimizer': {**optimizer, 'fused': True}}

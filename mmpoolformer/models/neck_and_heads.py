@@ -63,13 +63,8 @@ def optimize_neck_and_heads(
 def read_plain_maps(model: nn.Module) -> None:
     """Give RoI extractors float32 maps in the plain layout; mmcv reads no others."""
     for part in model.modules():
-        if is_roi_extractor(part):
+        if 'BaseRoIExtractor' in _bases(part):
             part.forward = partial(_run_plainly, part.forward)
-
-
-def is_roi_extractor(part: nn.Module) -> bool:
-    """Tell whether a module takes the features of regions from maps."""
-    return 'BaseRoIExtractor' in _bases(part)
 
 
 def _run_plainly(forward: Callable, maps: Any, *args: Any, **kwargs: Any) -> Tensor:

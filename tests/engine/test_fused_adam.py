@@ -2,8 +2,8 @@ import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
 
-from mmpoolformer.engine import runner
-from mmpoolformer.engine.runner import with_fused_adam
+from mmpoolformer.engine import optimizers
+from mmpoolformer.engine.optimizers import keep_layouts, with_fused_adam
 
 
 def config(**optimizer: object) -> dict:
@@ -46,6 +46,31 @@ def test_other_optimizers_and_own_choices_stay(optimizer: dict) -> None:
 
 
 def test_older_torch_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, 'FUSED_ADAM_SINCE', '99.0')
+    monkeypatch.setattr(optimizers, 'FUSED_ADAM_SINCE', '99.0')
     wrapper = config(type='AdamW', lr=0.01)
     assert with_fused_adam(wrapper) is wrapper
+
+
+@pytest.mark.parametrize('saved', [torch.contiguous_format, torch.channels_last])
+def test_what_is_resumed_takes_the_layout_of_the_weights(
+    saved: torch.memory_format,
+) -> None:
+    """torch walks through both by memory: other strides are other numbers."""
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        wrapper = config(type='AdamW', lr=0.1, fused=fused)
+        optim = build_optim_wrapper(model, wrapper)
+        keep_layouts(optim)
+        x = torch.randn(4, 3, 8, 8)
+        optim.update_params(model(x).square().sum())
+        state = optim.state_dict()
+        for known in state['state'].values():
+            for name, value in known.items():
+                if value.dim() == 4:
+                    known[name] = value.contiguous(memory_format=saved)
+        optim.load_state_dict(state)
+        optim.update_params(model(x).sin().sum())
+        results.append(model.weight.detach())
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)

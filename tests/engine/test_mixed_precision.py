@@ -1,16 +1,21 @@
 """Training in bfloat16 on a CPU, where mmcv's NMS and RoIAlign take float32 alone."""
 
 from contextlib import nullcontext
+from copy import deepcopy
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.structures import InstanceData
 from tiny_data import write_data, write_detection_config
 from torch import nn
 
-from mmpoolformer.engine.runner import CpuAmpOptimWrapper
+from mmpoolformer.engine.mixed_precision import (
+    CpuAmpOptimWrapper,
+    prepare_for_bfloat16,
+)
 
 pytestmark = pytest.mark.slow
 PARTS = ('neck', 'rpn_head.rpn_conv', 'roi_head.bbox_head.fc_cls')
@@ -41,6 +46,8 @@ def step(config: Config, amp: bool) -> tuple[dict, nn.Module, dict]:
             )
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         wrapper = CpuAmpOptimWrapper(optimizer)
+        if amp:
+            prepare_for_bfloat16(model)
         torch.manual_seed(1)  # the same proposals are drawn
         with wrapper.optim_context(model) if amp else nullcontext():
             total, values = model.parse_losses(model(**batch, mode='loss'))
@@ -69,10 +76,24 @@ def test_mask_rcnn_has_near_the_losses_of_float32(config: Config) -> None:
         assert (ours.grad is None) == (theirs.grad is None), name
 
 
-def test_nothing_is_left_behind(config: Config) -> None:
-    _, model, _ = step(config, amp=True)
-    for part in (model.rpn_head, model.roi_head.bbox_roi_extractor):
-        assert not part._forward_hooks and not part._forward_pre_hooks
-    maps = [torch.randn(1, 32, 64 >> i, 64 >> i).bfloat16() for i in range(4)]
-    with pytest.raises(NotImplementedError, match='BFloat16'):
-        model.roi_head.bbox_roi_extractor(maps, torch.tensor([[0, 1.0, 1, 9, 9]]))
+def test_a_prepared_model_and_its_copy_predict_as_before(config: Config) -> None:
+    """Evaluation is in float32, and mmengine's average of weights is a copy."""
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        model = MODELS.build(config.model).eval()
+        batch = pseudo_collate([DATASETS.build(config.val_dataloader.dataset)[0]])
+    with torch.no_grad():
+        expected = found_by(model, batch)
+        prepare_for_bfloat16(model)
+        assert not model.neck.fpn_convs[0].conv.weight.is_contiguous()
+        copy = deepcopy(model)
+        for parameter in model.parameters():
+            parameter.zero_()
+        found = found_by(copy, batch)
+    assert len(found.scores) > 5
+    torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.bboxes, expected.bboxes, rtol=1e-3, atol=1e-2)
+
+
+def found_by(model: nn.Module, batch: dict) -> InstanceData:
+    return model.test_step(deepcopy(batch))[0].pred_instances

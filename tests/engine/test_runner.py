@@ -16,7 +16,7 @@ from mmpoolformer.checkpoints import loading
 from mmpoolformer.checkpoints.loading import fill_model, fill_partly
 from mmpoolformer.data.checks.built import SAMPLES, check_dataset, explain_empty
 from mmpoolformer.engine.hooks.logs import DumpSegResults
-from mmpoolformer.engine.runner import CpuAmpOptimWrapper
+from mmpoolformer.engine.mixed_precision import CpuAmpOptimWrapper
 from mmpoolformer.engine.tta import use_tta
 from mmpoolformer.utils.errors import UserError
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,6 +14,7 @@ from torch.optim import Optimizer
 from mmpoolformer.engine.distributed import all_true
 from mmpoolformer.engine.fsdp import is_sharded, own_shard
 from mmpoolformer.engine.hooks.logs import learning_rates
+from mmpoolformer.engine.optimizers import by_name
 from mmpoolformer.registry import HOOKS
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.files import write_json
@@ -80,9 +80,7 @@ class FiniteGuard(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Look at gradients right before each step of the optimizer."""
-        wrapper = runner.optim_wrapper
-        several = isinstance(wrapper, OptimWrapperDict)
-        for one in wrapper.optim_wrappers.values() if several else [wrapper]:
+        for one in by_name(runner.optim_wrapper).values():
             one.optimizer.register_step_pre_hook(self._check_gradients)
         self.scale = loss_scale(runner)
 

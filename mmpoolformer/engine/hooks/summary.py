@@ -18,6 +18,7 @@ from mmpoolformer.checkpoints.loading import unwrapped
 from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook
 from mmpoolformer.engine.hooks.curves import PICTURE
 from mmpoolformer.engine.hooks.logs import ValidationLog
+from mmpoolformer.engine.optimizers import by_name
 from mmpoolformer.utils.files import plain
 from mmpoolformer.utils.progress import say
 from mmpoolformer.utils.text import first_few, wrapped
@@ -143,9 +144,8 @@ def training_facts(runner: Runner) -> dict[str, str]:
 
 def optimizer_facts(wrapper: OptimWrapper) -> str:
     """Return the kinds of the optimizers, and the highest rate after a warm-up."""
-    wrappers = getattr(wrapper, 'optim_wrappers', {'': wrapper}).values()
     texts = []
-    for one in wrappers:
+    for one in by_name(wrapper).values():
         groups = one.optimizer.param_groups
         rate = max(group.get('initial_lr', group['lr']) for group in groups)
         texts.append(f'{type(one.optimizer).__name__}, learning rate {rate:g}')
