@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         RandFormer,
         create_model,
         list_models,
+        save_pretrained,
     )
     from mmpoolformer.utils.paths import config_path
 
@@ -39,6 +40,7 @@ _HOMES = {
     'RandFormer': 'mmpoolformer.models',
     'create_model': 'mmpoolformer.models',
     'list_models': 'mmpoolformer.models',
+    'save_pretrained': 'mmpoolformer.models',
     'config_path': 'mmpoolformer.utils.paths',
 }
 
@@ -57,6 +59,7 @@ __all__ = [
     'config_path',
     'create_model',
     'list_models',
+    'save_pretrained',
 ]
 
 

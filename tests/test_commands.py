@@ -357,6 +357,11 @@ RULES = [
     ),
     Rule(r'python tools/plot_curves.py work_dirs/a --list', says='bbox_mAP'),
     Rule(r'python tools/plot_curves.py .*', makes=('curves.png',)),
+    Rule(
+        r'python tools/convert_checkpoint.py CHECKPOINT my_detector .*',
+        words={'CHECKPOINT': 'checkpoint.pth', 'CONFIG': 'config.py'},
+        makes=tuple(f'my_detector/{name}' for name in ('config.*', '*.safetensors')),
+    ),
     Rule(r'python tools/convert_checkpoint.py .*'),
     Rule(
         r'python tools/export.py (MODEL_OR_)?CONFIG .*',

@@ -200,13 +200,15 @@ def _write(result: dict, destination: Path) -> None:
         raise CheckpointError(f'cannot write {destination}: {error}') from error
 
 
-def _write_safetensors(weights: dict[str, Tensor], file: BinaryIO) -> None:
+def write_safetensors(weights: Mapping[str, Tensor], file: BinaryIO) -> None:
+    """Write weights as a `.safetensors` file."""
     # Imported here: the other formats don't need it.
     from safetensors.torch import save
 
     # The format knows neither views nor shared memory.
-    file.write(save({k: v.contiguous().clone() for k, v in weights.items()}))
+    file.write(save({k: v.contiguous().clone() for k, v in weights.items()}, META))
 
 
+META = {'format': 'pt'}  # transformers asks for it
 # What writes the files that hold weights and nothing else, by their endings.
-FLAT = {'.safetensors': _write_safetensors, paddle.SUFFIX: paddle.write_paddle}
+FLAT = {'.safetensors': write_safetensors, paddle.SUFFIX: paddle.write_paddle}

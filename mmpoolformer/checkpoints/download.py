@@ -1,5 +1,6 @@
 """Downloads that are complete or not there: by huggingface-hub, and by pooch."""
 
+import contextlib
 import os
 import re
 from functools import partial
@@ -15,7 +16,12 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util import Retry
 
-from mmpoolformer.checkpoints.errors import DownloadError, cause_of
+from mmpoolformer.checkpoints.errors import (
+    DownloadError,
+    MissingFileError,
+    cause_of,
+)
+from mmpoolformer.checkpoints.folders import CONFIG, FILES, PROCESSOR
 
 CACHE_VARIABLE = 'MMPOOLFORMER_CACHE'
 LOCAL = ('localhost', '127.0.0.1', '::1')
@@ -108,6 +114,8 @@ def fetch_from_hub(
         The file's path.
 
     Raises:
+        MissingFileError: If there is no such file, or not in the cache when
+            huggingface-hub is offline.
         DownloadError: If the file can't be had whole and right.
     """
     # Imported here: slow.
@@ -117,7 +125,10 @@ def fetch_from_hub(
         hf_hub_url,
         try_to_load_from_cache,
     )
-    from huggingface_hub.errors import HTTPError  # base of its HTTP library's errors
+    from huggingface_hub.errors import (
+        HTTPError,  # base of its HTTP library's errors
+        OfflineModeIsEnabled,
+    )
 
     where = dict(filename=file, revision=revision)
     url = hf_hub_url(repository, **where)
@@ -134,7 +145,10 @@ def fetch_from_hub(
                 repository, cache_dir=cache_dir, tqdm_class=_LimitedBar, **where
             )
     except (OSError, HTTPError) as error:
-        raise DownloadError(
+        code = getattr(getattr(error, 'response', None), 'status_code', None)
+        is_offline = isinstance(error, OfflineModeIsEnabled)
+        kind = MissingFileError if code == 404 or is_offline else DownloadError
+        raise kind(
             f'cannot download {url} from the Hugging Face hub ({cause_of(error)}): set '
             f'HF_ENDPOINT to a mirror, {_CURE}'
         ) from error
@@ -143,6 +157,36 @@ def fetch_from_hub(
         Path(path).unlink(missing_ok=True)
         raise DownloadError(f'{url} has the sha256 {digest}, expected was {sha256}')
     return Path(path)
+
+
+def fetch_repository(repository: str, revision: str = 'main') -> Path:
+    """Download a model's repository of the Hugging Face hub, or find it in the cache.
+
+    Only what is data is asked for: `model.safetensors`, `config.json` and
+    `preprocessor_config.json`, of which only the first must be there.
+
+    Args:
+        repository: `OWNER/NAME`.
+        revision: Branch, tag or commit.
+
+    Returns:
+        The folder of the files.
+
+    Raises:
+        DownloadError: If the weights can't be had whole and right.
+    """
+    # Imported here: slow.
+    from huggingface_hub import try_to_load_from_cache
+
+    where = dict(revision=revision)
+    cached = (
+        try_to_load_from_cache(repository, f, **where) for f in (FILES[0], CONFIG)
+    )
+    if not all(isinstance(path, str) for path in cached):
+        for file in (CONFIG, PROCESSOR):
+            with contextlib.suppress(MissingFileError):
+                fetch_from_hub(repository, file, revision)
+    return fetch_from_hub(repository, FILES[0], revision).parent
 
 
 def _fetch_by_pooch(url: str, sha256: str | None, folder: Path) -> Path:

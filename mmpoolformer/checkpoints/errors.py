@@ -41,6 +41,10 @@ class DownloadError(CheckpointError):
     """A download that failed; nothing is left under the file's final name."""
 
 
+class MissingFileError(DownloadError):
+    """A file that a repository of the Hugging Face hub does not have."""
+
+
 def entry_cure(entry: str) -> str:
     """Say how one of several models in a file is chosen.
 

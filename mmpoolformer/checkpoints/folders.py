@@ -14,6 +14,8 @@ INDICES = tuple(f'{name}.index.json' for name in FILES)
 ENDINGS = ('.safetensors', '.bin', '.pth', '.pt', '.ckpt', '.tar', '.pdparams')
 MOST_INDEX = 2**24  # bytes, 100 or so a tensor
 CONFIG = 'config.json'
+PROCESSOR = 'preprocessor_config.json'
+OURS = 'mmpoolformer'  # the entry of a config that `save_pretrained` writes
 PREPARATION = ('input_size', 'mean', 'std', 'crop_pct', 'interpolation')
 NO_NAME = re.compile(r'LABEL_\d+')  # transformers' for classes without one
 
@@ -69,7 +71,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
         folder: As `save_pretrained` of transformers (`id2label` of its config.json) or
             of timm (`label_names`) writes it.
     """
-    config = _read_dict(folder / CONFIG)
+    config = read_config(folder)
     names = config.get('label_names') or config.get('id2label')
     if isinstance(names, dict):
         names = [names.get(str(i)) for i in range(len(names))]
@@ -89,13 +91,18 @@ def preparation(folder: Path) -> dict:
     Returns:
         Options of `timm.data.create_transform`, as they stand there.
     """
-    config = _read_dict(folder / CONFIG).get('pretrained_cfg')
+    config = read_config(folder).get('pretrained_cfg')
     if isinstance(config, dict):
         return {key: config[key] for key in PREPARATION if key in config}
-    processor = _read_dict(folder / 'preprocessor_config.json')
+    processor = _read_dict(folder / PROCESSOR)
     if not processor.get('do_normalize'):
         return {}
     return {'mean': processor.get('image_mean'), 'std': processor.get('image_std')}
+
+
+def read_config(folder: Path) -> dict:
+    """Return what the config.json of a folder holds; empty if it is none."""
+    return _read_dict(folder / CONFIG)
 
 
 def _read_dict(path: Path) -> dict:

@@ -8,7 +8,7 @@ from mmpoolformer.checkpoints.loading import read_source
 from mmpoolformer.utils.text import nearest
 
 # The empty prefix is mmengine's for paths.
-SCHEMES = ('', 'file://', 'http://', 'https://', 'zoo://', 'timm://')
+SCHEMES = ('', 'file://', 'http://', 'https://', 'zoo://', 'timm://', 'hf://')
 
 # mmengine's functions that give the tables of names, by scheme.
 TABLES = {
@@ -24,8 +24,9 @@ def register_safe_loaders() -> None:
 
     When a file can't be read safely, mmengine's own loaders read it in the unsafe way,
     and run what is in it; ours refuses. It is used for `load_from`, `resume` and
-    pretrained parts alike, for every scheme that mmengine knows, and adds `zoo://` and
-    `timm://`. For the main functions of tools; importing the package changes nothing.
+    pretrained parts alike, for every scheme that mmengine knows, and adds `zoo://`,
+    `timm://` and `hf://`. For the main functions of tools; importing the package
+    changes nothing.
     """
     # Imported here: it brings the whole runner with it.
     from mmengine.runner import CheckpointLoader

@@ -12,6 +12,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from mmpoolformer.checkpoints.errors import CheckpointError, entry_cure
+from mmpoolformer.checkpoints.folders import OURS
 from mmpoolformer.checkpoints.keymaps import (
     convert_state_dict,
     detect_format,
@@ -113,7 +114,7 @@ def load_weights(
     Args:
         module: A backbone or classifier of this package, or timm's of the same name.
         source: What `read_source` takes (a path, a URL, `zoo://NAME`, `timm://NAME`,
-            each perhaps with `#ENTRY`), or a state dict.
+            `hf://OWNER/NAME`, each perhaps with `#ENTRY`), or a state dict.
         fresh: Names, or starts of names, that may be missing or of another shape and
             then keep the model's values: by default the output norms, which ImageNet
             files don't hold; add `'head.fc'` for another number of classes.
@@ -309,8 +310,8 @@ def _warn_of_head(module: nn.Module, content: Mapping, name: str) -> None:
     in any other file may come from a training in timm.
     """
     meta = content.get('meta')
-    ours = isinstance(meta, Mapping) and 'mmengine_version' in meta
-    published = name.startswith('timm://')
+    ours = isinstance(meta, Mapping) and {'mmengine_version', OURS} & set(meta)
+    published = name.startswith(('timm://', 'hf://timm/', 'hf://sail/'))
     differs = getattr(getattr(module, 'head', None), 'timm_averages_first', False)
     if differs and not ours and not published:
         print_log(

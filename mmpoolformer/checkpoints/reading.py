@@ -38,10 +38,12 @@ from mmpoolformer.checkpoints.errors import (
     errors_of,
 )
 from mmpoolformer.checkpoints.folders import (
+    OURS,
     checkpoint_files,
     class_names,
     joined,
     preparation,
+    read_config,
 )
 from mmpoolformer.checkpoints.keymaps import without_marks
 from mmpoolformer.checkpoints.paddle import SUFFIX, read_paddle
@@ -97,6 +99,8 @@ def read_checkpoint(path: str | os.PathLike, *, trust: bool = False) -> dict:
             meta['dataset_meta'] = {'classes': names}
         if prepared := preparation(path):
             meta['preparation'] = prepared
+        if OURS in read_config(path):
+            meta[OURS] = True
         return {**whole, 'meta': meta} if meta else whole
     if not path.is_file():
         raise FileNotFoundError(f'no checkpoint file {str(path)!r}')

@@ -1,12 +1,17 @@
 """Published weights by name, and everything else that a source can be."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from mmpoolformer.checkpoints.download import fetch, fetch_from_hub
+from mmpoolformer.checkpoints.download import (
+    fetch,
+    fetch_from_hub,
+    fetch_repository,
+)
 from mmpoolformer.checkpoints.errors import DownloadError
 from mmpoolformer.utils.text import did_you_mean, nearest
 
@@ -231,12 +236,13 @@ def resolve_source(source: str | os.PathLike) -> Path:
 
     Args:
         source: A path, `file://...`, `http://...` or `https://...` (a hash may follow
-            as `#sha256=...`), `zoo://NAME` with a name of `ZOO`, or `timm://NAME` with
-            a name of timm's, such as `timm://poolformer_s12.sail_in1k`. Downloads are
-            cached.
+            as `#sha256=...`), `zoo://NAME` with a name of `ZOO`, `timm://NAME` with a
+            name of timm's, such as `timm://poolformer_s12.sail_in1k`, or
+            `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`, a model's repository of the
+            Hugging Face hub. Downloads are cached.
 
     Returns:
-        The file's path.
+        The file's path; of a repository the folder's.
 
     Raises:
         ValueError: If the scheme or the name is unknown.
@@ -254,9 +260,11 @@ def resolve_source(source: str | os.PathLike) -> Path:
         return fetch(entry.url, entry.sha256)
     if scheme == 'timm':
         return _from_timm(rest)
+    if scheme == 'hf':
+        return fetch_repository(*_hub_place(source))
     raise ValueError(
         f'source {source!r}: no scheme {scheme!r}; give a path, file://, http://, '
-        'https://, zoo://NAME or timm://NAME'
+        'https://, zoo://NAME, timm://NAME or hf://OWNER/NAME'
     )
 
 
@@ -266,6 +274,14 @@ def _entry(name: str) -> ZooEntry:
             f'zoo://{name}: no such name; did you mean {nearest(name, ZOO)}?'
         )
     return ZOO[name]
+
+
+def _hub_place(source: str) -> tuple[str, str]:
+    """Return the repository and the revision that `hf://OWNER/NAME@REVISION` names."""
+    place = re.fullmatch(r'hf://([\w.-]+/[\w.-]+)(?:@([^#?]+))?', source)
+    if not place:
+        raise ValueError(f'{source}: give hf://OWNER/NAME or hf://OWNER/NAME@REVISION')
+    return place[1], place[2] or 'main'
 
 
 def _from_timm(name: str) -> Path:

@@ -11,7 +11,7 @@ from mmpoolformer.utils.paths import RANDOM, is_config, split_entry
 # How all commands name a model, and what its weights may be; see
 # `mmpoolformer.inference.weights`, which finds them.
 MODEL = 'a name of mmpoolformer.list_models(), timm/NAME, or a config file'
-WEIGHTS = f'path, URL, zoo://NAME, timm://NAME or {RANDOM}'
+WEIGHTS = f'path, URL, zoo://NAME, timm://NAME, hf://OWNER/NAME or {RANDOM}'
 NO_CHECKPOINT = (
     "default: a name's published weights, which are downloaded, or those that the "
     'config names: its load_from, else its init_cfg'

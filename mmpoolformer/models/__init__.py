@@ -3,6 +3,7 @@
 from mmpoolformer.models.classifier import MetaFormerClassifier
 from mmpoolformer.models.factory import create_model, list_models
 from mmpoolformer.models.folding import optimize_for_inference
+from mmpoolformer.models.hub import save_pretrained
 from mmpoolformer.models.metaformer import (
     CAFormer,
     ConvFormer,
@@ -44,4 +45,5 @@ __all__ = [
     'list_models',
     'optimize_for_inference',
     'resolve_variant',
+    'save_pretrained',
 ]

@@ -39,13 +39,13 @@ class PretrainedModule(BaseModule):
     def init_weights(self) -> None:
         """Load pretrained weights if `init_cfg` asks for them.
 
-        `dict(type='Pretrained', checkpoint=X)`: X is a path, a URL, `zoo://NAME` or
-        `timm://NAME`, perhaps with `#ENTRY`, see `read_source`, in any key format that
-        `mmpoolformer.checkpoints` knows; an optional `prefix` names the part of the
-        file to take, an optional `fresh` parameters that start anew, such as
-        `['head.fc']` for other classes. Other initialisers are mmengine's. The first
-        layer of RGB weights is made to fit `in_channels` by timm's rule. Without
-        `init_cfg` the parameters stay as constructed.
+        `dict(type='Pretrained', checkpoint=X)`: X is a path, a URL, `zoo://NAME`,
+        `timm://NAME` or `hf://OWNER/NAME`, perhaps with `#ENTRY`, see `read_source`,
+        in any key format that `mmpoolformer.checkpoints` knows; an optional `prefix`
+        names the part of the file to take, an optional `fresh` parameters that start
+        anew, such as `['head.fc']` for other classes. Other initialisers are
+        mmengine's. The first layer of RGB weights is made to fit `in_channels` by
+        timm's rule. Without `init_cfg` the parameters stay as constructed.
 
         Raises:
             ValueError: If the file lacks a parameter or has one of another shape.

@@ -1,22 +1,22 @@
 """Models by name, as plain modules outside any config."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatch
-from functools import partial
 from os import PathLike
 
 from torch import nn
 
 from mmpoolformer.checkpoints import OUTPUT_NORMS, ZOO, load_weights
 from mmpoolformer.models.classifier import MetaFormerClassifier
+from mmpoolformer.models.hub import SavedModel, is_saved, read_saved
 from mmpoolformer.models.metaformer import MetaFormer
 from mmpoolformer.models.pit import PiT, PiTClassifier
-from mmpoolformer.models.variants import PIT, VARIANTS
+from mmpoolformer.models.variants import PIT, VARIANTS, PiTVariant
 from mmpoolformer.utils.text import nearest
 
 
 def _metaformer(
-    name: str,
+    known: SavedModel,
     num_classes: int,
     features_only: bool,
     in_channels: int,
@@ -27,20 +27,19 @@ def _metaformer(
 ) -> nn.Module:
     if features_only:
         return MetaFormer(
-            VARIANTS[name],
+            known.variant,
             in_channels=in_channels,
             drop_path_rate=drop_path_rate,
             with_cp=with_cp,
             **maps,
         )
     return MetaFormerClassifier(
-        name, num_classes, in_channels, drop_path_rate, drop_rate, with_cp
+        known.variant, num_classes, in_channels, drop_path_rate, drop_rate, with_cp
     )
 
 
 def _pit(
-    arch: str,
-    distilled: bool,
+    known: SavedModel,
     num_classes: int,
     features_only: bool,
     in_channels: int,
@@ -50,22 +49,25 @@ def _pit(
     **maps: Sequence[int],
 ) -> nn.Module:
     options = dict(
-        distilled=distilled,
+        distilled=known.distilled,
         in_channels=in_channels,
         drop_path_rate=drop_path_rate,
         with_cp=with_cp,
     )
     if features_only:
-        return PiT(arch, **options, **maps)
-    return PiTClassifier(arch, num_classes, drop_rate=drop_rate, **options)
+        return PiT(known.variant, **options, **maps)
+    return PiTClassifier(known.variant, num_classes, drop_rate=drop_rate, **options)
 
 
-# What builds the model of each name, from the other options of `create_model`.
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    **{name: partial(_metaformer, name) for name in VARIANTS},
+# The model of each name.
+NAMED = {
     **{
-        f'pit_{arch}{"_distilled" if distilled else ""}': partial(_pit, arch, distilled)
-        for arch in PIT
+        name: SavedModel(variant, num_classes=ZOO[name].num_classes)
+        for name, variant in VARIANTS.items()
+    },
+    **{
+        f'pit_{arch}{"_distilled" * distilled}': SavedModel(variant, distilled, 1000)
+        for arch, variant in PIT.items()
         for distilled in (False, True)
     },
 }
@@ -77,7 +79,7 @@ def list_models(pattern: str = '*') -> list[str]:
     Args:
         pattern: Which of them, with the wildcards of file names: `'caformer_*'`.
     """
-    return [name for name in BUILDERS if fnmatch(name, pattern)]
+    return [name for name in NAMED if fnmatch(name, pattern)]
 
 
 def create_model(
@@ -88,28 +90,30 @@ def create_model(
     *,
     pretrained: bool = False,
     out_indices: Sequence[int] | None = None,
-    in_channels: int = 3,
+    in_channels: int | None = None,
     drop_path_rate: float = 0.0,
     drop_rate: float = 0.0,
     with_cp: bool = False,
 ) -> nn.Module:
-    """Build a model by name.
+    """Build a model by name, or one that was saved.
 
     Args:
-        name: One of `list_models()`, such as `'poolformer_s12'`.
-        checkpoint: Weights to load: a path, a URL, `zoo://NAME` or `timm://NAME`,
-            perhaps with `#ENTRY`, in any known key format. `None` leaves the random
-            initialisation.
+        name: One of `list_models()`, such as `'poolformer_s12'`, or with weights:
+            `hf://OWNER/NAME` of the Hugging Face hub, or the path of a folder, see
+            `save_pretrained`.
+        checkpoint: Weights to load: a path, a URL, `zoo://NAME`, `timm://NAME` or
+            `hf://OWNER/NAME`, perhaps with `#ENTRY`, in any known key format. `None`
+            leaves a model by name as it is initialised, at random.
         num_classes: Classes of the classifier, not used with `features_only`; by
-            default those of the published weights: 1000, or 21,841 (`..._in21k`).
+            default those of the weights: 1000, or 21,841 (`..._in21k`). Of others the
+            last layer of a pretrained classifier stays random, as in timm.
         features_only: Whether to build the dense backbone (images to a tuple of
             maps) instead of the classifier (images to logits). Its `feature_info`
             describes the maps as timm's does.
-        pretrained: Whether to load the published weights, `zoo://NAME`. The last
-            layer of a classifier of other classes then stays random, as in timm.
+        pretrained: Whether to load the published weights of a name, `zoo://NAME`.
         out_indices: Stages whose maps the backbone gives out, counted from 0; by
-            default all.
-        in_channels: Channels of the image.
+            default all, or those of the saved one.
+        in_channels: Channels of the image; by default 3, or those of the saved one.
         drop_path_rate: Drop-path rate of the last block, in [0, 1).
         drop_rate: Dropout rate of the classifier's head, in [0, 1); not used with
             `features_only`.
@@ -127,17 +131,21 @@ def create_model(
         >>> [tuple(m.shape) for m in model(torch.zeros(1, 3, 64, 64))]
         [(1, 64, 16, 16), (1, 128, 8, 8), (1, 320, 4, 4), (1, 512, 2, 2)]
     """
-    if name not in BUILDERS:
-        raise ValueError(f'no model {name!r}: did you mean {nearest(name, BUILDERS)}?')
-    if pretrained and checkpoint is not None:
-        raise ValueError('give checkpoint or pretrained=True, not both')
+    known, source = _known(name, pretrained)
+    if source and checkpoint is not None:
+        raise ValueError('give checkpoint or pretrained weights, not both')
     if out_indices is not None and not features_only:
         raise ValueError(f'out_indices={out_indices}: only with features_only=True')
-    published = ZOO[name].num_classes
-    model = BUILDERS[name](
-        num_classes=published if num_classes is None else num_classes,
+    if known.num_classes is None and not features_only:
+        raise ValueError(f'{name} holds a backbone: give features_only=True')
+    if features_only and out_indices is None:
+        out_indices = known.out_indices
+    build = _pit if isinstance(known.variant, PiTVariant) else _metaformer
+    model = build(
+        known,
+        num_classes=known.num_classes if num_classes is None else num_classes,
         features_only=features_only,
-        in_channels=in_channels,
+        in_channels=known.in_channels if in_channels is None else in_channels,
         drop_path_rate=drop_path_rate,
         drop_rate=drop_rate,
         with_cp=with_cp,
@@ -145,11 +153,20 @@ def create_model(
     )
     if checkpoint is not None:
         load_weights(model, checkpoint)
-    if pretrained:
-        is_other = num_classes not in (None, published) and not features_only
+    if source:
+        is_other = num_classes not in (None, known.num_classes) and not features_only
         fresh = _last_layers(model, num_classes) if is_other else []
-        load_weights(model, f'zoo://{name}', fresh=(*OUTPUT_NORMS, *fresh))
+        load_weights(model, source, fresh=(*OUTPUT_NORMS, *fresh))
     return model
+
+
+def _known(name: str, pretrained: bool) -> tuple[SavedModel, str | None]:
+    """Return which model is meant, and the weights to load, if any."""
+    if name in NAMED:
+        return NAMED[name], f'zoo://{name}' if pretrained else None
+    if not is_saved(name):
+        raise ValueError(f'no model {name!r}: did you mean {nearest(name, NAMED)}?')
+    return read_saved(name), str(name)
 
 
 def _last_layers(model: nn.Module, num_classes: int) -> list[str]:

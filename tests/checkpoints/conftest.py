@@ -15,6 +15,7 @@ class FileServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(('127.0.0.1', 0), _Handler)
         self.content = bytes(range(256)) * 4000
+        self.files = {}  # contents by path, in place of that for every path
         self.etag = '"one"'
         self.content_type = 'application/octet-stream'
         self.failures = []  # answers to give first, such as 503
@@ -53,12 +54,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header('Content-Length', '0')
             self.end_headers()
             return
-        body = server.content
+        body = server.files.get(self.path, None if server.files else server.content)
+        if body is None:
+            self.send_response(404)
+            self.send_header('X-Error-Code', 'EntryNotFound')
+            self.send_header('Content-Length', '0')
+            self.end_headers()
+            return
         self.send_response(200)
         self.send_header('Content-Type', server.content_type)
         if server.length:
             self.send_header('Content-Length', str(server.length_said or len(body)))
-        self.send_header('ETag', server.etag)
+        etag = hashlib.sha256(body).hexdigest() if server.files else server.etag
+        self.send_header('ETag', etag)
         self.send_header('X-Repo-Commit', 'c' * 40)  # as the hub does
         self.end_headers()
         if self.command == 'HEAD':
@@ -83,3 +91,21 @@ def server(monkeypatch):
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def hub(server, monkeypatch):
+    """The server as a mirror of the hub."""
+    endpoint = f'http://127.0.0.1:{server.server_port}'
+    monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', endpoint)
+    template = endpoint + '/{repo_id}/resolve/{revision}/{filename}'
+    monkeypatch.setattr(
+        'huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE', template
+    )
+    monkeypatch.setattr(
+        'huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE',
+        template,
+        raising=False,
+    )
+    server.etag = f'"{server.sha256}"'
+    return server

@@ -200,24 +200,6 @@ def test_two_processes_fetch_once(server, tmp_path) -> None:
 # -- the Hugging Face hub -------------------------------------------------------
 
 
-@pytest.fixture
-def hub(server, monkeypatch):
-    """The server as a mirror of the hub."""
-    endpoint = f'http://127.0.0.1:{server.server_port}'
-    monkeypatch.setattr('huggingface_hub.constants.ENDPOINT', endpoint)
-    template = endpoint + '/{repo_id}/resolve/{revision}/{filename}'
-    monkeypatch.setattr(
-        'huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE', template
-    )
-    monkeypatch.setattr(
-        'huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE',
-        template,
-        raising=False,
-    )
-    server.etag = f'"{server.sha256}"'
-    return server
-
-
 def test_hub_file_is_fetched_once_from_the_mirror(hub, tmp_path) -> None:
     file = fetch(HUB_URL, cache_dir=tmp_path)
     assert file.read_bytes() == hub.content

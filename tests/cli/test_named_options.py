@@ -47,6 +47,7 @@ CALLED_BY = {
     'engine/resuming.py': 'train',
     'engine/runner.py': 'train',
     'inference/openmmlab.py': 'gradcam',
+    'inference/weights.py': 'demo export gradcam infer predict validate',
 }
 MODULES = sorted(PACKAGE.rglob('*.py'))
 
