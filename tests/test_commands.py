@@ -161,6 +161,12 @@ RULES = [
         makes=trained(Path(RETINANET).stem),
     ),
     Rule(
+        r'python tools/train.py CONFIG (--log|--cfg-options default_hooks.stop=).*',
+        options('train_cfg.max_epochs=1'),
+        {**SMALL, 'wandb': 'tensorboard'},
+        trained('config'),
+    ),
+    Rule(
         r'python tools/train.py CONFIG --cfg-options .*checkpoint=.*',
         ' '.join(COCO),
         {'CONFIG': RETINANET},

@@ -42,6 +42,7 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
         strategy=args.strategy,
         auto_scale_lr=args.auto_scale_lr,
         check=args.check,
+        log=args.log,
     )
     train(job, stop)
 
@@ -97,6 +98,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         action='store_false',
         help='do not look at the data first (see mmpoolformer check-data); once it was '
         'found sound, only names, sizes and times of its files are compared',
+    )
+    parser.add_argument(
+        '--log',
+        nargs='+',
+        choices=('tensorboard', 'wandb', 'mlflow'),
+        default=(),
+        help='send losses and metrics there too (tensorboard gets them anyway where it '
+        "is installed, if the config names no backend of the visualizer's)",
     )
     add_verbose_option(parser)
     return parse_config_command(parser, argv)

@@ -35,7 +35,7 @@ from mmpoolformer.engine.distributed import (
 )
 from mmpoolformer.engine.fsdp import strategy_of
 from mmpoolformer.engine.hooks.checkpoint import report_full_disk
-from mmpoolformer.engine.hooks.curves import DrawCurves, use_tensorboard
+from mmpoolformer.engine.hooks.curves import DrawCurves, use_tensorboard, use_trackers
 from mmpoolformer.engine.hooks.draw import DrawPictures
 from mmpoolformer.engine.hooks.fold import OptimizeModel
 from mmpoolformer.engine.hooks.logs import TrainingLog, ValidationLog, dump_metric
@@ -108,6 +108,7 @@ class Training(Job):
         strategy: `ddp` or `fsdp`; None is what the config says.
         auto_scale_lr: Whether to fit the learning rate to the total batch size.
         check: Whether to check the data first.
+        log: What gets losses and metrics too, see `use_trackers`.
     """
 
     resume: str | None = None
@@ -116,6 +117,7 @@ class Training(Job):
     strategy: str | None = None
     auto_scale_lr: bool = False
     check: bool = True
+    log: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +284,8 @@ def _prepare_config(job: Training, config: Config) -> list[Path]:
     Returns:
         Older checkpoints to resume from, see `use_resume`.
     """
+    use_tensorboard(config)
+    use_trackers(config, job.log)
     if job.amp:
         settings.use_amp(config)
     if job.strategy and job.strategy != strategy_of(config)[0]:
@@ -299,7 +303,6 @@ def _prepared_runner(
     job: Training, config: Config, older: Sequence[Path], hooks: Sequence[Hook]
 ) -> ToolRunner:
     """Return a runner that is ready to train."""
-    use_tensorboard(config)
     runner = _runner_kind(job).from_cfg(config)
     runner.needs_all_weights, runner.older = bool(config.get('resume')), older
     runner.own_settings = job.resume_settings == 'config'

@@ -11,6 +11,13 @@ from tool_process import run_many
 
 pytestmark = pytest.mark.slow
 
+# Beside a backend of the config's own, which keeps TensorBoard out by itself.
+OWN_FILES = {'type': 'LocalVisBackend', 'scalar_save_file': 'own.json'}
+TRACKED = [
+    *('--log', 'tensorboard', '--cfg-options'),
+    f'visualizer.vis_backends=[{OWN_FILES}]',
+]
+
 
 def losses(work_dir: Path) -> list[float]:
     (scalars,) = work_dir.glob('*/vis_data/scalars.json')
@@ -67,6 +74,12 @@ def test_tensorboard_gets_the_same_numbers(trained: SimpleNamespace) -> None:
     assert 'coco/bbox_mAP' in accumulator.Tags()['scalars']
 
 
+def test_tensorboard_joins_what_the_config_has(continued: SimpleNamespace) -> None:
+    (place,) = (continued.work / 'options').glob('*/vis_data')
+    assert (place / 'own.json').is_file()
+    assert list(place.glob('events.out.tfevents.*'))
+
+
 @pytest.fixture(scope='module')
 def continued(tiny: SimpleNamespace, trained: SimpleNamespace) -> SimpleNamespace:
     """Trainings that go on, and one with scaled rate and mixed precision."""
@@ -90,7 +103,7 @@ def continued(tiny: SimpleNamespace, trained: SimpleNamespace) -> SimpleNamespac
                 '--cfg-options',
                 'train_cfg.max_epochs=6',
             ],
-            [*train, work / 'options', '--auto-scale-lr', '--amp', *short],
+            [*train, work / 'options', '--auto-scale-lr', '--amp', *TRACKED, *short],
         ],
         tiny.folder,
     )

@@ -311,3 +311,11 @@ def test_a_config_without_a_scope_is_trained(tmp_path) -> None:
     config = tiny_training.settings(tmp_path, 2)
     config.default_scope = None
     assert tiny_training.train(config).iter == 2
+
+
+def test_early_stopping_of_mmengine_ends_a_run(tmp_path: Path) -> None:
+    config = tiny_training.settings(tmp_path)
+    no_gain = dict(monitor='error', rule='less', patience=2, min_delta=1e9)
+    config.default_hooks.stop = dict(type='EarlyStoppingHook', **no_gain)
+    runner = tiny_training.train(config, resume=None)
+    assert runner.iter == 3 * tiny_training.VALIDATION < tiny_training.STEPS

@@ -1,7 +1,8 @@
-"""Curves that a training draws of itself, and events for TensorBoard."""
+"""Curves that a training draws of itself, and what TensorBoard and others get."""
 
 import logging
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,12 +12,20 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.text import type_name
 from mmpoolformer.visual.curves import draw_training, read_run, save_figure
 
 PICTURE = 'curves.png'
 # Drawing may take this share of the time of a training, but for the last picture.
 SHARE = 0.02
-LOCAL, TENSORBOARD = 'LocalVisBackend', 'TensorboardVisBackend'
+LOCAL = 'LocalVisBackend'
+# mmengine's backends by the names of the packages that they need.
+TRACKERS = {
+    'tensorboard': 'TensorboardVisBackend',
+    'wandb': 'WandbVisBackend',
+    'mlflow': 'MLflowVisBackend',
+}
 
 
 class DrawCurves(Hook):
@@ -82,9 +91,32 @@ def use_tensorboard(config: Config) -> None:
     """
     if find_spec('tensorboard') is None:
         return
+    if [dict(backend) for backend in _backends(config)] == [{'type': LOCAL}]:
+        use_trackers(config, ['tensorboard'])
+
+
+def use_trackers(config: Config, names: Sequence[str]) -> None:
+    """Send losses and metrics to trackers of experiments too.
+
+    Args:
+        config: The config; `visualizer` changes.
+        names: Some of `TRACKERS`.
+
+    Raises:
+        UserError: If the package of one is not installed.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise UserError(
+                f'--log {name}: {name} is not installed: python -m pip install {name}'
+            )
+        backends = _backends(config)
+        if TRACKERS[name] not in {type_name(one['type']) for one in backends}:
+            config.visualizer.vis_backends = [*backends, dict(type=TRACKERS[name])]
+
+
+def _backends(config: Config) -> Sequence[dict]:
+    """Return the backends of a config, which gets mmengine's own if it has none."""
     if config.get('visualizer') is None:
         config.visualizer = dict(type='Visualizer', vis_backends=[dict(type=LOCAL)])
-    backends = config.visualizer.get('vis_backends') or []
-    if [dict(backend) for backend in backends] != [{'type': LOCAL}]:
-        return
-    config.visualizer.vis_backends = [dict(type=LOCAL), dict(type=TENSORBOARD)]
+    return config.visualizer.get('vis_backends') or []

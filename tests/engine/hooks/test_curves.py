@@ -1,12 +1,15 @@
 import json
 import logging
+from importlib.util import find_spec
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import VISBACKENDS
 from PIL import Image
 
 from mmpoolformer.engine.hooks import curves as plots
-from mmpoolformer.engine.hooks.curves import DrawCurves, use_tensorboard
+from mmpoolformer.engine.hooks.curves import DrawCurves, use_tensorboard, use_trackers
+from mmpoolformer.utils.errors import UserError
 
 LOCAL, BOARD = dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')
 
@@ -101,3 +104,24 @@ def test_without_tensorboard_nothing_changes(monkeypatch):
     config = Config(dict(a=1))
     use_tensorboard(config)
     assert 'visualizer' not in config
+
+
+@pytest.mark.parametrize('name', plots.TRACKERS)
+def test_trackers_join_what_the_config_has(name, monkeypatch):
+    monkeypatch.setattr(plots, 'find_spec', lambda _: True)
+    own = dict(type='LocalVisBackend', scalar_save_file='a.json')
+    config = Config(dict(visualizer=dict(type='V', vis_backends=[own])))
+    use_trackers(config, [name])
+    use_trackers(config, [name])  # once is enough
+    kind = config.visualizer.vis_backends[1]['type']
+    assert config.visualizer.vis_backends == [own, dict(type=kind)]
+    assert kind.lower() == f'{name}visbackend'
+    assert VISBACKENDS.get(kind).__module__ == 'mmengine.visualization.vis_backend'
+
+
+@pytest.mark.parametrize('name', ['wandb', 'mlflow'])
+def test_missing_tracker_is_named_with_its_cure(name):
+    if find_spec(name):
+        pytest.skip(f'{name} is installed')
+    with pytest.raises(UserError, match=f'{name} is not installed: .* install {name}$'):
+        use_trackers(Config(), [name])
