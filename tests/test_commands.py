@@ -409,6 +409,7 @@ NOT_RUN = {
     'pip config list': "pip's own",
     'pip install .': 'the same as pip install -e .',
     'make lock': 'asks the package registry',
+    'python docs/make_zoo.py': 'tests/test_zoo_page.py makes the same page',
     'pip install tensorboard': 'installs',
     'tensorboard --logdir work_dirs': 'serves until it is stopped, and is not ours',
     'make lint': 'sets up first; make test begins with it',
