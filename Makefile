@@ -13,7 +13,7 @@ JOBS ?= auto
 ENV_PYTHON = "$(VENV)/bin/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart pretrain-demo test test-quick test-long lint lock doctor \
+.PHONY: help quickstart pretrain-demo test test-quick test-long lint lock docs doctor \
   setup clean
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make setup          create or complete the environment, nothing else'
 	@echo 'make lint           check the style only'
 	@echo 'make lock           write the versions of requirements/STACK.txt again'
+	@echo 'make docs           build the pages as a web site, in site/'
 	@echo 'make doctor         versions, what is wrong with them, and the cure'
 	@echo 'make clean          remove what building and testing left (not environments)'
 	@echo
@@ -70,12 +71,17 @@ test-quick: TIER = -m "not slow"
 test-long: TIER = --long --timeout 3600
 test-quick test-long: test
 
+docs: setup
+	@MMPOOLFORMER_STACK=$(STACK) "$(VENV)/bin/uv" pip install -q -p $(ENV_PYTHON) \
+	  --no-build-isolation --extra docs -r setup.py
+	@$(ENV_PYTHON) -m mkdocs build --strict
+
 # Works in any Python, also where nothing is installed: that is when it is needed.
 doctor:
 	@python=$(ENV_PYTHON); test -x "$$python" || python="$(PYTHON)"; \
 	  "$$python" -m mmpoolformer.doctor $(ARGS)
 
 clean:
-	rm -rf build dist .pytest_cache .ruff_cache *.egg-info
+	rm -rf build dist site .pytest_cache .ruff_cache *.egg-info
 	find mmpoolformer configs tools tests -name __pycache__ -type d -prune \
 	  -exec rm -rf {} +

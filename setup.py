@@ -45,6 +45,8 @@ ANALYSIS = ['grad-cam>=1.5', 'torchvision']
 # For tools/demo.py and tools/export.py.
 DEMO = ['gradio>=5', 'pydantic', 'python-multipart', 'starlette']
 EXPORT = ['onnx>=1.16', 'onnxruntime>=1.17', 'onnxscript']
+# For `make docs`.
+DOCS = ['mkdocs-material>=9', 'mkdocstrings[python]>=0.26']
 DEV = [
     'hypothesis',
     'import-linter',
@@ -121,7 +123,7 @@ def requirements() -> tuple:
         'export': EXPORT,
     }
     extras['all'] = sorted({name for names in extras.values() for name in names})
-    extras['dev'] = DEV
+    extras |= {'dev': DEV, 'docs': DOCS}
     return [*BACKBONE, *family['engine'], choose_opencv()], extras
 
 

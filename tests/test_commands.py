@@ -394,6 +394,7 @@ RULES = [
     ),
     Rule(r'python -m mmpoolformer.doctor( --json)?', long=True),
     Rule(r'make (test|setup).*', words={'make ': 'make -n '}, says='setup_env.py'),
+    Rule(r'make docs', words={'make ': 'make -n '}, says='mkdocs build --strict'),
     Rule(r'make doctor', words={'make ': 'make -n '}, says='mmpoolformer.doctor'),
     Rule(
         r'make (quickstart|pretrain-demo)',

@@ -281,7 +281,7 @@ def test_backbone_needs_no_compiled_operators(
     names = {re.match(r'[\w-]+', x)[0] for x in given['install_requires']}
     assert {'torch', 'timm', 'onedl-mmengine'} <= names
     assert not {name for name in names if re.search('mmcv|mmdet|mmseg', name)}
-    extras = {'det', 'seg', 'analysis', 'demo', 'export', 'all', 'dev'}
+    extras = {'det', 'seg', 'analysis', 'demo', 'export', 'all', 'dev', 'docs'}
     assert set(given['extras_require']) == extras
 
 

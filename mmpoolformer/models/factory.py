@@ -126,7 +126,7 @@ def create_model(
         ValueError: If the name is unknown, an option is out of its range or
             contradicts another, or the checkpoint doesn't fit.
 
-    Example:
+    Examples:
         >>> model = create_model('poolformer_s12', features_only=True).eval()
         >>> [tuple(m.shape) for m in model(torch.zeros(1, 3, 64, 64))]
         [(1, 64, 16, 16), (1, 128, 8, 8), (1, 320, 4, 4), (1, 512, 2, 2)]
