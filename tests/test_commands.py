@@ -274,6 +274,11 @@ RULES = [
     Rule(r'(DATA_ROOT=\S+ )?python tools/browse_data.py .*', words=SMALL),
     # Using models.
     Rule(
+        r'python tools/infer.py my_detector/config.py .*',
+        words={'my_detector/config.py': 'config.py', 'my_detector': 'checkpoint.pth'},
+        makes=('found/predictions.json',),
+    ),
+    Rule(
         rf'python tools/infer.py ({RETINANET}|CONFIG) .*',
         words=SMALL,
         makes=('found/pictures/*.jpg', 'found/predictions.json', 'found/images.json'),

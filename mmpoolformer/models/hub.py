@@ -38,7 +38,7 @@ OF_A_RUN = ('work_dir', 'launcher', 'load_from', 'resume')
 # The hub's names for tasks, by the package of the config.
 TASKS = {'mmdet': 'object-detection', 'mmseg': 'image-segmentation'}
 CLASSIFICATION, FEATURES = 'image-classification', 'image-feature-extraction'
-WHOLE_CONFIG = 'config.py'
+WHOLE_CONFIG, CARD = 'config.py', 'README.md'
 UNKNOWN = 'not stated'
 
 
@@ -150,7 +150,8 @@ def save_pretrained(
 
     Args:
         model: A classifier or backbone of this package, or with `config` any model.
-        folder: The folder; files of these names in it are replaced.
+        folder: The folder. A card that it has stays, as somebody may have written it;
+            other files of these names are replaced.
         config: What a whole detector or segmentor is built from.
         classes: Names of the classes.
         preparation: How pictures are prepared for a classifier: `input_size`, `mean`,
@@ -177,7 +178,8 @@ def save_pretrained(
     write_json(folder / CONFIG, content)
     with atomic_file(folder / FILES[0]) as file:
         write_safetensors(model.state_dict(), file)
-    write_atomically(folder / 'README.md', card)
+    if not (folder / CARD).exists():
+        write_atomically(folder / CARD, card)
 
 
 def _whole(model: nn.Module) -> dict:

@@ -5,12 +5,17 @@ import sys
 
 import pytest
 import torch
+from mmengine.runner import CheckpointLoader
 from random_weights import randomised
 from tool_process import environment
 
 from mmpoolformer import PoolFormer, create_model, save_pretrained
-from mmpoolformer.checkpoints import DownloadError, load_weights, read_source
-from mmpoolformer.checkpoints.loaders import load_from_source
+from mmpoolformer.checkpoints import (
+    DownloadError,
+    load_weights,
+    read_source,
+    register_safe_loaders,
+)
 from mmpoolformer.models import MetaFormerClassifier
 
 TINY = dict(base='poolformer_s12', depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
@@ -44,7 +49,10 @@ def test_model_of_the_hub_is_built_and_cached(hub, model, cache) -> None:
     assert list(cache.rglob('model.safetensors'))
 
 
-def test_weights_of_the_hub_go_wherever_weights_are_named(model) -> None:
+def test_weights_of_the_hub_go_wherever_weights_are_named(model, monkeypatch) -> None:
+    schemes = dict(CheckpointLoader._schemes)
+    monkeypatch.setattr(CheckpointLoader, '_schemes', schemes)
+    register_safe_loaders()
     stem = model.state_dict()['stem.conv.weight']
     backbone = PoolFormer(
         TINY | dict(base='s12'),
@@ -52,7 +60,7 @@ def test_weights_of_the_hub_go_wherever_weights_are_named(model) -> None:
     )
     backbone.init_weights()
     assert torch.equal(backbone.state_dict()['stem.conv.weight'], stem)
-    for read in (read_source, load_from_source):
+    for read in (read_source, CheckpointLoader.load_checkpoint):
         content = read('hf://ants/tiny')
         assert torch.equal(content['stem.conv.weight'], stem)
         assert content['meta']['dataset_meta'] == {'classes': ('ant', 'bee')}

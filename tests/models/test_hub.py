@@ -144,6 +144,9 @@ def test_card_says_what_the_model_is(tmp_path: Path) -> None:
     assert result['metrics'][0]['value'] == 91.5
     assert '| accuracy/top1 | 91.5 |' in text
     assert r'2: an\|t\x1b, bee' in text
+    (tmp_path / 'insects' / 'README.md').write_text('my own')
+    save_pretrained(model, tmp_path / 'insects')
+    assert (tmp_path / 'insects' / 'README.md').read_text() == 'my own'
     count = sum(p.numel() for p in model.parameters()) / 1e6
     assert f'| parameters | {count:.2f} million |' in text
 
