@@ -42,6 +42,7 @@ from mmpoolformer.engine.hooks.logs import TrainingLog, ValidationLog, dump_metr
 from mmpoolformer.engine.hooks.progress import ProgressHook
 from mmpoolformer.engine.hooks.stop import StopOnSignal
 from mmpoolformer.engine.hooks.summary import RunSummary, ending
+from mmpoolformer.engine.hooks.times import PartTimes
 from mmpoolformer.engine.lock import locked
 from mmpoolformer.engine.outcomes import Tested, keep_outcomes
 from mmpoolformer.engine.per_class import keep_per_class
@@ -332,12 +333,14 @@ def _test(job: Testing, config: Config) -> Tested | None:
         runner.register_hook(_pictures(job, config))
     if job.optimize:
         runner.register_hook(OptimizeModel(job.dtype))
+    times = PartTimes()
+    runner.register_hook(times)
     with _shown(job, runner, RunSummary(job.config)):
         metrics = runner.test()
     if not is_main_process():
         return None
     _report_unreadable(runner.test_dataloader.dataset)
-    _report(job, config, metrics, kept.tables)
+    _report(job, config, times, metrics, kept.tables)
     return Tested(scope, metrics, kept, keeper.kept if keeper else ())
 
 
@@ -377,7 +380,9 @@ def _pictures(job: Testing, config: Config) -> DrawPictures:
     return DrawPictures(job.show_dir, job.show, job.wait_time, drawing)
 
 
-def _report(job: Testing, config: Config, metrics: dict, per_class: dict) -> None:
+def _report(
+    job: Testing, config: Config, times: PartTimes, metrics: dict, per_class: dict
+) -> None:
     source, entry = split_entry(job.checkpoint)
     stem = Path(source).stem + re.sub(r'[^\w.-]', '_', f'_{entry}' if entry else '')
     stem += '_tta' if job.tta else ''
@@ -389,10 +394,12 @@ def _report(job: Testing, config: Config, metrics: dict, per_class: dict) -> Non
         'cfg_options': list(job.overrides),
         'tta': job.tta,
         'optimized': job.dtype if job.optimize else None,
+        'seconds_per_image': times.per_image(),
         'metrics': metrics,
         'per_class': per_class,
     }
     write_json(path, record)
+    print(times.text())
     if job.out:
         print(f'predictions: {job.out}')
     if job.show_dir:

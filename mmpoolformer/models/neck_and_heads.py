@@ -41,7 +41,7 @@ def optimize_neck_and_heads(
         The type in which the backbone is to give out its maps.
     """
     neck = getattr(model, 'neck', None)
-    heads = list(_heads(model, skipped=(backbone, neck)))
+    heads = list(network_parts(model, skipped=(backbone, neck)))
     kept = [name for name, head in heads if not _is_safe(head)]
     for name, head in heads:
         if name not in kept:
@@ -63,8 +63,13 @@ def optimize_neck_and_heads(
 def read_plain_maps(model: nn.Module) -> None:
     """Give RoI extractors float32 maps in the plain layout; mmcv reads no others."""
     for part in model.modules():
-        if 'BaseRoIExtractor' in _bases(part):
+        if is_roi_extractor(part):
             part.forward = partial(_run_plainly, part.forward)
+
+
+def is_roi_extractor(part: nn.Module) -> bool:
+    """Tell whether a module takes the features of regions from maps."""
+    return 'BaseRoIExtractor' in _bases(part)
 
 
 def _run_plainly(forward: Callable, maps: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -73,16 +78,16 @@ def _run_plainly(forward: Callable, maps: Any, *args: Any, **kwargs: Any) -> Ten
     return forward(maps, *args, **kwargs)
 
 
-def _heads(
+def network_parts(
     model: nn.Module, skipped: tuple[nn.Module | None, ...] = (), prefix: str = ''
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the names and modules that take maps; containers of heads are opened."""
+    """Yield the names and modules that compute maps; containers of heads are opened."""
     for name, part in model.named_children():
         is_idle = next(part.parameters(), None) is None or name == 'auxiliary_head'
         if is_idle or any(part is other for other in skipped):
             continue
         if isinstance(part, nn.ModuleList) or 'BaseRoIHead' in _bases(part):
-            yield from _heads(part, prefix=f'{prefix}{name}.')
+            yield from network_parts(part, prefix=f'{prefix}{name}.')
         else:
             yield f'{prefix}{name}', part
 
