@@ -45,6 +45,9 @@ ANALYSIS = ['grad-cam>=1.5', 'torchvision']
 # For tools/demo.py and tools/export.py.
 DEMO = ['gradio>=5', 'pydantic', 'python-multipart', 'starlette']
 EXPORT = ['onnx>=1.16', 'onnxruntime>=1.17', 'onnxscript']
+# To run exported files in place of checkpoints.
+ONNX = ['onnxruntime>=1.17']
+OPENVINO = ['openvino>=2024.0']
 # For `make docs`.
 DOCS = ['mkdocs-material>=9', 'mkdocstrings[python]>=0.26']
 DEV = [
@@ -121,6 +124,8 @@ def requirements() -> tuple:
         'analysis': ANALYSIS,
         'demo': DEMO,
         'export': EXPORT,
+        'onnx': ONNX,
+        'openvino': OPENVINO,
     }
     extras['all'] = sorted({name for names in extras.values() for name in names})
     extras |= {'dev': DEV, 'docs': DOCS}

@@ -326,7 +326,11 @@ GIVEN: list[tuple[str, tuple[str, ...], Callable[[Place, Path], None]]] = [
     (r'r50|resnet50\.pth', ('resnet50.pth', 'r50.pth'), _named('resnet50')),
     (r'\.pdparams', ('Best_PiT.pdparams',), _paddle),
     (r'dino\.pth', ('dino.pth',), _several),
-    (r'onnx_', ('model.onnx', 'retinanet.onnx'), _onnx('config.py', 'checkpoint.pth')),
+    (
+        r'onnx_|(?<!--out )model\.onnx',
+        ('model.onnx', 'retinanet.onnx'),
+        _onnx('config.py', 'checkpoint.pth'),
+    ),
     (
         r'12\.onnx',
         ('poolformer_s12.onnx',),

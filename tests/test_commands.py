@@ -218,6 +218,12 @@ RULES = [
         makes=('work_dirs/config/results_checkpoint*.json',),
     ),
     Rule(
+        r'python tools/test.py CONFIG model.onnx',
+        words=SMALL,
+        makes=('work_dirs/config/results_model.onnx_fp32.json',),
+        says='run by ONNX Runtime',
+    ),
+    Rule(
         r'python tools/test.py CONFIG work_dirs/NAME/epoch_12.pth',
         options(*TEST_COCO),
         {'CONFIG': RETINANET},
@@ -291,6 +297,7 @@ RULES = [
         r'python tools/demo.py CONFIG.*',
         words={
             'CONFIG:work_dirs/NAME/epoch_12.pth': 'config.py:checkpoint.pth',
+            'CONFIG:model.onnx': 'config.py:model.onnx',
             'configs/segmentation/NAME.py': 'segmentation.py',
         },
         serves=True,

@@ -29,6 +29,8 @@ EXAMPLES = """examples:
         configs/segmentation/NAME.py:segmentor.pth poolformer_s12:poolformer_s12.pth.tar
   a classifier with its published weights, which are downloaded:
     mmpoolformer demo poolformer_s12
+  a file of mmpoolformer export in place of the checkpoint:
+    mmpoolformer demo CONFIG:model.onnx
   for others in the network, who then can use the models too:
     mmpoolformer demo --host 0.0.0.0 --port 8000 --allow-host NAME.example.org
 

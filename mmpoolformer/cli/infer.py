@@ -30,6 +30,8 @@ EXAMPLES = """examples:
   on some files, a pattern (quoted) and a video, surer boxes only:
     mmpoolformer infer CONFIG CHECKPOINT a.jpg 'b/**/*.png' street.mp4 \\
         --out found --score-thr 0.5
+  a file of mmpoolformer export in place of the checkpoint, by ONNX Runtime:
+    mmpoolformer infer CONFIG model.onnx photos --out found
   a classifier by name, with a file of weights, and with the published ones:
     mmpoolformer infer poolformer_s12 poolformer_s12.pth.tar photos --out classes
     mmpoolformer infer poolformer_s12 photos --out classes

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mmpoolformer.cli.options import (
@@ -16,6 +17,7 @@ from mmpoolformer.cli.options import (
 )
 from mmpoolformer.engine.signals import StopRequest
 from mmpoolformer.utils.errors import UsageError, as_user_error
+from mmpoolformer.utils.paths import is_exported
 
 TEST_EXAMPLES = """examples:
   measure a checkpoint on the config's test data:
@@ -29,6 +31,8 @@ TEST_EXAMPLES = """examples:
     mmpoolformer test CONFIG CHECKPOINT --tta
   faster, where the CPU or GPU computes bfloat16:
     mmpoolformer test CONFIG CHECKPOINT --optimize --dtype bf16
+  an exported file, by ONNX Runtime; its figures are the checkpoint's:
+    mmpoolformer test CONFIG model.onnx
   on 8 GPUs (or 2 processes on the CPU):
     tools/dist_test.sh CONFIG CHECKPOINT 8
 """
@@ -37,12 +41,21 @@ TEST_EXAMPLES = """examples:
 def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
     """Test as the command line says, until the end or a request to stop."""
     args = parse(argv)
-    from mmpoolformer.engine.launch import Testing, test  # torch: not for --help
+    # torch: not for --help
+    from mmpoolformer.engine.launch import Testing, test
+    from mmpoolformer.inference.engines import load_engine
+    from mmpoolformer.inference.exported import run_exported
+
+    install = None
+    if is_exported(args.checkpoint):
+        engine = load_engine(args.checkpoint, args.dtype)
+        install = partial(run_exported, engine=engine)
 
     job = Testing(
         **job_settings(args),
         verbose=args.verbose,
         checkpoint=args.checkpoint,
+        install=install,
         out=args.out,
         show_dir=args.show_dir,
         show=args.show,
@@ -76,7 +89,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         'test', 'Evaluate a checkpoint on the test data of a config.', TEST_EXAMPLES
     )
     parser.add_argument(
-        'checkpoint', help='path, URL or zoo://NAME of the weights of the whole model'
+        'checkpoint',
+        help='path, URL or zoo://NAME of the weights of the whole model, or a file of '
+        'mmpoolformer export, .onnx or .xml (OpenVINO), which runs on the CPU',
     )
     add_entry_option(parser)
     parser.add_argument(
@@ -124,12 +139,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser,
         ('fp32', 'bf16'),
         'type that the model computes in with --optimize; heads for which bfloat16 is '
-        'not known to be safe keep fp32',
+        'not known to be safe keep fp32. Files for OpenVINO (.xml) need no --optimize',
     )
     add_verbose_option(parser)
     args = parse_config_command(parser, argv)
-    if args.dtype != 'fp32' and not args.optimize:
+    exported = is_exported(args.checkpoint)
+    if args.dtype != 'fp32' and not (args.optimize or exported):
         raise UsageError(f'--dtype {args.dtype}: goes with --optimize')
+    if args.optimize and exported:
+        raise UsageError(f'--optimize: for checkpoints, {args.checkpoint} is exported')
     if args.against and not args.report:
         raise UsageError('--against: goes with --report')
     [args.checkpoint] = with_entry([args.checkpoint], args.entry)

@@ -15,9 +15,11 @@ import cv2
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from torch import nn
 from torch.utils.data import Dataset
 
 from mmpoolformer.checkpoints import register_safe_loaders
+from mmpoolformer.checkpoints.loading import unwrapped
 from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
 from mmpoolformer.data.checks.preflight import (
     LOADERS,
@@ -127,6 +129,7 @@ class Testing(Job):
 
     Attributes:
         checkpoint: Weights of the whole model.
+        install: Puts an exported file, `checkpoint`, in place of the model's network.
         out: Pickle file of the predictions.
         show_dir: Folder of drawings of truth beside prediction.
         show: Whether to show them in a window.
@@ -138,6 +141,7 @@ class Testing(Job):
     """
 
     checkpoint: str
+    install: Callable[[nn.Module], None] | None = None
     out: str | None = None
     show_dir: str | None = None
     show: bool = False
@@ -325,6 +329,9 @@ def _test(job: Testing, config: Config) -> Tested | None:
     runner = _runner_kind(job).from_cfg(config)
     runner.needs_all_weights = True
     runner.prepare_test()
+    if job.install:
+        job.install(unwrapped(runner.model))
+        runner._has_loaded = True
     kept = keep_per_class(runner.test_evaluator, job.outcomes)
     keeper = keep_outcomes(runner.test_evaluator, scope) if job.outcomes else None
     if job.out:
@@ -387,6 +394,7 @@ def _report(
     stem = Path(source).stem + re.sub(r'[^\w.-]', '_', f'_{entry}' if entry else '')
     stem += '_tta' if job.tta else ''
     stem += f'_optimized_{job.dtype}' if job.optimize else ''
+    stem += f'{Path(source).suffix}_{job.dtype}' if job.install else ''
     path = Path(config.work_dir) / f'results_{stem}.json'
     record = {
         'config': str(job.config),
@@ -394,6 +402,7 @@ def _report(
         'cfg_options': list(job.overrides),
         'tta': job.tta,
         'optimized': job.dtype if job.optimize else None,
+        'dtype': job.dtype,
         'seconds_per_image': times.per_image(),
         'metrics': metrics,
         'per_class': per_class,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mmpoolformer.classification.class_labels import describe_classes
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.inference.classifiers import load_classifier, read_config
+from mmpoolformer.inference.engines import Engine
 from mmpoolformer.inference.openmmlab import OpenMMLabModel, load_openmmlab
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.paths import is_config
@@ -176,7 +177,7 @@ class OpenMMLabEngine:
 
 def load_engine(
     model: str | os.PathLike | Config,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike | Engine | None = None,
     trust: bool = False,
     classes: Sequence[str] = (),
     *,
@@ -188,7 +189,7 @@ def load_engine(
 
     Args:
         model: See `Predictor`, as the next three.
-        checkpoint: The weights.
+        checkpoint: The weights, or an exported file.
         trust: See `read_checkpoint`.
         classes: Names of the classes.
         size: See `load_classifier`, as the next two; for classifiers.

@@ -24,12 +24,9 @@ from mmpoolformer.classification.preprocessing import (
     stated_settings,
 )
 from mmpoolformer.engine.config import load_config
-from mmpoolformer.inference.weights import (
-    ALL,
-    Weights,
-    fill_from_config,
-    named_source,
-)
+from mmpoolformer.inference.engines import Engine
+from mmpoolformer.inference.exported import exported_classifier, weights_or_exported
+from mmpoolformer.inference.weights import ALL, Weights, named_source
 from mmpoolformer.models.from_config import (
     build_classifier,
     build_from_config,
@@ -76,7 +73,7 @@ class KnownClassifier:
 
 def load_classifier(
     model: str | PathLike | Config,
-    checkpoint: str | PathLike | None = None,
+    checkpoint: str | PathLike | Engine | None = None,
     trust: bool = False,
     classes: Sequence[str] = (),
     size: tuple[int, int] | None = None,
@@ -94,7 +91,8 @@ def load_classifier(
         checkpoint: What `read_source` takes: a path, a URL, `zoo://NAME` or
             `timm://NAME`, perhaps with `#ENTRY`; in any known key format, for timm's
             models in timm's; or `'random'`. By default the published weights, which
-            are downloaded, or those that the config names, see `fill_from_config`.
+            are downloaded, or those that the config names, see `fill_from_config`. An
+            exported file runs in place of the network.
         trust: See `read_checkpoint`.
         classes: Names of the classes in the order of the labels, in place of those in
             the checkpoint.
@@ -115,8 +113,11 @@ def load_classifier(
     else:
         name = str(model)
         check_name(name)
-        source = named_source(name, checkpoint)
-        network, weights = _named(name, source, trust, size, num_classes)
+        if isinstance(checkpoint, Engine):
+            network, weights = exported_classifier(checkpoint)
+        else:
+            source = named_source(name, checkpoint)
+            network, weights = _named(name, source, trust, size, num_classes)
         meta = weights.content.get('meta')
         meta = meta if isinstance(meta, Mapping) else {}
         recorded = recorded_settings(meta)
@@ -142,7 +143,10 @@ def read_config(path: str | PathLike) -> Config:
 
 
 def _of_config(
-    config: Config, checkpoint: str | PathLike | None, trust: bool, may_be_random: bool
+    config: Config,
+    checkpoint: str | PathLike | Engine | None,
+    trust: bool,
+    may_be_random: bool,
 ) -> tuple[str, nn.Module, Weights]:
     model = build_from_config(config)
     if not isinstance(model, ImageClassifier):
@@ -150,7 +154,7 @@ def _of_config(
             f'{config.filename}: {type(model).__name__} is no detector of mmdet, no '
             'segmentor of mmseg and no classifier of this package'
         )
-    weights = fill_from_config(model, config, checkpoint, trust, may_be_random)
+    weights = weights_or_exported(model, config, checkpoint, trust, may_be_random)
     return Path(config.filename or 'config').stem, model.backbone, weights
 
 

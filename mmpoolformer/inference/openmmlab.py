@@ -16,7 +16,8 @@ from torch import nn
 
 from mmpoolformer.checkpoints.errors import shown
 from mmpoolformer.engine.config import task_scope
-from mmpoolformer.inference.weights import fill_from_config
+from mmpoolformer.inference.engines import Engine
+from mmpoolformer.inference.exported import num_classes, weights_or_exported
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.images import PictureError, as_picture_error
 from mmpoolformer.utils.text import type_name
@@ -99,7 +100,7 @@ class OpenMMLabModel:
 
 def load_openmmlab(
     config: Config,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: str | os.PathLike | Engine | None = None,
     trust: bool = False,
     classes: Sequence[str] = (),
     may_be_random: bool = False,
@@ -108,7 +109,7 @@ def load_openmmlab(
 
     Args:
         config: A config of mmdet's or mmseg's, with `test_dataloader`.
-        checkpoint: Weights of the whole model, see `fill_from_config`.
+        checkpoint: See `weights_or_exported`.
         trust: See `read_checkpoint`.
         classes: Names of the classes, in place of those in the checkpoint or config.
         may_be_random: See `fill_from_config`.
@@ -119,7 +120,7 @@ def load_openmmlab(
         UserError: If the checkpoint does not fill the model.
     """
     model = build_from_config(config)
-    weights = fill_from_config(model, config, checkpoint, trust, may_be_random)
+    weights = weights_or_exported(model, config, checkpoint, trust, may_be_random)
     dataset = _innermost(config.test_dataloader.dataset)
     steps = [
         dict(step)
@@ -171,9 +172,7 @@ def _class_names(
     content: Mapping, dataset: Mapping, model: nn.Module
 ) -> tuple[tuple[str, ...], ndarray]:
     """Find names and colours in the checkpoint, the config, or the data set's class."""
-    head = getattr(model, 'decode_head', None) or getattr(model, 'bbox_head', None)
-    head = head or model.roi_head.bbox_head
-    count = (head[-1] if isinstance(head, nn.ModuleList) else head).num_classes
+    count = num_classes(model)
     meta = content.get('meta') if isinstance(content.get('meta'), Mapping) else {}
     old = {'classes': meta.get('CLASSES'), 'palette': meta.get('PALETTE')}
     given = (

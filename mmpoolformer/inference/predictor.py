@@ -23,8 +23,10 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from mmpoolformer.inference import engines
 from mmpoolformer.inference.adapters import load_engine
 from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
+from mmpoolformer.utils.paths import is_exported
 from mmpoolformer.utils.results import CLASSIFICATION, Result
 
 Source = str | os.PathLike | Image.Image | ndarray
@@ -47,6 +49,8 @@ class Predictor:
         checkpoint: The weights: a path, a URL, `zoo://NAME`, `timm://NAME`, perhaps
             with `#ENTRY`, or `'random'`. None stands for a name's published weights,
             which are downloaded, and for what a config names, see `fill_from_config`.
+            Or a file of `mmpoolformer export`, `.onnx` or `.xml` (OpenVINO), which runs
+            on the CPU.
         device: Where to compute.
         trust: See `read_checkpoint`.
         classes: Names of the classes in the order of the labels, in place of those in
@@ -76,6 +80,8 @@ class Predictor:
         trust: bool = False,
         classes: Sequence[str] = (),
     ) -> None:
+        if is_exported(checkpoint):
+            checkpoint, device = engines.load_engine(checkpoint), 'cpu'
         self._engine = load_engine(model, checkpoint, trust, classes)
         self.network = self._engine.network.to(device).eval()
         self.task = self._engine.task

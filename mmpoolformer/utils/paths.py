@@ -72,6 +72,11 @@ def is_config(model: str | PathLike) -> bool:
     return Path(model).suffix in ('.py', '.json', '.yaml', '.yml')
 
 
+def is_exported(source: str | PathLike | None) -> bool:
+    """Tell whether a file in place of a checkpoint is an exported one that can run."""
+    return source is not None and Path(source).suffix in ('.onnx', '.xml')
+
+
 def split_entry(
     source: str | PathLike, entry: str | None = None
 ) -> tuple[str, str | None]:

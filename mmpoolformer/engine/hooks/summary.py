@@ -81,6 +81,9 @@ def _say(*lines: str) -> None:
 
 def model_facts(model: nn.Module) -> str:
     """Return the kind of a model, and of its backbone, and numbers of parameters."""
+    engine = getattr(getattr(model, 'backbone', None), 'engine', None)
+    if engine is not None:
+        return f'{type(model).__name__} in a file, run by {engine.runtime}'
     parts = [model, getattr(model, 'backbone', None)]
     names = ' with '.join(type(part).__name__ for part in parts if part is not None)
     sizes = {True: 0, False: 0}

@@ -1,0 +1,219 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from exported_files import export_config, write_openvino
+from mmengine.config import Config
+from random_models import Models, randomised
+from tiny_data import write_classification_config
+
+from mmpoolformer.inference.engines import Engine, load_engine
+from mmpoolformer.inference.exported import run_exported
+from mmpoolformer.inference.predictor import Predictor
+from mmpoolformer.models.from_config import build_from_config
+from mmpoolformer.utils.errors import UserError
+
+mask_structures = pytest.importorskip('mmdet.structures.bbox')
+pytest.importorskip('mmseg')
+
+KINDS = ('detection', 'segmentation', 'classifier')
+FORMATS = ('.onnx', '.xml')
+
+
+@pytest.fixture(scope='module')
+def files(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Configs, checkpoints and exported files of each of `KINDS` in a folder."""
+    folder = tmp_path_factory.mktemp('exported')
+    made = Models(folder)
+    for name in KINDS[:2]:
+        made.config(name).symlink_to(models.config(name))
+        made.checkpoint(name).symlink_to(models.checkpoint(name))
+    write_classification_config(made.config('classifier'), folder / 'data')
+    config = Config.fromfile(made.config('classifier'))
+    model = randomised(build_from_config(config))
+    meta = {'dataset_meta': {'classes': ('ant', 'bee')}}
+    content = {'meta': meta, 'state_dict': model.state_dict()}
+    torch.save(content, made.checkpoint('classifier'))
+    for name in KINDS:
+        path = folder / f'{name}.onnx'
+        export_config(made.config(name), made.checkpoint(name), path)
+        write_openvino(path)
+    return made
+
+
+def with_info(path: Path, target: Path, change: Callable[[dict], object]) -> Path:
+    """Write an ONNX file with another description."""
+    model = onnx.load(path)
+    info = json.loads(model.metadata_props[0].value)
+    change(info)
+    onnx.helper.set_model_props(model, {'mmpoolformer': json.dumps(info)})
+    onnx.save(model, target)
+    return target
+
+
+@pytest.mark.parametrize('suffix', FORMATS)
+@pytest.mark.parametrize('name', KINDS)
+def test_a_file_sees_what_its_checkpoint_sees(
+    files: Models, models: Models, name: str, suffix: str
+) -> None:
+    expected = files.predictor(name)
+    given = Predictor(files.config(name), files.folder / f'{name}{suffix}')
+    assert (given.task, given.classes) == (expected.task, expected.classes)
+    # Of the one that is padded, a model of noise finds most in the padding.
+    padded = '1.png' if name == 'detection' else ''
+    pictures = [path for path in models.pictures if Path(path).name != padded]
+    found = [x.batch(pictures, batch_size=4) for x in (expected, given)]
+    for one, other in ((a.found, b.found) for a, b in zip(*found, strict=True)):
+        if name == 'segmentation':
+            assert one.labels.shape == other.labels.shape
+            assert (one.labels == other.labels).mean() > 0.999
+            continue
+        np.testing.assert_array_equal(other.labels, one.labels)
+        np.testing.assert_allclose(other.scores, one.scores, atol=1e-5)
+        if name == 'detection':
+            assert len(one.boxes) > 10
+            np.testing.assert_allclose(other.boxes, one.boxes, atol=1e-2)
+
+
+def test_a_named_classifier_takes_pictures_as_its_file_says(
+    files: Models, models: Models, tmp_path: Path
+) -> None:
+    source = files.folder / 'classifier.onnx'
+    scale = dict(mean=[0, 0, 0], std=[255, 255, 127.5], picture_size=[32, 48])
+    path = with_info(source, tmp_path / 'a.onnx', lambda info: info.update(scale))
+    predictor = Predictor('poolformer_s12', path)
+    assert predictor.classes == ('ant', 'bee')
+    assert predictor(models.pictures[0]).found.scores.sum() == pytest.approx(1)
+    white = np.full((60, 60, 3), 255, np.uint8)
+    image, seen = predictor.see(white)
+    expected = torch.tensor([1, 1, 2.0])[:, None, None].expand(1, 3, 32, 48)
+    torch.testing.assert_close(image, expected)
+    np.testing.assert_array_equal(seen, white[:32, :48])
+    with pytest.raises(UserError, match='kind segmentor; only classifiers'):
+        Predictor('poolformer_s12', files.folder / 'segmentation.onnx')
+
+
+def test_masks_are_those_of_mmdet(models: Models) -> None:
+    predictor = models.predictor('masks')
+    torch_model = predictor.network
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        """Give what a file of the model would, rows without an object last."""
+        images = torch.from_numpy(images)
+        sizes = [dict(img_shape=sample.img_shape) for sample in samples]
+        sizes = [{**size, 'scale_factor': (1.0, 1.0)} for size in sizes]
+        with torch.no_grad():
+            maps = torch_model.extract_feat(images)
+            regions = torch_model.rpn_head.predict_by_feat(
+                *torch_model.rpn_head(maps), batch_img_metas=sizes
+            )
+            roi = torch_model.roi_head
+            found = roi.predict_bbox(maps, sizes, regions, roi.test_cfg, rescale=False)
+            rows = {'boxes': [], 'scores': [], 'labels': [], 'masks': []}
+            for i, one in enumerate(found):
+                rois = mask_structures.bbox2roi([one.bboxes])
+                own = [level[i : i + 1] for level in maps]
+                logits = roi._mask_forward(own, rois)['mask_preds']
+                masks = logits[range(len(rois)), one.labels].sigmoid()
+                more = 120 - len(rois)
+                pad = torch.nn.functional.pad
+                rows['boxes'].append(pad(one.bboxes, (0, 0, 0, more)))
+                rows['scores'].append(pad(one.scores, (0, more)))
+                rows['labels'].append(pad(one.labels, (0, more), value=-1))
+                rows['masks'].append(pad(masks, (0, 0, 0, 0, 0, more)))
+        return {name: torch.stack(each).numpy() for name, each in rows.items()}
+
+    outputs = dict.fromkeys(('boxes', 'scores', 'labels', 'masks'), ())
+    info = dict(kind='instances', size='any', outputs=outputs, classes=['a', 'b'])
+    model = build_from_config(Config.fromfile(models.config('masks')))
+    run_exported(model, Engine(Path('fake.onnx'), 'a fake', info, run))
+    for path in models.pictures:
+        expected = predictor(path).found
+        pixels = predictor._read(path, False)[1]
+        item = predictor._engine.prepare(pixels)
+        samples = [item['data_samples']]
+        batch = {key: [value] for key, value in item.items()}
+        [found] = model.test_step(batch)
+        given = found.pred_instances
+        assert len(expected.boxes) > 3
+        np.testing.assert_array_equal(given.labels.numpy(), expected.labels)
+        np.testing.assert_allclose(given.scores.numpy(), expected.scores, atol=1e-5)
+        np.testing.assert_allclose(given.bboxes.numpy(), expected.boxes, atol=1e-3)
+        assert given.masks.shape == expected.masks.shape
+        assert expected.masks.any()
+        assert (given.masks.numpy() == expected.masks).mean() > 0.9999
+
+
+def test_thresholds_are_those_of_the_config(files: Models, models: Models) -> None:
+    config = Config.fromfile(files.config('detection'))
+    file = files.folder / 'detection.onnx'
+    every = Predictor(config, file)(models.pictures[0]).found
+    config.model.test_cfg.update(score_thr=float(every.scores[6]), max_per_img=4)
+    few = Predictor(config, file)(models.pictures[0]).found
+    np.testing.assert_array_equal(few.boxes, every.boxes[:4])
+    config.model.test_cfg.max_per_img = 100
+    assert len(Predictor(config, file)(models.pictures[0]).found.boxes) == 6
+    config.model.test_cfg.score_thr = 1
+    none = Predictor(config, file)(models.pictures[0]).found
+    assert none.boxes.shape == (0, 4)
+    assert none.labels.shape == (0,)
+
+
+@pytest.mark.parametrize('suffix', FORMATS)
+def test_files_that_can_not_be_used(
+    files: Models, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, path = files.config('detection'), files.folder / f'detection{suffix}'
+    with pytest.raises(UserError, match='no such file'):
+        Predictor(config, tmp_path / f'nothere{suffix}')
+    odd = tmp_path / f'odd{suffix}'
+    odd.write_bytes(b'nothing of the kind')
+    with pytest.raises(UserError, match=r"odd.*: \w+ can't read it: .*"):
+        Predictor(config, odd)
+    other = files.folder / f'segmentation{suffix}'
+    with pytest.raises(UserError, match=r'segmentor, gives logits; .* RetinaNet'):
+        Predictor(config, other)
+    package = {'.onnx': 'onnxruntime', '.xml': 'openvino'}[suffix]
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"needs {package}.*'mmpoolformer\[[a-z]+\]'"):
+        Predictor(config, path)
+
+
+def test_files_without_a_description_are_refused(files: Models, tmp_path: Path) -> None:
+    model = onnx.load(files.folder / 'detection.onnx')
+    path = tmp_path / 'foreign.onnx'
+    onnx.save(model, path)
+    foreign = [write_openvino(path, described=False), path]
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    for one in foreign:
+        with pytest.raises(UserError, match='no description of mmpoolformer export'):
+            load_engine(one)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda info: info.update(kind='proposals'), 'kind proposals, gives boxes'),
+        (lambda info: info.update(classes=['a']), 'for 1 classes, .* is for 2'),
+        (
+            lambda info: info.update(mean=[1, 2, 3]),
+            r'with mean=\[1, 2, 3\], but',
+        ),
+        (
+            lambda info: info.update(size=[64, 96]),
+            '64 x 96 only, not of 64 x 64',
+        ),
+    ],
+)
+def test_files_that_do_not_fit_are_refused(
+    files: Models, models: Models, tmp_path: Path, change: Callable, message: str
+) -> None:
+    path = with_info(files.folder / 'detection.onnx', tmp_path / 'other.onnx', change)
+    with pytest.raises(UserError, match=message):
+        Predictor(files.config('detection'), path)(models.pictures[0])
