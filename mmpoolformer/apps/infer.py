@@ -56,6 +56,7 @@ class Inference:
         trust: Whether they may hold more than data.
         classes: File of the names of the classes, see `read_class_names`.
         device: See `choose_device`.
+        dtype: See `Predictor`.
         inputs: Pictures, videos, folders and patterns.
         out: Folder of the results.
         force: Whether it may hold files already.
@@ -69,6 +70,7 @@ class Inference:
     trust: bool = False
     classes: str | None = None
     device: str | None = None
+    dtype: str = 'fp32'
     inputs: Sequence[str]
     out: str
     force: bool = False
@@ -91,7 +93,9 @@ def infer(job: Inference) -> None:
     device = choose_device(job.device)
     with as_user_error('', MISTAKES):
         classes = read_class_names(job.classes) if job.classes else ()
-        predictor = Predictor(job.model, job.checkpoint, device, job.trust, classes)
+        predictor = Predictor(
+            job.model, job.checkpoint, device, job.trust, classes, job.dtype
+        )
         report_random(predictor.title, predictor.unfilled)
         unread = _Run(job, predictor, out).run(inputs)
     if unread:

@@ -9,6 +9,7 @@ from mmpoolformer.cli.options import (
     add_checkpoint_option,
     add_classes_option,
     add_device_option,
+    add_dtype_option,
     add_score_option,
     add_topk_option,
     add_traceback_option,
@@ -79,6 +80,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_topk_option(parser)
     add_batch_size_option(parser, default=1)
     add_device_option(parser)
+    add_dtype_option(
+        parser,
+        ('fp32', 'bf16'),
+        'type that the model computes in; heads for which bfloat16 is not known to be '
+        "safe keep fp32, and of exported files only OpenVINO's can compute in it",
+    )
     add('--force', action='store_true', help='write into a folder that is not empty')
     add_checkpoint_option(parser)
     add_classes_option(parser)
@@ -106,6 +113,7 @@ def main(argv: Sequence[str]) -> None:
         trust=args.trust_checkpoint,
         classes=args.classes,
         device=args.device,
+        dtype=args.dtype,
         inputs=args.inputs,
         out=args.out,
         force=args.force,

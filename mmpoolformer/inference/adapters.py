@@ -7,7 +7,7 @@ that `has_loader` reads files itself, and tells what is `shown` of them.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -104,6 +104,10 @@ class ClassifierEngine:
         pairs = zip(labels.cpu().numpy(), scores.cpu().numpy(), strict=True)
         return [Classes(*pair) for pair in pairs]
 
+    def with_network(self, network: nn.Module) -> 'ClassifierEngine':
+        """Return the same with another network."""
+        return replace(self, network=network)
+
 
 @dataclass(frozen=True)
 class OpenMMLabEngine:
@@ -173,6 +177,10 @@ class OpenMMLabEngine:
             kind = np.min_scalar_type(len(self.classes))
             return [Regions(labels_from_sample(one).astype(kind)) for one in samples]
         return [detections_from_instances(one.pred_instances) for one in samples]
+
+    def with_network(self, network: nn.Module) -> 'OpenMMLabEngine':
+        """Return the same with another network."""
+        return replace(self, whole=replace(self.whole, model=network))
 
 
 def load_engine(

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mmpoolformer.inference import engines
 from mmpoolformer.inference.adapters import load_engine
+from mmpoolformer.models.folding import DTYPES, optimize_for_inference
 from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
 from mmpoolformer.utils.paths import is_exported
 from mmpoolformer.utils.results import CLASSIFICATION, Result
@@ -55,6 +56,8 @@ class Predictor:
         trust: See `read_checkpoint`.
         classes: Names of the classes in the order of the labels, in place of those in
             the checkpoint or config.
+        dtype: What the model computes in: `fp32` or `bf16`. Checkpoints: see
+            `optimize_for_inference`; of exported files OpenVINO's can.
 
     Attributes:
         task: `'classification'`, `'detection'`, `'instance segmentation'` or
@@ -79,11 +82,16 @@ class Predictor:
         device: str | torch.device = 'cpu',
         trust: bool = False,
         classes: Sequence[str] = (),
+        dtype: str = 'fp32',
     ) -> None:
-        if is_exported(checkpoint):
-            checkpoint, device = engines.load_engine(checkpoint), 'cpu'
+        exported = is_exported(checkpoint)
+        if exported:
+            checkpoint, device = engines.load_engine(checkpoint, dtype), 'cpu'
         self._engine = load_engine(model, checkpoint, trust, classes)
         self.network = self._engine.network.to(device).eval()
+        if dtype != 'fp32' and not exported:
+            self.network = optimize_for_inference(self.network, DTYPES[dtype])
+            self._engine = self._engine.with_network(self.network)
         self.task = self._engine.task
         self.title = self._engine.title
         self.unfilled = self._engine.unfilled

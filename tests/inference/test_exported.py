@@ -15,6 +15,7 @@ from tiny_data import write_classification_config
 from mmpoolformer.inference.engines import Engine, load_engine
 from mmpoolformer.inference.exported import run_exported
 from mmpoolformer.inference.predictor import Predictor
+from mmpoolformer.models import folding
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.errors import UserError
 
@@ -217,3 +218,23 @@ def test_files_that_do_not_fit_are_refused(
     path = with_info(files.folder / 'detection.onnx', tmp_path / 'other.onnx', change)
     with pytest.raises(UserError, match=message):
         Predictor(files.config('detection'), path)(models.pictures[0])
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_bfloat16_sees_about_the_same(
+    files: Models, models: Models, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folding, 'computes_bfloat16', lambda _: True)
+    config = files.config(name)
+    exact = files.predictor(name)
+    low = Predictor(config, files.checkpoint(name), dtype='bf16')
+    assert torch.bfloat16 in {x.dtype for x in low.network.state_dict().values()}
+    with pytest.raises(UserError, match='float32 on CPUs; for bf16'):
+        Predictor(config, files.folder / f'{name}.onnx', dtype='bf16')
+    stored = Predictor(config, files.folder / f'{name}.xml', dtype='bf16')
+    for predictor in (low, stored):
+        one, other = (x(models.pictures[1]).found for x in (exact, predictor))
+        if name == 'segmentation':
+            assert (one.labels == other.labels).mean() > 0.9
+        else:
+            assert one.scores[:5] == pytest.approx(other.scores[:5], abs=0.05)
