@@ -7,6 +7,9 @@ import pytest
 from exported_files import export_config, write_openvino
 from tiny_data import write_classification_config
 from tool_process import run_here
+from torch import nn
+
+from mmpoolformer.models.folding import computes_bfloat16
 
 pytestmark = pytest.mark.slow
 TEST = 'tools/test.py'
@@ -104,6 +107,28 @@ def test_a_classifier_is_as_good(tmp_path: Path) -> None:
     assert found['metrics'] == expected['metrics']
     found, _ = measured(config, write_openvino(path), '--dtype', 'bf16')
     assert found['dtype'] == 'bf16'
+
+
+def test_infer_writes_boxes_in_bfloat16(
+    tiny: SimpleNamespace, trained: SimpleNamespace, exported: dict[str, Path]
+) -> None:
+    boxes = []
+    weights = trained.det_checkpoint
+    for name, words in {
+        'exact': [weights],
+        'low': [weights, '--dtype', 'bf16'],
+        'stored': [exported['det'].with_suffix('.xml'), '--dtype', 'bf16'],
+    }.items():
+        words = ['tools/infer.py', tiny.detection, *words, '--out', name]
+        words += ['--score-thr', 0, '--', tiny.data / 'images' / 'validation']
+        run = run_here(words, tiny.folder)
+        assert run['code'] == 0, run['err']
+        found = json.loads((tiny.folder / name / 'predictions.json').read_text())
+        boxes.append(max(found, key=lambda one: one['score']))
+    for one in boxes[1:]:
+        assert one['score'] == pytest.approx(boxes[0]['score'], abs=0.03)
+        # bfloat16 has 8 bits of precision; CPUs without it compute in float32.
+        assert one != boxes[0] or not computes_bfloat16(nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from random_models import Models, randomised
 from tiny_data import write_classification_config
 
+from mmpoolformer.apps.page.results import run_on_file
 from mmpoolformer.inference.engines import Engine, load_engine
 from mmpoolformer.inference.exported import run_exported
 from mmpoolformer.inference.predictor import Predictor
@@ -97,6 +98,15 @@ def test_a_named_classifier_takes_pictures_as_its_file_says(
     np.testing.assert_array_equal(seen, white[:32, :48])
     with pytest.raises(UserError, match='kind segmentor; only classifiers'):
         Predictor('poolformer_s12', files.folder / 'segmentation.onnx')
+
+
+def test_the_page_shows_a_file_without_a_map(files: Models, models: Models) -> None:
+    config = files.config('classifier')
+    predictor = Predictor(config, files.folder / 'classifier.onnx')
+    said = run_on_file(predictor, models.pictures[1], 0.4, 10**6)
+    expected = files.predictor('classifier')(models.pictures[1]).found
+    assert list(said.shares.values()) == pytest.approx(expected.scores.tolist())
+    assert 'evidence' not in said.message and not said.is_problem
 
 
 def test_masks_are_those_of_mmdet(models: Models) -> None:
