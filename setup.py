@@ -47,7 +47,7 @@ DEMO = ['gradio>=5', 'pydantic', 'python-multipart', 'starlette']
 EXPORT = ['onnx>=1.16', 'onnxruntime>=1.17', 'onnxscript']
 # To run exported files in place of checkpoints.
 ONNX = ['onnxruntime>=1.17']
-OPENVINO = ['openvino>=2024.0']
+OPENVINO = ['openvino>=2024.4']
 # For `make docs`.
 DOCS = ['mkdocs-material>=9', 'mkdocstrings[python]>=0.26']
 DEV = [

@@ -24,8 +24,9 @@ DESCRIPTION = """Export a model as a file that runs without this package.
 
 The file is run and compared with the model for several image sizes and batches; if
 they differ, no file is written. The ending of --out says the format: .onnx (opset 17,
-for ONNX Runtime and others), .ts (TorchScript) or .pt2 (torch.export, torch 2.6 or
-newer). Models of timm are not exported."""
+for ONNX Runtime and others), .xml (OpenVINO, float32, with its weights in a .bin beside
+it), .ts (TorchScript) or .pt2 (torch.export, torch 2.6 or newer). Models of timm are
+not exported."""
 
 EXAMPLES = """examples:
   a classifier, for images of any size:
@@ -36,6 +37,9 @@ EXAMPLES = """examples:
   a detector, from images to boxes:
     mmpoolformer export configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
         --checkpoint work_dirs/NAME/epoch_12.pth --out retinanet.onnx
+  the same for OpenVINO, as retinanet.xml and retinanet.bin:
+    mmpoolformer export configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
+        --checkpoint work_dirs/NAME/epoch_12.pth --out retinanet.xml
   a segmentor for TorchScript, images of 512 x 512 only:
     mmpoolformer export configs/segmentation/fpn_poolformer_s12_ade20k_40k.py \\
         --checkpoint CHECKPOINT --fixed 512 512 --out fpn.ts
@@ -44,15 +48,18 @@ EXAMPLES = """examples:
 
 what a file takes and gives:
   images, float32 (batch, channels, height, width), normalised. Their mean and std
-  (for pixels 0 to 255), channel order and class names are in the file's metadata.
+  (for pixels 0 to 255), channel order and class names are in the file, as JSON: in
+  ONNX's metadata and OpenVINO's rt_info under mmpoolformer, in .ts and .pt2 an extra
+  file, mmpoolformer.json.
     classifier  logits (batch, classes)
     backbone    stage0 to stage3, the maps
     segmentor   logits (batch, classes, height, width), of the input's size
     RetinaNet   boxes (batch, N, 4): left, top, right, bottom in pixels of the
-                input, scores (batch, N), labels (batch, N). In .onnx these are
-                detections, the rest filled up with score 0 and label -1; in .ts
-                and .pt2 they are candidates, which still need the threshold and
-                the suppression of overlapping boxes (torchvision.ops.batched_nms)
+                input, scores (batch, N), labels (batch, N). In .onnx and .xml
+                these are detections, the rest filled up with score 0 and label -1;
+                in .ts and .pt2 they are candidates, which still need the threshold
+                and the suppression of overlapping boxes
+                (torchvision.ops.batched_nms)
     Mask R-CNN  up to the proposals of its RPN, as RetinaNet's, labels being levels
                 of the pyramid. Boxes and masks of its second half are not exported:
                 RoIAlign on a number of boxes that differs is beyond this tool
@@ -68,7 +75,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = tool_parser('export', DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add('model', metavar='MODEL_OR_CONFIG', help=MODEL)
-    add('--out', required=True, metavar='FILE', help='ends in .onnx, .ts or .pt2')
+    add('--out', required=True, metavar='FILE', help='ends in .onnx, .xml, .ts or .pt2')
     add_checkpoint_option(parser)
     add('--features', action='store_true', help='the backbone alone: images to maps')
     add(
@@ -97,8 +104,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def checked(args: argparse.Namespace) -> argparse.Namespace:
     """Refuse what can't be exported, before anything is built."""
-    if Path(args.out).suffix not in ('.onnx', '.ts', '.pt2'):
-        raise UsageError(f'--out {args.out}: must end in .onnx, .ts or .pt2')
+    if Path(args.out).suffix not in ('.onnx', '.xml', '.ts', '.pt2'):
+        raise UsageError(f'--out {args.out}: must end in .onnx, .xml, .ts or .pt2')
     if args.fixed and min(args.fixed) < 1:
         raise UsageError('--fixed: give height and width in pixels')
     if not args.tolerance > 0:

@@ -1,11 +1,13 @@
-"""Models as files that run without this package: ONNX, TorchScript, torch.export.
+"""Models as files that run without this package: ONNX, OpenVINO, TorchScript, PT2.
 
 A file is compared with the model that it was made of before it gets its name, so a file
 that is there computes what the model computes.
 """
 
+import importlib.util
 import json
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +31,18 @@ from mmpoolformer.models.windows import for_any_size
 from mmpoolformer.version import __version__
 
 OPSET = 17  # the highest that torch 2.1 writes, the lowest with LayerNormalization
-FORMATS = {'.onnx': 'ONNX', '.ts': 'TorchScript', '.pt2': 'torch.export'}
+FORMATS = {
+    '.onnx': 'ONNX',
+    '.xml': 'OpenVINO',
+    '.ts': 'TorchScript',
+    '.pt2': 'torch.export',
+}
+SUPPRESSED = ('.onnx', '.xml')  # formats that can hold the suppression of boxes
+# What a format needs beside torch, and the extras that bring it.
+NEEDED = {
+    '.onnx': (('onnx', 'onnxruntime'), 'export'),
+    '.xml': (('onnx', 'openvino'), 'export,openvino'),
+}
 INFO = 'mmpoolformer.json'
 # Recorded with one image shape (batch, height, width), compared with others, even and
 # odd. Sides are long enough that no level of RetinaNet's pyramid is a single cell, for
@@ -79,12 +92,13 @@ def export_model(
     """Write a model to a file and compare the file with the model.
 
     The model itself stays as it is. What the file takes and gives: see `build_graph`,
-    except that ONNX files of detectors end with the suppression of overlapping boxes,
-    see `add_suppression`.
+    except that ONNX and OpenVINO files of detectors end with the suppression of
+    overlapping boxes, see `add_suppression`.
 
     Args:
         model: See `build_graph`.
-        path: The file; its ending says the format, see `FORMATS`.
+        path: The file; its ending says the format, see `FORMATS`. The weights of an
+            .xml are in a .bin beside it.
         size: Height and width of the only images that the file takes; `None` makes a
             file for images of any size. Batches may always differ. (Files of
             torch.export refuse sizes that their recording does not cover, such as sides
@@ -92,11 +106,12 @@ def export_model(
         tolerance: Largest difference that is allowed between file and model, relative
             to the largest value of an output.
         info: More entries of the file's description, such as `mean`, `std` and
-            `classes`; plain data. It is in ONNX's metadata under `mmpoolformer`, in the
-            others an extra file, `INFO`.
+            `classes`; plain data. It is in ONNX's metadata and in OpenVINO's `rt_info`
+            under `mmpoolformer`, in the others an extra file, `INFO`.
 
     Raises:
-        ValueError: If the format is unknown or can't hold the model.
+        ValueError: If the format is unknown, can't hold the model or needs a package
+            that is not installed.
         ExportError: If the outputs differ by more than the tolerance. No file is left,
             and one that was there before stays.
     """
@@ -104,6 +119,7 @@ def export_model(
     if path.suffix not in FORMATS:
         listed = ', '.join(f'{end} ({name})' for end, name in FORMATS.items())
         raise ValueError(f'{path}: the ending says the format: {listed}')
+    _check_packages(path.suffix)
     _check_size(model, path.suffix, size)
     graph = build_graph(model)
     text = json.dumps({**_description(graph, path.suffix, size), **(info or {})})
@@ -120,8 +136,26 @@ def export_model(
                 f'more than the tolerance of {tolerance:g}',
                 checks,
             )
-        os.replace(part, path)
+        _place(part, path)
     return Export(path, graph.kind, checks)
+
+
+def _place(part: Path, path: Path) -> None:
+    """Give a file its name, and the weights of an .xml theirs: both or none."""
+    if path.suffix != '.xml':
+        os.replace(part, path)
+        return
+    weights, old = path.with_suffix('.bin'), part.with_suffix('.old')
+    if weights.is_file():
+        shutil.copy2(weights, old)
+    os.replace(part.with_suffix('.bin'), weights)
+    try:
+        os.replace(part, path)
+    except OSError:
+        weights.unlink()
+        if old.exists():
+            os.replace(old, weights)
+        raise
 
 
 def table(checks: Sequence[Check]) -> str:
@@ -151,7 +185,7 @@ def _write(
         else:
             yield compare_candidates(images, graph.boxes.per_level, expected, given)
     if graph.boxes is not None:
-        detect = FINISHERS[part.suffix](graph, part, run)
+        detect = FINISHERS[part.suffix](graph, part, run, text)
         for shape in COMPARED:
             images = _images(graph, size, *shape)
             expected = [[x.numpy() for x in one] for one in graph.find(images)]
@@ -200,7 +234,7 @@ def _onnx_run(part: Path) -> Run:
     return lambda images: session.run(None, {'images': images.numpy()})
 
 
-def _finish_onnx(graph: Graph, part: Path, run: Run) -> Run:
+def _finish_onnx(graph: Graph, part: Path, run: Run, text: str) -> Run:
     """Add the suppression of boxes to an ONNX file of candidates."""
     import onnx  # an extra
 
@@ -210,6 +244,35 @@ def _finish_onnx(graph: Graph, part: Path, run: Run) -> Run:
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(part))
     return _onnx_run(part)
+
+
+def _write_openvino(
+    graph: Graph, part: Path, sample: Tensor, any_size: bool, text: str
+) -> Run:
+    _write_onnx(graph, part.with_suffix('.onnx'), sample, any_size, text)
+    return _as_openvino(part, text)
+
+
+def _finish_openvino(graph: Graph, part: Path, run: Run, text: str) -> Run:
+    _finish_onnx(graph, part.with_suffix('.onnx'), run, text)
+    return _as_openvino(part, text)
+
+
+def _as_openvino(part: Path, text: str) -> Run:
+    """Write the ONNX file beside `part` as OpenVINO's, and run that."""
+    import openvino  # an extra
+
+    core = openvino.Core()
+    model = core.read_model(part.with_suffix('.onnx'))
+    model.set_rt_info(text, 'mmpoolformer')
+    openvino.save_model(model, part, compress_to_fp16=False)
+    # Where the CPU has bfloat16, OpenVINO takes it unless asked for float32.
+    options = {
+        'INFERENCE_PRECISION_HINT': 'f32',
+        'INFERENCE_NUM_THREADS': torch.get_num_threads(),
+    }
+    compiled = core.compile_model(core.read_model(part), 'CPU', options)
+    return lambda images: list(compiled(images.numpy()).values())
 
 
 def _write_torchscript(
@@ -249,7 +312,7 @@ def _tensor_run(module: nn.Module) -> Run:
     return lambda images: [x.numpy() for x in module(images)]
 
 
-def _finish_elsewhere(graph: Graph, part: Path, run: Run) -> Run:
+def _finish_elsewhere(graph: Graph, part: Path, run: Run, text: str) -> Run:
     """Return what users of candidates do themselves: threshold, then suppression."""
     from mmcv.ops import batched_nms  # only there for detection
 
@@ -279,14 +342,27 @@ def _finish_elsewhere(graph: Graph, part: Path, run: Run) -> Run:
 
 WRITERS = {
     '.onnx': _write_onnx,
+    '.xml': _write_openvino,
     '.ts': _write_torchscript,
     '.pt2': _write_exported,
 }
 FINISHERS = {
     '.onnx': _finish_onnx,
+    '.xml': _finish_openvino,
     '.ts': _finish_elsewhere,
     '.pt2': _finish_elsewhere,
 }
+
+
+def _check_packages(suffix: str) -> None:
+    """Refuse a format whose packages are not installed."""
+    names, extras = NEEDED.get(suffix, ((), ''))
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f'{suffix} needs {" and ".join(missing)}: '
+            f"python -m pip install 'mmpoolformer[{extras}]'"
+        )
 
 
 def _check_size(model: nn.Module, suffix: str, size: tuple[int, int] | None) -> None:
@@ -320,7 +396,7 @@ def _description(graph: Graph, suffix: str, size: tuple[int, int] | None) -> dic
         'version': __version__,
     }
     if graph.boxes is not None:
-        found['boxes'] = {**asdict(graph.boxes), 'suppressed': suffix == '.onnx'}
+        found['boxes'] = {**asdict(graph.boxes), 'suppressed': suffix in SUPPRESSED}
     return found
 
 

@@ -1,5 +1,7 @@
 import hashlib
+import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import torch
 from mmengine.config import Config
@@ -74,6 +77,15 @@ def run_onnx(path: Path, images: torch.Tensor) -> list[np.ndarray]:
     return session.run(None, {'images': images.numpy()})
 
 
+def run_openvino(path: Path, images: torch.Tensor) -> list[np.ndarray]:
+    options = {'INFERENCE_PRECISION_HINT': 'f32'}
+    compiled = openvino.Core().compile_model(path, 'CPU', options)
+    return list(compiled(images.numpy()).values())
+
+
+RUNS = {'.onnx': run_onnx, '.xml': run_openvino}
+
+
 def assert_same(model: nn.Module, path: Path, shapes=SHAPES) -> None:
     generator = torch.Generator().manual_seed(1)
     for shape in shapes:
@@ -81,7 +93,8 @@ def assert_same(model: nn.Module, path: Path, shapes=SHAPES) -> None:
         with torch.no_grad():
             expected = model.eval()(images)
         expected = expected if isinstance(expected, tuple) else (expected,)
-        for one, other in zip(expected, run_onnx(path, images), strict=True):
+        given = RUNS[path.suffix](path, images)
+        for one, other in zip(expected, given, strict=True):
             torch.testing.assert_close(
                 torch.from_numpy(other), one, atol=2e-5, rtol=1e-4
             )
@@ -121,6 +134,71 @@ def test_onnx_equals_eager_at_other_sizes(build, name, tmp_path):
     assert [d.dim_param for d in dims] == ['batch', '', 'height', 'width']
     assert list(tmp_path.iterdir()) == [path]
     assert_same(model, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('build', 'name'),
+    [
+        (backbone, 'caformer_s18_384'),
+        (classifier, 'pit'),
+        pytest.param(backbone, 'metaformer_ppff_s12_224', marks=pytest.mark.long),
+    ],
+)
+def test_openvino_equals_eager_at_other_sizes(build, name, tmp_path):
+    model = build(name)
+    export_model(model, tmp_path / 'model.xml')
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ['model.bin', 'model.xml']
+    assert_same(model, tmp_path / 'model.xml')
+
+
+def test_openvino_files_are_float32_and_described(tmp_path):
+    model = classifier('poolformer_s12')
+    done = export_model(model, tmp_path / 'm.xml', info=dict(classes=['"<&>', 'b']))
+    assert done.kind == 'classifier'
+    read = openvino.Core().read_model(tmp_path / 'm.xml')
+    about = json.loads(read.get_rt_info('mmpoolformer').astype(str))
+    assert about['kind'] == 'classifier'
+    assert about['classes'] == ['"<&>', 'b']
+    floats = {
+        op.get_element_type()
+        for op in read.get_ops()
+        if op.get_type_name() == 'Constant' and op.get_element_type().is_real()
+    }
+    assert floats == {openvino.Type.f32}
+    assert_same(model, tmp_path / 'm.xml')
+
+
+def test_openvino_files_come_both_or_not_at_all(tmp_path):
+    weights = tmp_path / 'm.bin'
+    weights.write_text('from before')
+    (tmp_path / 'm.xml' / 'in the way').mkdir(parents=True)
+    with pytest.raises(OSError, match=r'm\.xml'):
+        export_model(classifier('poolformer_s12'), tmp_path / 'm.xml')
+    assert weights.read_text() == 'from before'
+    assert sorted(tmp_path.iterdir()) == [weights, tmp_path / 'm.xml']
+    weights.unlink()
+    with pytest.raises(OSError, match=r'm\.xml'):
+        export_model(classifier('poolformer_s12'), tmp_path / 'm.xml')
+    assert list(tmp_path.iterdir()) == [tmp_path / 'm.xml']
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'missing', 'extras'),
+    [('.onnx', 'onnxruntime', 'export'), ('.xml', 'openvino', 'export,openvino')],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    suffix, missing, extras, tmp_path, monkeypatch
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        'importlib.util.find_spec',
+        lambda name, *more: None if name == missing else find(name, *more),
+    )
+    cure = re.escape(f"python -m pip install 'mmpoolformer[{extras}]'")
+    with pytest.raises(ValueError, match=f'^{suffix} needs {missing}: {cure}$'):
+        export_model(classifier('poolformer_s12'), tmp_path / f'm{suffix}')
 
 
 def test_the_output_names_and_description(tmp_path):
@@ -253,13 +331,14 @@ def detector(tmp_path: Path, masks: bool = False) -> nn.Module:
     return model
 
 
-def test_retinanet_finds_what_mmdet_finds(tmp_path):
+@pytest.mark.parametrize('suffix', RUNS)
+def test_retinanet_finds_what_mmdet_finds(suffix, tmp_path):
     model = detector(tmp_path)
-    path = tmp_path / 'm.onnx'
+    path = tmp_path / f'm{suffix}'
     done = export_model(model, path)
     assert done.kind == 'detector'
     images = torch.randn(2, 3, 203, 331)
-    boxes, scores, labels = run_onnx(path, images)
+    boxes, scores, labels = RUNS[suffix](path, images)
     assert boxes.shape == (2, 100, 4)
     metas = [dict(img_shape=(203, 331), scale_factor=(1.0, 1.0))] * 2
     with torch.no_grad():
@@ -359,19 +438,20 @@ def test_other_ways_to_choose_boxes_are_refused(change, message, tmp_path):
         export_model(model, tmp_path / 'm.onnx')
 
 
-def test_semantic_fpn(tmp_path):
+@pytest.mark.parametrize('suffix', RUNS)
+def test_semantic_fpn(suffix, tmp_path):
     pytest.importorskip('mmseg')
     path = tmp_path / 'config.py'
     write_segmentation_config(path, tmp_path)
     torch.manual_seed(0)
     model = randomised(build_from_config(Config.fromfile(path)))
-    export_model(model, tmp_path / 'm.onnx')
+    export_model(model, tmp_path / f'm{suffix}')
     for size in ((96, 64), (75, 131)):
         images = torch.randn(2, 3, *size)
         meta = dict(ori_shape=size, img_shape=size, pad_shape=size)
         with torch.no_grad():
             expected = model.encode_decode(images, [meta] * 2)
-        (given,) = run_onnx(tmp_path / 'm.onnx', images)
+        (given,) = RUNS[suffix](tmp_path / f'm{suffix}', images)
         assert given.shape == (2, 3, *size)
         np.testing.assert_allclose(given, expected, atol=2e-4, rtol=1e-4)
     model.test_cfg.mode = 'slide'
@@ -488,7 +568,7 @@ def test_the_tool_exports_refuses_and_explains(tmp_path):
     assert mixed['code'] == 1
     assert 'takes images of one size only: give --fixed' in mixed['err']
     assert bad_end['code'] == 2
-    assert 'must end in .onnx, .ts or .pt2' in bad_end['err']
+    assert 'must end in .onnx, .xml, .ts or .pt2' in bad_end['err']
     assert unknown['code'] == 1
     assert "no model 'poolformer_s99'" in unknown['err']
     assert differs['code'] == 1
