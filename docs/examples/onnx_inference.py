@@ -2,7 +2,7 @@
 """Run a file of tools/export.py on a picture, without torch.
 
 Needs numpy, Pillow and onnxruntime only. A classifier prints the likeliest classes, a
-detector its boxes, a segmentor the share of each class; `--out` draws them.
+detector its boxes, a segmentor the share of each class; `--out` draws them, and masks.
 
     python docs/examples/onnx_inference.py poolformer_s12.onnx cat.jpg
     python docs/examples/onnx_inference.py retinanet.onnx street.jpg --out boxes.png
@@ -95,7 +95,7 @@ def show_boxes(
         if score < threshold:
             break  # they are sorted by score
         box = (box * scale).round(1).tolist()
-        name = class_name(about, label) if about['kind'] == 'detector' else 'object'
+        name = class_name(about, label)
         print(f'{score:.3f}  {name}  {box}')
         shown.append((box, f'{name} {score:.2f}'))
     print(f'{len(shown)} boxes with a score from {threshold}')
@@ -116,6 +116,21 @@ def draw_boxes(picture: Image.Image, boxes: list[tuple[list[float], str]]) -> No
     for box, text in boxes:
         pen.rectangle(box, outline=(230, 60, 0), width=2)
         pen.text((box[0] + 3, box[1] + 2), text, fill=(230, 60, 0))
+
+
+def draw_masks(
+    picture: Image.Image,
+    boxes: list[tuple[list[float], str]],
+    masks: np.ndarray,
+    threshold: float,
+) -> None:
+    """Lay the masks (N, 28, 28) of boxes over a picture."""
+    for (box, _), mask in zip(boxes, masks, strict=False):
+        left, top, right, bottom = map(round, box)
+        size = max(right - left, 1), max(bottom - top, 1)
+        large = Image.fromarray(mask).resize(size, Image.Resampling.BILINEAR)
+        inside = np.uint8(128) * (np.asarray(large) >= threshold)
+        picture.paste((230, 60, 0), (left, top), Image.fromarray(inside))
 
 
 def tinted(picture: Image.Image, labels: np.ndarray) -> Image.Image:
@@ -141,9 +156,11 @@ def main() -> None:
         labels = outputs[0][0].argmax(0)
         show_regions(labels, about)
         picture = tinted(picture, labels)
-    elif about['kind'] in ('detector', 'proposals'):
+    elif about['kind'] == 'detector':
         scale = np.tile(np.divide(picture.size, small.size), 2)
-        boxes = show_boxes([x[0] for x in outputs], about, scale, args.score_thr)
+        boxes = show_boxes([x[0] for x in outputs[:3]], about, scale, args.score_thr)
+        if 'masks' in about['outputs']:
+            draw_masks(picture, boxes, outputs[3][0], about['boxes']['mask_threshold'])
         draw_boxes(picture, boxes)
     else:
         for name, value in zip(about['outputs'], outputs, strict=True):

@@ -60,9 +60,8 @@ what a file takes and gives:
                 in .ts and .pt2 they are candidates, which still need the threshold
                 and the suppression of overlapping boxes
                 (torchvision.ops.batched_nms)
-    Mask R-CNN  up to the proposals of its RPN, as RetinaNet's, labels being levels
-                of the pyramid. Boxes and masks of its second half are not exported:
-                RoIAlign on a number of boxes that differs is beyond this tool
+    Mask R-CNN  in .onnx and .xml only: the same, and masks (batch, N, 28, 28), each
+                of its box and class, from 0 to 1 over the area of the box
 """
 
 
@@ -143,8 +142,7 @@ def main(argv: Sequence[str]) -> None:
             raise
     print(export.table(done.checks))
     takes = f'images of {size[0]} x {size[1]}' if size else 'images of any size'
-    kind = 'RPN, to proposals' if done.kind == 'proposals' else done.kind
-    print(f'{done.path}: {export.FORMATS[done.path.suffix]}, {kind}, {takes}')
+    print(f'{done.path}: {export.FORMATS[done.path.suffix]}, {done.kind}, {takes}')
 
 
 def build(args: argparse.Namespace) -> tuple:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy import ndarray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 # A box whose overlap or score lies at a threshold may fall on either side.
@@ -80,21 +81,22 @@ def compare_candidates(
 
 
 def compare_detections(
-    images: Tensor, expected: Sequence[Sequence[ndarray]], given: Sequence[ndarray]
+    images: Tensor, expected: Sequence[Sequence[ArrayLike]], given: Sequence[ndarray]
 ) -> Check:
-    """Compare detections, which have a partner if label, score and box agree.
+    """Compare detections, which have a partner if label, score, box and mask agree.
 
     Args:
         images: The input (B, C, H, W).
-        expected: Boxes (F, 4), scores (F) and labels (F) of each image, by the model;
-            a label of -1 stands for any.
-        given: Boxes (B, M, 4), scores (B, M), labels (B, M), by the file; those that
-            are none have score 0.
+        expected: Boxes (F, 4), scores (F), labels (F) and perhaps masks (F, h, w) of
+            each image, by the model.
+        given: Boxes (B, M, 4), scores (B, M), labels (B, M) and perhaps masks
+            (B, M, h, w), by the file; those that are none have score 0.
     """
     size = max(images.shape[2:])
     total = alone = 0
     worst = 0.0
-    for one, *other in zip(expected, *given, strict=True):
+    for found, *other in zip(expected, *given, strict=True):
+        one = [np.asarray(x) for x in found]
         other = [x[other[1] > 0] for x in other]
         total += max(len(one[1]), len(other[1]))
         distance = _distances(one, other, size)
@@ -126,8 +128,10 @@ def _distances(one: Sequence[ndarray], other: Sequence[ndarray], size: int) -> n
     moved = np.abs(one[0][:, None] - other[0][None]).max(2) / size
     scored = np.abs(one[1][:, None] - other[1][None])
     distance = np.maximum(moved, scored)
-    expected = one[2][:, None]
-    distance[(expected != other[2][None]) & (expected != -1)] = np.inf
+    for row, mask in enumerate(one[3] if len(one) > 3 else ()):
+        differs = np.abs(mask - other[3]).max((1, 2), initial=0)
+        distance[row] = np.maximum(distance[row], differs)
+    distance[one[2][:, None] != other[2][None]] = np.inf
     return distance
 
 

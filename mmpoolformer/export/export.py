@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +93,7 @@ def export_model(
 
     The model itself stays as it is. What the file takes and gives: see `build_graph`,
     except that ONNX and OpenVINO files of detectors end with the suppression of
-    overlapping boxes, see `add_suppression`.
+    overlapping boxes, see `suppressed`.
 
     Args:
         model: See `build_graph`.
@@ -122,6 +122,10 @@ def export_model(
     _check_packages(path.suffix)
     _check_size(model, path.suffix, size)
     graph = build_graph(model)
+    if graph.eager is None and path.suffix not in SUPPRESSED:
+        raise ValueError(
+            f'{path.suffix} can not hold {type(model).__name__}: write .onnx or .xml'
+        )
     text = json.dumps({**_description(graph, path.suffix, size), **(info or {})})
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, so that the finished file only needs another name.
@@ -173,23 +177,31 @@ def _write(
 ) -> Iterator[Check]:
     """Write a file and yield its comparisons with the model."""
     sample = _images(graph, size, *RECORDED)
-    for_sizes = for_any_size if size is None else nullcontext
-    with for_sizes(), _without_noise():
-        run = WRITERS[part.suffix](graph, part, sample, size is None, text)
-    for shape in COMPARED:
-        images = _images(graph, size, *shape)
-        expected = [x.numpy() for x in graph.eager(images)]
-        given = run(images)
-        if graph.boxes is None:
-            yield compare_tensors(images, list(graph.outputs), expected, given)
-        else:
-            yield compare_candidates(images, graph.boxes.per_level, expected, given)
-    if graph.boxes is not None:
-        detect = FINISHERS[part.suffix](graph, part, run, text)
-        for shape in COMPARED:
-            images = _images(graph, size, *shape)
-            expected = [[x.numpy() for x in one] for one in graph.find(images)]
-            yield compare_detections(images, expected, detect(images))
+
+    def written(module: nn.Module) -> Run:
+        with for_any_size() if size is None else nullcontext(), _without_noise():
+            one = replace(graph, module=module)
+            return WRITERS[part.suffix](one, part, sample, size is None, text)
+
+    batches = [_images(graph, size, *shape) for shape in COMPARED]
+    run = written(graph.module)
+    for images in batches:
+        yield _compared(graph, images, run(images))
+    if graph.detect is None:
+        return
+    detect = written(graph.detect) if part.suffix in SUPPRESSED else _ended(graph, run)
+    for images in batches:
+        expected = graph.find(images, graph.boxes.score_threshold)
+        yield compare_detections(images, expected, detect(images))
+
+
+def _compared(graph: Graph, images: Tensor, given: list[np.ndarray]) -> Check:
+    if graph.eager is None:
+        return compare_detections(images, graph.find(images, 0.0), given)
+    expected = [x.numpy() for x in graph.eager(images)]
+    if graph.detect is None:
+        return compare_tensors(images, list(graph.outputs), expected, given)
+    return compare_candidates(images, graph.boxes.per_level, expected, given)
 
 
 def _write_onnx(
@@ -234,36 +246,16 @@ def _onnx_run(part: Path) -> Run:
     return lambda images: session.run(None, {'images': images.numpy()})
 
 
-def _finish_onnx(graph: Graph, part: Path, run: Run, text: str) -> Run:
-    """Add the suppression of boxes to an ONNX file of candidates."""
-    import onnx  # an extra
-
-    from mmpoolformer.export.nms import add_suppression
-
-    model = add_suppression(onnx.load(str(part)), graph.boxes)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(part))
-    return _onnx_run(part)
-
-
 def _write_openvino(
     graph: Graph, part: Path, sample: Tensor, any_size: bool, text: str
 ) -> Run:
-    _write_onnx(graph, part.with_suffix('.onnx'), sample, any_size, text)
-    return _as_openvino(part, text)
-
-
-def _finish_openvino(graph: Graph, part: Path, run: Run, text: str) -> Run:
-    _finish_onnx(graph, part.with_suffix('.onnx'), run, text)
-    return _as_openvino(part, text)
-
-
-def _as_openvino(part: Path, text: str) -> Run:
-    """Write the ONNX file beside `part` as OpenVINO's, and run that."""
+    """Write the file by way of ONNX."""
     import openvino  # an extra
 
+    source = part.with_suffix('.onnx')
+    _write_onnx(graph, source, sample, any_size, text)
     core = openvino.Core()
-    model = core.read_model(part.with_suffix('.onnx'))
+    model = core.read_model(source)
     model.set_rt_info(text, 'mmpoolformer')
     openvino.save_model(model, part, compress_to_fp16=False)
     # Where the CPU has bfloat16, OpenVINO takes it unless asked for float32.
@@ -312,7 +304,7 @@ def _tensor_run(module: nn.Module) -> Run:
     return lambda images: [x.numpy() for x in module(images)]
 
 
-def _finish_elsewhere(graph: Graph, part: Path, run: Run, text: str) -> Run:
+def _ended(graph: Graph, run: Run) -> Run:
     """Return what users of candidates do themselves: threshold, then suppression."""
     from mmcv.ops import batched_nms  # only there for detection
 
@@ -345,12 +337,6 @@ WRITERS = {
     '.xml': _write_openvino,
     '.ts': _write_torchscript,
     '.pt2': _write_exported,
-}
-FINISHERS = {
-    '.onnx': _finish_onnx,
-    '.xml': _finish_openvino,
-    '.ts': _finish_elsewhere,
-    '.pt2': _finish_elsewhere,
 }
 
 
@@ -396,7 +382,8 @@ def _description(graph: Graph, suffix: str, size: tuple[int, int] | None) -> dic
         'version': __version__,
     }
     if graph.boxes is not None:
-        found['boxes'] = {**asdict(graph.boxes), 'suppressed': suffix in SUPPRESSED}
+        boxes = {k: v for k, v in asdict(graph.boxes).items() if v is not None}
+        found['boxes'] = {**boxes, 'suppressed': suffix in SUPPRESSED}
     return found
 
 

@@ -7,14 +7,15 @@ image sizes may change; `Graph.eager` runs their own code for comparison.
 """
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
+from mmengine.config import ConfigDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmpoolformer.export.boxes import BoxGraph, BoxSettings, Detections, box_settings
+from mmpoolformer.export.two_stage import TwoStageGraph, two_stage_settings
 from mmpoolformer.models import (
     MetaFormer,
     MetaFormerClassifier,
@@ -25,25 +26,6 @@ from mmpoolformer.models.token_mixers import Attention, GridMixing
 
 BACKBONES = (MetaFormer, PiT)
 CLASSIFIERS = (MetaFormerClassifier, PiTClassifier)
-# mmdet's clip of how much a box may differ in size from its anchor.
-WIDEST = abs(math.log(16 / 1000))
-
-
-@dataclass(frozen=True)
-class BoxSettings:
-    """How a detector's candidates become detections.
-
-    Attributes:
-        score_threshold: Least score, exclusive.
-        iou_threshold: Overlap from which the weaker of two boxes with one label goes.
-        max_boxes: Boxes kept for one image.
-        per_level: Candidates of each level of the pyramid.
-    """
-
-    score_threshold: float
-    iou_threshold: float
-    max_boxes: int
-    per_level: int
 
 
 @dataclass(frozen=True)
@@ -51,27 +33,31 @@ class Graph:
     """A module to export, and what to compare it with.
 
     Attributes:
-        kind: `'backbone'`, `'classifier'`, `'detector'`, `'proposals'` (what the first
-            half of a Mask R-CNN finds) or `'segmentor'`.
-        module: From images (B, C, H, W) to a tuple of tensors; in evaluation mode.
+        kind: `'backbone'`, `'classifier'`, `'detector'` or `'segmentor'`.
+        module: From images (B, C, H, W) to a tuple of tensors; in evaluation mode. For
+            detectors of one stage these are candidates, for those of two detections
+            of any score.
         outputs: A name and the names of the dimensions of each, such as
             `('batch', 'classes')`. Only dimensions that end in `batch`, `height` or
             `width` change with the input.
         eager: Images to the same outputs, for comparison: the model's own code, or the
             module where the model has none that ends there.
         in_channels: Channels of the images.
-        boxes: For kinds with boxes, how they are chosen.
-        find: For kinds with boxes, the model's own code to the end: images to a
-            `(boxes, scores, labels)` for each image, sorted by falling score.
+        boxes: For detectors, how boxes are chosen.
+        detect: For detectors, the module with the suppression of overlapping boxes.
+        find: For detectors, the model's own code to the end: images and a score
+            threshold to a `(boxes, scores, labels)` for each image, or
+            `(boxes, scores, labels, masks)`, sorted by falling score.
     """
 
     kind: str
     module: nn.Module
     outputs: Mapping[str, Sequence[str]]
-    eager: Callable[[Tensor], tuple[Tensor, ...]]
+    eager: Callable[[Tensor], tuple[Tensor, ...]] | None
     in_channels: int = 3
     boxes: BoxSettings | None = None
-    find: Callable[[Tensor], list[tuple[Tensor, ...]]] | None = None
+    detect: nn.Module | None = None
+    find: Callable[[Tensor, float], list[tuple[Tensor, ...]]] | None = None
 
 
 def build_graph(model: nn.Module) -> Graph:
@@ -93,12 +79,12 @@ def build_graph(model: nn.Module) -> Graph:
     if hasattr(model, 'decode_head'):
         return _segmentor_graph(model)
     if hasattr(model, 'rpn_head'):
-        return _box_graph(model, model.rpn_head, 'proposals')
+        return _two_stage_graph(model)
     if hasattr(model, 'bbox_head'):
-        return _box_graph(model, model.bbox_head, 'detector')
+        return _one_stage_graph(model)
     raise ValueError(
         f'{type(model).__name__}: not exported; known are backbones and classifiers of '
-        'this package, RetinaNet, Mask R-CNN (up to its proposals) and Semantic FPN'
+        'this package, RetinaNet, Mask R-CNN, Faster R-CNN and Semantic FPN'
     )
 
 
@@ -137,92 +123,6 @@ class Tuple(nn.Module):
         return (self.network(images),)
 
 
-class BoxGraph(nn.Module):
-    """Backbone, neck and anchor head of mmdet, to candidates for boxes.
-
-    As `BaseDenseHead.predict_by_feat` of mmdet does it: of every level of the pyramid
-    the candidates of the highest scores, each a pair of an anchor and a class, with the
-    box that the anchor is moved to. What follows there, the threshold and the
-    suppression of overlapping boxes (NMS), is not in here.
-
-    Args:
-        model: A detector; it is copied.
-        head: Its `bbox_head` or `rpn_head`.
-        per_level: Candidates of each level. Levels with fewer fill up with score 0.
-        label_levels: Whether labels are levels of the pyramid, not classes.
-    """
-
-    def __init__(
-        self, model: nn.Module, head: nn.Module, per_level: int, label_levels: bool
-    ) -> None:
-        super().__init__()
-        self.backbone = copy.deepcopy(model.backbone)
-        self.neck = copy.deepcopy(model.neck)
-        self.head = copy.deepcopy(head)
-        self.per_level = per_level
-        self.label_levels = label_levels
-        self.min_size = head.test_cfg.get('min_bbox_size', -1)
-        for name in ('means', 'stds'):
-            values = getattr(head.bbox_coder, name)
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Find candidates in images (B, C, H, W).
-
-        Returns:
-            Boxes (B, N, 4) as left, top, right, bottom in pixels of the input, clipped
-            to it; scores (B, N), falling within each level; labels (B, N). N is the
-            number of levels times `per_level`.
-        """
-        maps = zip(*self.head(self.neck(self.backbone(images))), strict=True)
-        found = [self._level(i, images, *pair) for i, pair in enumerate(maps)]
-        # Of every level a triple -> of every output all levels.
-        parts = zip(*found, strict=True)
-        boxes, scores, labels = (torch.cat(levels, 1) for levels in parts)
-        return boxes, scores, labels
-
-    def _level(
-        self, level: int, images: Tensor, logits: Tensor, deltas: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the best candidates of one level of the pyramid."""
-        batch, classes = images.shape[0], self.head.cls_out_channels
-        # (B, A * K, H, W) -> (B, H * W * A * K)
-        scores = logits.permute(0, 2, 3, 1).reshape(batch, -1).sigmoid()
-        anchors = self.head.prior_generator.single_level_grid_priors(
-            (logits.shape[2], logits.shape[3]), level, device=logits.device
-        )
-        deltas = deltas.permute(0, 2, 3, 1).reshape(batch, -1, 4)  # (B, H * W * A, 4)
-        # So that there are enough to take, whatever the size of the map is.
-        scores = F.pad(scores, (0, self.per_level))
-        more = -(-self.per_level // classes)
-        anchors, deltas = (F.pad(x, (0, 0, 0, more)) for x in (anchors, deltas))
-        scores, places = scores.topk(self.per_level, dim=1)
-        labels = places % classes
-        places = torch.div(places, classes, rounding_mode='floor')
-        index = places.unsqueeze(2).expand(-1, -1, 4)
-        boxes = self._decoded(anchors[places], deltas.gather(1, index), images)
-        if self.min_size >= 0:
-            scores = scores * self._large_enough(boxes).to(scores.dtype)
-        if self.label_levels:
-            labels = torch.zeros_like(labels) + level
-        return boxes, scores, labels
-
-    def _decoded(self, anchors: Tensor, deltas: Tensor, images: Tensor) -> Tensor:
-        """Move and resize anchors (B, N, 4), and clip them to the images."""
-        deltas = deltas * self.stds + self.means
-        sizes = anchors[..., 2:] - anchors[..., :2]
-        centres = (anchors[..., 2:] + anchors[..., :2]) / 2 + sizes * deltas[..., :2]
-        half = sizes * deltas[..., 2:].clamp(-WIDEST, WIDEST).exp() / 2
-        corners = torch.cat((centres - half, centres + half), 2)
-        height, width = _numbers(images)
-        limits = torch.stack((width, height, width, height)).to(corners.dtype)
-        return torch.minimum(corners.clamp(min=0), limits)
-
-    def _large_enough(self, boxes: Tensor) -> Tensor:
-        sizes = boxes[..., 2:] - boxes[..., :2]
-        return (sizes > self.min_size).all(2)
-
-
 class SegmentorGraph(nn.Module):
     """An encoder-decoder of mmseg, to logits of the images' size.
 
@@ -259,13 +159,6 @@ def _upsample(layer: nn.Module) -> nn.Module:
         mode=layer.mode,
         align_corners=layer.align_corners,
     )
-
-
-def _numbers(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return height and width of images as tensors that the graph computes."""
-    # A sum of ones, because no other way is known to all kinds of graphs.
-    height, width = (images.new_ones(images.shape[i]).sum() for i in (2, 3))
-    return height, width
 
 
 def _backbone_graph(model: nn.Module) -> Graph:
@@ -312,67 +205,97 @@ def _segmentor_graph(model: nn.Module) -> Graph:
     )
 
 
-def _box_graph(model: nn.Module, head: nn.Module, kind: str) -> Graph:
-    settings = _box_settings(head)
-    module = BoxGraph(model, head, settings.per_level, kind == 'proposals').eval()
+def _one_stage_graph(model: nn.Module) -> Graph:
+    settings = box_settings(model.bbox_head)
+    module = BoxGraph(model, model.bbox_head, settings.per_level, False).eval()
 
-    def find(images: Tensor) -> list[tuple[Tensor, ...]]:
-        size = tuple(images.shape[2:])
-        metas = [dict(img_shape=size, scale_factor=(1.0, 1.0))] * len(images)
-        maps = head(model.neck(model.backbone(images)))
-        found = head.predict_by_feat(*maps, batch_img_metas=metas, rescale=False)
-        if kind == 'proposals':  # mmdet forgets the levels
-            labels = [torch.full_like(one.labels, -1) for one in found]
-        else:
-            labels = [one.labels for one in found]
-        return [
-            (one.bboxes, one.scores, label)
-            for one, label in zip(found, labels, strict=True)
-        ]
+    def find(images: Tensor, threshold: float) -> list[tuple[Tensor, ...]]:
+        maps = model.neck(model.backbone(images))
+        found = _predict(model.bbox_head, images, maps, score_thr=threshold)
+        return [(one.bboxes, one.scores, one.labels) for one in found]
 
     return Graph(
-        kind=kind,
+        kind='detector',
         module=module,
-        outputs={
-            'boxes': ('batch', 'candidates', 'corners'),
-            'scores': ('batch', 'candidates'),
-            'labels': ('batch', 'candidates'),
-        },
+        outputs=_box_outputs('candidates'),
         eager=module,
         in_channels=getattr(model.backbone, 'in_channels', 3),
         boxes=settings,
+        detect=Detections(module, settings),
         find=find,
     )
 
 
-def _box_settings(head: nn.Module) -> BoxSettings:
-    """Read how boxes are chosen.
+def _two_stage_graph(model: nn.Module) -> Graph:
+    proposals, settings = box_settings(model.rpn_head), two_stage_settings(model)
+    detect = TwoStageGraph(model, proposals, settings).eval()
+    # A trained model finds nothing in noise, so there would be nothing to compare.
+    everything = copy.copy(detect)
+    everything.settings = replace(settings, score_threshold=0.0)
 
-    Raises:
-        ValueError: If the graph or its NMS would choose in another way.
-    """
-    known = {'RetinaHead', 'RPNHead'}
-    if type(head).__name__ not in known:
-        raise ValueError(
-            f'{type(head).__name__}: boxes are exported for {" and ".join(known)} only'
+    def find(images: Tensor, threshold: float) -> list[tuple[Tensor, ...]]:
+        maps = model.neck(model.backbone(images))
+        boxes = _predict(model.rpn_head, images, maps)
+        rule = {**model.roi_head.test_cfg, 'score_thr': threshold}
+        found = model.roi_head.predict_bbox(
+            maps, _metas(images), boxes, ConfigDict(rule), rescale=False
         )
-    coder, settings = head.bbox_coder, head.test_cfg
-    suppression = dict(settings.nms)
-    wrong = {
-        'loss_cls.use_sigmoid=False': not head.use_sigmoid_cls,
-        f'bbox_coder={type(coder).__name__}': type(coder).__name__
-        != 'DeltaXYWHBBoxCoder',
-        'bbox_coder.add_ctr_clamp=True': coder.add_ctr_clamp,
-        'bbox_coder.clip_border=False': not coder.clip_border,
-        f'test_cfg.nms={suppression}': suppression.get('type', 'nms') != 'nms',
-        'test_cfg.nms_pre': settings.get('nms_pre', -1) < 1,
-    }
-    found = [name for name, is_wrong in wrong.items() if is_wrong]
-    if found:
-        raise ValueError(f'{type(head).__name__} with {", ".join(found)}: not exported')
-    return BoxSettings(
-        score_threshold=float(settings.get('score_thr', 0.0)),
-        iou_threshold=float(suppression['iou_threshold']),
-        max_boxes=int(settings.max_per_img),
-        per_level=int(settings.nms_pre),
+        rows = [(one.bboxes, one.scores, one.labels) for one in found]
+        if not model.roi_head.with_mask:
+            return rows
+        return [(*row, _masks(model, maps, i, *row)) for i, row in enumerate(rows)]
+
+    outputs = _box_outputs('detections')
+    if model.roi_head.with_mask:
+        outputs['masks'] = ('batch', 'detections', 'rows', 'columns')
+    return Graph(
+        kind='detector',
+        module=everything,
+        outputs=outputs,
+        eager=None,
+        in_channels=getattr(model.backbone, 'in_channels', 3),
+        boxes=settings,
+        detect=detect,
+        find=find,
     )
+
+
+def _box_outputs(name: str) -> dict[str, tuple[str, ...]]:
+    return {
+        'boxes': ('batch', name, 'corners'),
+        'scores': ('batch', name),
+        'labels': ('batch', name),
+    }
+
+
+def _metas(images: Tensor) -> list[dict]:
+    size = tuple(images.shape[2:])
+    return [dict(img_shape=size, scale_factor=(1.0, 1.0))] * len(images)
+
+
+def _predict(
+    head: nn.Module, images: Tensor, maps: Sequence[Tensor], **changes: float
+) -> list:
+    """Run mmdet's own code of an anchor head to its boxes."""
+    return head.predict_by_feat(
+        *head(maps),
+        batch_img_metas=_metas(images),
+        cfg=ConfigDict({**head.test_cfg, **changes}),
+        rescale=False,
+    )
+
+
+def _masks(
+    model: nn.Module,
+    maps: Sequence[Tensor],
+    image: int,
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+) -> Tensor:
+    """Run mmdet's own code to the masks (M, h, w) of an image's boxes."""
+    rois = F.pad(boxes, (1, 0), value=float(image))
+    masks = model.roi_head._mask_forward(maps, rois)['mask_preds'].sigmoid()
+    if model.roi_head.mask_head.class_agnostic:
+        return masks[:, 0]
+    return masks[range(len(labels)), labels]

@@ -415,13 +415,90 @@ def test_torchscript_candidates_and_torchvision_give_the_detections(tmp_path):
     )
 
 
-def test_mask_rcnn_goes_to_its_proposals(tmp_path):
-    done = export_model(detector(tmp_path, masks=True), tmp_path / 'm.onnx')
-    assert done.kind == 'proposals'
-    boxes, scores, labels = run_onnx(tmp_path / 'm.onnx', torch.zeros(1, 3, 96, 128))
-    assert boxes.shape == (1, 1000, 4)
-    assert (scores > 0).sum() > 10
-    assert set(labels[scores > 0]) <= set(range(5))
+def mask_rcnn(tmp_path: Path) -> nn.Module:
+    """Build a tiny Mask R-CNN that finds boxes of many scores, with masks."""
+    model = detector(tmp_path, masks=True)
+    for layer in (
+        model.roi_head.bbox_head.fc_cls,
+        model.roi_head.mask_head.conv_logits,
+    ):
+        layer.weight.data.mul_(5)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('suffix', RUNS)
+def test_mask_rcnn_finds_what_mmdet_finds(suffix, tmp_path):
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+    from mmdet.structures import DetDataSample
+
+    model = mask_rcnn(tmp_path)
+    done = export_model(model, tmp_path / f'm{suffix}')
+    assert done.kind == 'detector'
+    size = (203, 331)
+    images = torch.randn(2, 3, *size)
+    given = RUNS[suffix](tmp_path / f'm{suffix}', images)
+    assert [x.shape for x in given] == [
+        (2, 100, 4),
+        (2, 100),
+        (2, 100),
+        (2, 100, 28, 28),
+    ]
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, scale_factor=(1.0, 1.0))
+    samples = [DetDataSample(metainfo=meta) for _ in images]
+    with torch.no_grad():
+        found = model.eval().predict(images, samples)
+    for sample, *one in zip(found, *map(torch.from_numpy, given), strict=True):
+        expected = sample.pred_instances
+        count = len(expected)
+        boxes, scores, labels, masks = (x[:count] for x in one)
+        assert count > 20
+        assert (one[1] > 0).sum() == count
+        assert (one[2][count:] == -1).all()
+        assert (one[3][count:] == 0).all()
+        torch.testing.assert_close(scores, expected.scores, atol=1e-4, rtol=0)
+        apart = -expected.scores.diff() > 2e-4
+        clear = torch.ones(count, dtype=torch.bool)
+        clear[1:] &= apart
+        clear[:-1] &= apart
+        assert clear.sum() > 10
+        assert torch.equal(labels[clear], expected.labels[clear])
+        torch.testing.assert_close(
+            boxes[clear], expected.bboxes[clear], atol=2e-2, rtol=0
+        )
+        pasted, _ = _do_paste_mask(masks[:, None], boxes, *size, skip_empty=False)
+        differ = (pasted >= 0.5) != expected.masks
+        inside = expected.masks[clear].sum()
+        areas = (expected.bboxes[:, 2:] - expected.bboxes[:, :2]).prod(1)
+        assert 0.05 < inside / areas[clear].sum() < 0.95
+        assert differ[clear].sum() < 1e-2 * inside
+
+
+@pytest.mark.slow
+def test_faster_rcnn_has_no_masks(tmp_path):
+    model = mask_rcnn(tmp_path)
+    model.roi_head.mask_head = None
+    export_model(model, tmp_path / 'm.onnx')
+    boxes, scores, _ = run_onnx(tmp_path / 'm.onnx', torch.zeros(1, 3, 96, 128))
+    assert boxes.shape == (1, 100, 4)
+    assert (scores > 0).any()
+
+
+def test_what_two_stages_do_otherwise_is_refused(tmp_path):
+    model = mask_rcnn(tmp_path)
+    with pytest.raises(ValueError, match=r'\.ts can not hold MaskRCNN: write \.onnx'):
+        export_model(model, tmp_path / 'm.ts')
+    layer = model.roi_head.mask_roi_extractor.roi_layers[0]
+    layer.pool_mode = 'max'
+    with pytest.raises(ValueError, match=r"roi_layer=.*'max'.*: not exported"):
+        export_model(model, tmp_path / 'm.onnx')
+    layer.pool_mode = 'avg'
+    model.roi_head.test_cfg.nms.type = 'soft_nms'
+    with pytest.raises(ValueError, match=r'soft_nms.*: not exported'):
+        export_model(model, tmp_path / 'm.onnx')
+    model.roi_head = nn.Identity()
+    with pytest.raises(ValueError, match=r'Identity: .*StandardRoIHead only'):
+        export_model(model, tmp_path / 'm.onnx')
 
 
 @pytest.mark.parametrize(
@@ -534,6 +611,16 @@ def test_the_example_detects_without_torch(picture, tmp_path):
     )
     assert 'boxes with a score from 0.1' in text
     assert Image.open(out).size == (120, 90)
+
+
+@pytest.mark.slow
+def test_the_example_draws_masks(picture, tmp_path):
+    path = tmp_path / 'm.onnx'
+    export_model(mask_rcnn(tmp_path), path, info=INFO_FOR_EXAMPLE)
+    out = tmp_path / 'out.png'
+    run_example(path, picture, '--short-side', 128, '--score-thr', 0.6, '--out', out)
+    changed = np.asarray(Image.open(out)) != np.asarray(Image.open(picture))
+    assert changed.any(2).mean() > 0.1  # lines of boxes alone are thin
 
 
 @pytest.mark.slow
