@@ -48,6 +48,7 @@ EXPORT = ['onnx>=1.16', 'onnxruntime>=1.17', 'onnxscript']
 # To run exported files in place of checkpoints.
 ONNX = ['onnxruntime>=1.17']
 OPENVINO = ['openvino>=2024.4']
+INT8 = [*OPENVINO, 'nncf>=2.14']
 # For `make docs`.
 DOCS = ['mkdocs-material>=9', 'mkdocstrings[python]>=0.26']
 DEV = [
@@ -126,6 +127,7 @@ def requirements() -> tuple:
         'export': EXPORT,
         'onnx': ONNX,
         'openvino': OPENVINO,
+        'int8': INT8,
     }
     extras['all'] = sorted({name for names in extras.values() for name in names})
     extras |= {'dev': DEV, 'docs': DOCS}

@@ -388,6 +388,7 @@ RULES = [
     Rule(
         rf'python tools/export.py {SEGMENTOR} .*', words={'CHECKPOINT': 'fpn_s12.pth'}
     ),
+    Rule(r'python tools/export.py .*--int8.*', '--max-drop 100', says='in int8'),
     Rule(r'python tools/export.py .*'),
     Rule(r'python docs/examples/onnx_inference.py .*'),
     # The whole way.

@@ -281,7 +281,7 @@ def test_backbone_needs_no_compiled_operators(
     names = {re.match(r'[\w-]+', x)[0] for x in given['install_requires']}
     assert {'torch', 'timm', 'onedl-mmengine'} <= names
     assert not {name for name in names if re.search('mmcv|mmdet|mmseg', name)}
-    extras = {'det', 'seg', 'analysis', 'demo', 'export', 'onnx', 'openvino'}
+    extras = {'det', 'seg', 'analysis', 'demo', 'export', 'onnx', 'openvino', 'int8'}
     assert set(given['extras_require']) == extras | {'all', 'dev', 'docs'}
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,6 +31,11 @@ from mmpoolformer.export.graphs import Graph, build_graph, fixed_parts, windowed
 from mmpoolformer.models.windows import for_any_size
 from mmpoolformer.version import __version__
 
+if TYPE_CHECKING:
+    import openvino
+
+    from mmpoolformer.export.quantize import Quantised
+
 OPSET = 17  # the highest that torch 2.1 writes, the lowest with LayerNormalization
 FORMATS = {
     '.onnx': 'ONNX',
@@ -42,6 +48,7 @@ SUPPRESSED = ('.onnx', '.xml')  # formats that can hold the suppression of boxes
 NEEDED = {
     '.onnx': (('onnx', 'onnxruntime'), 'export'),
     '.xml': (('onnx', 'openvino'), 'export,openvino'),
+    'int8': (('onnx', 'openvino', 'nncf'), 'export,int8'),
 }
 INFO = 'mmpoolformer.json'
 # Recorded with one image shape (batch, height, width), compared with others, even and
@@ -68,18 +75,34 @@ class ExportError(ValueError):
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """How a model is quantised to 8-bit integers.
+
+    Attributes:
+        folder: Pictures, see `mmpoolformer.export.quantize.quantise`.
+        max_drop: Points that it may lose.
+    """
+
+    folder: str
+    max_drop: float = 0.5
+
+
+@dataclass(frozen=True)
 class Export:
     """What was exported.
 
     Attributes:
         path: The file.
         kind: See `Graph`.
-        checks: The comparisons, all within the tolerance.
+        checks: The comparisons, all within the tolerance; of the file before it was
+            quantised.
+        quantised: How good it is after that, if it was.
     """
 
     path: Path
     kind: str
     checks: list[Check]
+    quantised: 'Quantised | None' = None
 
 
 def export_model(
@@ -88,6 +111,7 @@ def export_model(
     size: tuple[int, int] | None = None,
     tolerance: float = TOLERANCE,
     info: Mapping | None = None,
+    int8: Calibration | None = None,
 ) -> Export:
     """Write a model to a file and compare the file with the model.
 
@@ -108,31 +132,35 @@ def export_model(
         info: More entries of the file's description, such as `mean`, `std` and
             `classes`; plain data. It is in ONNX's metadata and in OpenVINO's `rt_info`
             under `mmpoolformer`, in the others an extra file, `INFO`.
+        int8: How to quantise an .xml, after it was compared; None leaves float32.
 
     Raises:
         ValueError: If the format is unknown, can't hold the model or needs a package
             that is not installed.
-        ExportError: If the outputs differ by more than the tolerance. No file is left,
-            and one that was there before stays.
+        ExportError: If the outputs differ by more than the tolerance, or quantisation
+            loses more than it may. No file is left, and one that was there before
+            stays.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
         listed = ', '.join(f'{end} ({name})' for end, name in FORMATS.items())
         raise ValueError(f'{path}: the ending says the format: {listed}')
-    _check_packages(path.suffix)
+    if int8 and path.suffix != '.xml':
+        raise ValueError(f'{path}: int8 is for .xml only')
+    _check_packages('int8' if int8 else path.suffix)
     _check_size(model, path.suffix, size)
     graph = build_graph(model)
     if graph.eager is None and path.suffix not in SUPPRESSED:
         raise ValueError(
             f'{path.suffix} can not hold {type(model).__name__}: write .onnx or .xml'
         )
-    text = json.dumps({**_description(graph, path.suffix, size), **(info or {})})
+    about = {**_description(graph, path.suffix, size), **(info or {})}
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, so that the finished file only needs another name.
     with tempfile.TemporaryDirectory(prefix='.export-', dir=path.parent) as folder:
         part = Path(folder) / path.name
         with _evaluating(model), torch.no_grad():
-            checks = list(_write(graph, part, size, text))
+            checks = list(_write(graph, part, size, json.dumps(about)))
         worst = max(check.difference for check in checks)
         if not worst <= tolerance:
             raise ExportError(
@@ -140,8 +168,33 @@ def export_model(
                 f'more than the tolerance of {tolerance:g}',
                 checks,
             )
+        quantised = _quantise(part, about, int8) if int8 else None
+        if quantised and quantised.drop > int8.max_drop:
+            raise ExportError(
+                f'{path}: not written, since int8 loses {quantised.drop:.1f} points, '
+                f'more than {int8.max_drop:g} ({quantised}); give more pictures or a '
+                'larger --max-drop',
+                checks,
+            )
         _place(part, path)
-    return Export(path, graph.kind, checks)
+    return Export(path, graph.kind, checks, quantised)
+
+
+def _quantise(part: Path, about: Mapping, int8: Calibration) -> 'Quantised':
+    """Write a smaller file in place of an OpenVINO file."""
+    import openvino  # an extra
+
+    from mmpoolformer.export.quantize import quantise
+
+    model, found = quantise(
+        openvino.Core().read_model(part), about, int8.folder, int8.max_drop, _load
+    )
+    model.set_rt_info(json.dumps({**about, 'int8': asdict(found)}), 'mmpoolformer')
+    smaller = part.with_name('int8.xml')
+    openvino.save_model(model, smaller, compress_to_fp16=False)
+    for suffix in ('.xml', '.bin'):
+        os.replace(smaller.with_suffix(suffix), part.with_suffix(suffix))
+    return found
 
 
 def _place(part: Path, path: Path) -> None:
@@ -258,13 +311,21 @@ def _write_openvino(
     model = core.read_model(source)
     model.set_rt_info(text, 'mmpoolformer')
     openvino.save_model(model, part, compress_to_fp16=False)
+    run = _load(core.read_model(part))
+    return lambda images: run(images.numpy())
+
+
+def _load(model: 'openvino.Model') -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Return what runs a model of OpenVINO in float32, as far as it is not in int8."""
+    import openvino  # an extra
+
     # Where the CPU has bfloat16, OpenVINO takes it unless asked for float32.
     options = {
         'INFERENCE_PRECISION_HINT': 'f32',
         'INFERENCE_NUM_THREADS': torch.get_num_threads(),
     }
-    compiled = core.compile_model(core.read_model(part), 'CPU', options)
-    return lambda images: list(compiled(images.numpy()).values())
+    compiled = openvino.Core().compile_model(model, 'CPU', options)
+    return lambda images: list(compiled(images).values())
 
 
 def _write_torchscript(
@@ -340,13 +401,13 @@ WRITERS = {
 }
 
 
-def _check_packages(suffix: str) -> None:
-    """Refuse a format whose packages are not installed."""
-    names, extras = NEEDED.get(suffix, ((), ''))
+def _check_packages(what: str) -> None:
+    """Refuse a format, or int8, whose packages are not installed."""
+    names, extras = NEEDED.get(what, ((), ''))
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
-            f'{suffix} needs {" and ".join(missing)}: '
+            f'{what} needs {" and ".join(missing)}: '
             f"python -m pip install 'mmpoolformer[{extras}]'"
         )
 

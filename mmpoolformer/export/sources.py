@@ -39,9 +39,9 @@ def named_model(
         trust: See `read_checkpoint`.
 
     Returns:
-        The model; for the file `model`, `mean`, `std`, `size` of the pictures,
-        `channel_order` and, if known, `classes`; and which weights are random, in
-        words.
+        The model; for the file `model`, `mean`, `std`, `picture_size`, `crop_pct` (the
+        share of a picture that is seen), `channel_order` and, if known, `classes`; and
+        which weights are random, in words.
 
     Raises:
         ValueError: If there is no such model or the weights do not fit.
@@ -61,8 +61,7 @@ def named_model(
         unfilled = known.unfilled
     info = {
         'model': name,
-        'picture_size': list(picture_size(settings)),
-        **_normalisation(settings),
+        **_preparation(settings),
     }
     if not features_only:
         info['classes'] = list(describe_classes(classes, model.num_classes))
@@ -103,16 +102,18 @@ def config_model(
     else:
         dataset = (config.get('test_dataloader') or {}).get('dataset', {})
         settings = dataset.get('transform') or {}
-        info['picture_size'] = list(picture_size(settings))
-        info |= _normalisation(settings)
+        info |= _preparation(settings)
     if not features_only:
         return model, info, weights.unfilled
     return model.backbone, info, '' if 'backbone' in weights.parts else weights.unfilled
 
 
-def _normalisation(settings: Mapping) -> dict:
-    """Return what timm subtracts from and divides pictures by, for pixels to 255."""
+def _preparation(settings: Mapping) -> dict:
+    """Return how timm prepares pictures: size, share, and mean and std to 255."""
     names = ('mean', 'std')
     values = zip(names, normalisation(settings), strict=True)
     numbers = {name: [BYTE * x for x in each] for name, each in values}
-    return {'channel_order': 'RGB', **numbers}
+    found = {'picture_size': list(picture_size(settings)), 'channel_order': 'RGB'}
+    if settings.get('crop_pct'):
+        found['crop_pct'] = settings['crop_pct']
+    return found | numbers
