@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmpoolformer.analysis.gradcam import box_map, classifier_map, region_map
-from mmpoolformer.inference.adapters import ClassifierEngine, OpenMMLabEngine
+from mmpoolformer.inference.adapters import ClassifierAdapter, OpenMMLabAdapter
 from mmpoolformer.inference.openmmlab import OpenMMLabModel
 from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.results import Detections
@@ -76,7 +76,7 @@ def read_picture(path: str | PathLike) -> Picture:
 
 def page_of(
     pictures: Sequence[Picture],
-    engines: Sequence[ClassifierEngine] | Sequence[OpenMMLabEngine],
+    adapters: Sequence[ClassifierAdapter] | Sequence[OpenMMLabAdapter],
     settings: Settings,
     step: Callable[[], object] = lambda: None,
 ) -> ndarray:
@@ -86,10 +86,10 @@ def page_of(
         ValueError: If classifiers and other models are mixed, or a model has no such
             class or layer.
     """
-    whole = [one.whole for one in engines if isinstance(one, OpenMMLabEngine)]
+    whole = [one.whole for one in adapters if isinstance(one, OpenMMLabAdapter)]
     if not whole:
-        return classification_page(pictures, engines, settings, step)
-    if len(whole) < len(engines):
+        return classification_page(pictures, adapters, settings, step)
+    if len(whole) < len(adapters):
         raise ValueError(
             'classifiers, and detectors or segmentors, do not share a page; draw them '
             'one after the other'
@@ -99,7 +99,7 @@ def page_of(
 
 def classification_page(
     pictures: Sequence[Picture],
-    classifiers: Sequence[ClassifierEngine],
+    classifiers: Sequence[ClassifierAdapter],
     settings: Settings,
     step: Callable[[], object] = lambda: None,
 ) -> ndarray:
@@ -162,7 +162,7 @@ def config_page(
 
 
 def _classified(
-    picture: Picture, classifier: ClassifierEngine, settings: Settings
+    picture: Picture, classifier: ClassifierAdapter, settings: Settings
 ) -> ndarray:
     """Draw the map over the part of the picture that the model sees."""
     image = classifier.prepare(picture.pixels)
@@ -294,7 +294,7 @@ def _to_width(pixels: ndarray, width: int) -> ndarray:
     return np.array(resized)
 
 
-def _titled(model: ClassifierEngine | OpenMMLabModel) -> str:
+def _titled(model: ClassifierAdapter | OpenMMLabModel) -> str:
     return f'{model.title} (random)' if model.unfilled else model.title
 
 

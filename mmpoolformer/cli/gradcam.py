@@ -154,14 +154,14 @@ def main(argv: Sequence[str]) -> None:
             args.top,
         )
         pictures = [pages.read_picture(path) for path in args.images]
-        engines = load_engines(args)
-        with progress_bar(len(pictures) * len(engines), 'maps') as bar:
-            page = pages.page_of(pictures, engines, settings, bar.update)
+        adapters = load_adapters(args)
+        with progress_bar(len(pictures) * len(adapters), 'maps') as bar:
+            page = pages.page_of(pictures, adapters, settings, bar.update)
         save_picture(page, args.out)
-    print(f'{args.out}: {len(pictures)} pictures, {len(engines)} models')
+    print(f'{args.out}: {len(pictures)} pictures, {len(adapters)} models')
 
 
-def load_engines(args: argparse.Namespace) -> list:
+def load_adapters(args: argparse.Namespace) -> list:
     """Make the models of the command line ready; say which have random weights.
 
     Raises:
@@ -169,13 +169,13 @@ def load_engines(args: argparse.Namespace) -> list:
         UserError: If a config can't be used.
     """
     from mmpoolformer.data.class_names import read_class_names
-    from mmpoolformer.inference.adapters import load_engine
+    from mmpoolformer.inference.adapters import load_adapter
     from mmpoolformer.inference.weights import report_random
 
     classes = read_class_names(args.classes) if args.classes else ()
-    engines = []
+    adapters = []
     for model, checkpoint in zip(args.model, args.checkpoint, strict=True):
-        engine = load_engine(
+        adapter = load_adapter(
             model,
             checkpoint,
             args.trust_checkpoint,
@@ -184,6 +184,6 @@ def load_engines(args: argparse.Namespace) -> list:
             num_classes=args.num_classes,
             may_be_random=True,
         )
-        report_random(engine.title, engine.unfilled)
-        engines.append(engine)
-    return engines
+        report_random(adapter.title, adapter.unfilled)
+        adapters.append(adapter)
+    return adapters

@@ -1,8 +1,8 @@
 """Models of each task under one interface, for `Predictor`.
 
-An engine has `task`, `title`, `classes`, `colours`, `network` and `unfilled`; `prepare`
-makes an item of a picture; items of equal `size_of` may be given to `run` together. One
-that `has_loader` reads files itself, and tells what is `shown` of them.
+An adapter has `task`, `title`, `classes`, `colours`, `network` and `unfilled`;
+`prepare` makes an item of a picture; items of equal `size_of` may be given to `run`
+together. One that `has_loader` reads files itself, and tells what is `shown` of them.
 """
 
 import os
@@ -42,7 +42,7 @@ from mmpoolformer.visual.drawing import (
 
 
 @dataclass(frozen=True)
-class ClassifierEngine:
+class ClassifierAdapter:
     """A classifier.
 
     Attributes:
@@ -104,13 +104,13 @@ class ClassifierEngine:
         pairs = zip(labels.cpu().numpy(), scores.cpu().numpy(), strict=True)
         return [Classes(*pair) for pair in pairs]
 
-    def with_network(self, network: nn.Module) -> 'ClassifierEngine':
+    def with_network(self, network: nn.Module) -> 'ClassifierAdapter':
         """Return the same with another network."""
         return replace(self, network=network)
 
 
 @dataclass(frozen=True)
-class OpenMMLabEngine:
+class OpenMMLabAdapter:
     """A detector or segmentor."""
 
     whole: OpenMMLabModel
@@ -178,12 +178,12 @@ class OpenMMLabEngine:
             return [Regions(labels_from_sample(one).astype(kind)) for one in samples]
         return [detections_from_instances(one.pred_instances) for one in samples]
 
-    def with_network(self, network: nn.Module) -> 'OpenMMLabEngine':
+    def with_network(self, network: nn.Module) -> 'OpenMMLabAdapter':
         """Return the same with another network."""
         return replace(self, whole=replace(self.whole, model=network))
 
 
-def load_engine(
+def load_adapter(
     model: str | os.PathLike | Config,
     checkpoint: str | os.PathLike | Engine | None = None,
     trust: bool = False,
@@ -192,7 +192,7 @@ def load_engine(
     size: tuple[int, int] | None = None,
     num_classes: int | None = None,
     may_be_random: bool = False,
-) -> ClassifierEngine | OpenMMLabEngine:
+) -> ClassifierAdapter | OpenMMLabAdapter:
     """Make a model ready.
 
     Args:
@@ -217,11 +217,11 @@ def load_engine(
                 'test_dataloader says what this model sees'
             )
         whole = load_openmmlab(model, checkpoint, trust, classes, may_be_random)
-        return OpenMMLabEngine(whole)
+        return OpenMMLabAdapter(whole)
     known = load_classifier(
         model, checkpoint, trust, classes, size, num_classes, may_be_random
     )
     names = classes or describe_classes(known.classes, known.num_classes)
-    return ClassifierEngine(
+    return ClassifierAdapter(
         known.name, known.network, known.settings, names, known.unfilled
     )

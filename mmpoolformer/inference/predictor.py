@@ -23,8 +23,8 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from mmpoolformer.inference import engines
-from mmpoolformer.inference.adapters import load_engine
+from mmpoolformer.inference.adapters import load_adapter
+from mmpoolformer.inference.engines import load_engine
 from mmpoolformer.models.folding import DTYPES, optimize_for_inference
 from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
 from mmpoolformer.utils.paths import is_exported
@@ -86,17 +86,17 @@ class Predictor:
     ) -> None:
         exported = is_exported(checkpoint)
         if exported:
-            checkpoint, device = engines.load_engine(checkpoint, dtype), 'cpu'
-        self._engine = load_engine(model, checkpoint, trust, classes)
-        self.network = self._engine.network.to(device).eval()
+            checkpoint, device = load_engine(checkpoint, dtype), 'cpu'
+        self._adapter = load_adapter(model, checkpoint, trust, classes)
+        self.network = self._adapter.network.to(device).eval()
         if dtype != 'fp32' and not exported:
             self.network = optimize_for_inference(self.network, DTYPES[dtype])
-            self._engine = self._engine.with_network(self.network)
-        self.task = self._engine.task
-        self.title = self._engine.title
-        self.unfilled = self._engine.unfilled
-        self.classes = tuple(self._engine.classes)
-        self.colours = self._engine.colours
+            self._adapter = self._adapter.with_network(self.network)
+        self.task = self._adapter.task
+        self.title = self._adapter.title
+        self.unfilled = self._adapter.unfilled
+        self.classes = tuple(self._adapter.classes)
+        self.colours = self._adapter.colours
         self.lock = threading.RLock()
 
     def __call__(self, picture: Source) -> Result:
@@ -160,26 +160,26 @@ class Predictor:
         """
         if self.task != CLASSIFICATION:
             raise ValueError(f'{self.title} is for {self.task}, no classifier')
-        image = self._engine.prepare(read_source(picture).picture)
+        image = self._adapter.prepare(read_source(picture).picture)
         device = next(self.network.parameters()).device
-        return image[None].to(device), self._engine.seen(image)
+        return image[None].to(device), self._adapter.seen(image)
 
     def _read(self, picture: Source, skip: bool) -> tuple[Result, ndarray | None]:
-        """Read a picture: the result to fill in, and what the engine prepares."""
+        """Read a picture: the result to fill in, and what the adapter prepares."""
         is_own = isinstance(picture, (str, os.PathLike, ndarray))
-        if not (self._engine.has_loader and is_own):
+        if not (self._adapter.has_loader and is_own):
             result = read_source(picture, skip)
             return result, result.picture
         if isinstance(picture, ndarray):
-            return Result(picture=self._engine.shown(picture)), picture
+            return Result(picture=self._adapter.shown(picture)), picture
         name = str(picture)
         try:
-            pixels = self._engine.read(name)
+            pixels = self._adapter.read(name)
         except PictureError as error:
             if not skip:
                 raise
             return Result(name, problem=str(error)), None
-        return Result(name, self._engine.shown(pixels)), pixels
+        return Result(name, self._adapter.shown(pixels)), pixels
 
     def _see_all(
         self, read: Sequence[tuple[Result, ndarray | None]], skip: bool
@@ -192,13 +192,13 @@ class Predictor:
                 if result.problem:
                     continue
                 try:
-                    items[place] = self._engine.prepare(pixels)
+                    items[place] = self._adapter.prepare(pixels)
                 except PictureError as error:
                     problem = f'{result.name}: {error}'.removeprefix(': ')
                     if not skip:
                         raise PictureError(problem) from error
                     seen[place] = Result(result.name, problem=problem)
-            found = _by_size(items, self._engine.size_of, self._engine.run)
+            found = _by_size(items, self._adapter.size_of, self._adapter.run)
         for place, what in found.items():
             seen[place] = replace(seen[place], found=what)
         return seen

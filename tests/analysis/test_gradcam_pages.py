@@ -24,7 +24,7 @@ from mmpoolformer.analysis.gradcam_pages import (
     read_picture,
 )
 from mmpoolformer.cli import main
-from mmpoolformer.inference.adapters import ClassifierEngine, load_engine
+from mmpoolformer.inference.adapters import ClassifierAdapter, load_adapter
 from mmpoolformer.inference.openmmlab import load_openmmlab
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.visual.drawing import GAP
@@ -57,10 +57,10 @@ def halves() -> Picture:
 
 
 @pytest.fixture
-def classifier() -> ClassifierEngine:
+def classifier() -> ClassifierAdapter:
     settings = dict(input_size=(3, 128, 256), crop_pct=1.0)
     settings |= dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return ClassifierEngine('colours', Colours().eval(), settings, ('red', 'blue'))
+    return ClassifierAdapter('colours', Colours().eval(), settings, ('red', 'blue'))
 
 
 def panel(page: np.ndarray, column: int) -> np.ndarray:
@@ -70,7 +70,7 @@ def panel(page: np.ndarray, column: int) -> np.ndarray:
 
 @pytest.mark.parametrize(('category', 'side'), [(0, 'left'), ('blue', 'right')])
 def test_panel_is_hot_where_the_class_is(
-    halves: Picture, classifier: ClassifierEngine, category: int | str, side: str
+    halves: Picture, classifier: ClassifierAdapter, category: int | str, side: str
 ) -> None:
     settings = Settings(category=category, layer='stem')
     page = classification_page([halves], [classifier, classifier], settings)
@@ -86,7 +86,7 @@ def test_panel_is_hot_where_the_class_is(
     assert (2 * cold - under_cold)[0] < 60
 
 
-def test_every_picture_is_a_row(halves: Picture, classifier: ClassifierEngine) -> None:
+def test_every_picture_is_a_row(halves: Picture, classifier: ClassifierAdapter) -> None:
     done = []
     settings = Settings(layer='stem')
     one = classification_page([halves], [classifier], settings)
@@ -105,7 +105,7 @@ def test_every_picture_is_a_row(halves: Picture, classifier: ClassifierEngine) -
     ],
 )
 def test_unknown_class(
-    halves: Picture, classifier: ClassifierEngine, category: str, message: str
+    halves: Picture, classifier: ClassifierAdapter, category: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         classification_page(
@@ -124,14 +124,14 @@ def test_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
 
 
 def test_classifier_sees_what_it_was_made_for(halves: Picture) -> None:
-    ready = load_engine('timm/resnet18', 'random')
+    ready = load_adapter('timm/resnet18', 'random')
     seen = ready.prepare(np.full((300, 400, 3), (124, 116, 104), np.uint8))
     assert seen.shape == (3, 224, 224)
     assert seen.abs().max() < 0.01  # ImageNet's mean colour becomes 0
     # Among ImageNet's synonyms, the first alone will do.
     for category in ('tabby', 'tabby, tabby cat', 281):
         assert _class_number(category, ready.classes) == 281
-    small = load_engine('poolformer_s12', 'random', size=(64, 96), num_classes=3)
+    small = load_adapter('poolformer_s12', 'random', size=(64, 96), num_classes=3)
     assert small.prepare(halves.pixels).shape == (3, 64, 96)
     assert list(small.classes) == ['0', '1', '2']
 
@@ -154,7 +154,7 @@ def test_classifier_is_prepared_as_its_checkpoint_says(
     classes: tuple[str, ...], tmp_path: Path
 ) -> None:
     weights = save_classifier(tmp_path / 'a.pth', classes)
-    ready = load_engine('poolformer_s12', str(tmp_path / 'a.pth'))
+    ready = load_adapter('poolformer_s12', str(tmp_path / 'a.pth'))
     assert (ready.title, tuple(ready.classes)) == ('poolformer_s12', classes)
     assert torch.equal(
         ready.network.state_dict()['head.fc.bias'], weights['head.fc.bias']
@@ -163,7 +163,7 @@ def test_classifier_is_prepared_as_its_checkpoint_says(
     assert seen.shape == (3, 64, 64)
     expected = torch.tensor([1.0, -0.5, -0.6]).view(3, 1, 1).expand_as(seen)
     torch.testing.assert_close(seen, expected, atol=1e-6, rtol=0)
-    other = load_engine('poolformer_s12', str(tmp_path / 'a.pth'), size=(32, 96))
+    other = load_adapter('poolformer_s12', str(tmp_path / 'a.pth'), size=(32, 96))
     assert other.prepare(np.zeros((90, 90, 3), np.uint8)).shape == (3, 32, 96)
 
 
@@ -171,8 +171,8 @@ def test_number_of_classes_must_be_that_of_the_checkpoint(tmp_path: Path) -> Non
     save_classifier(tmp_path / 'a.pth', ('apple', 'cherry'))
     weights = str(tmp_path / 'a.pth')
     with pytest.raises(ValueError, match=r'num_classes=5, but .* is for 2 classes'):
-        load_engine('poolformer_s12', weights, num_classes=5)
-    ready = load_engine('poolformer_s12', weights, num_classes=2)
+        load_adapter('poolformer_s12', weights, num_classes=5)
+    ready = load_adapter('poolformer_s12', weights, num_classes=2)
     assert tuple(ready.classes) == ('apple', 'cherry')
 
 
@@ -332,7 +332,7 @@ def test_the_classifier_of_a_config_has_its_names_and_preprocessing(
     words = ['--model', models.config('classification'), '--out', tmp_path / 'a.png']
     words += ['--checkpoint', models.checkpoint('classification'), '--class', 'bee']
     assert main(['gradcam', models.pictures[0], *map(str, words)]) == 0
-    engine = load_engine(words[1], words[5])
+    engine = load_adapter(words[1], words[5])
     pixels = read_picture(models.pictures[0])
     page = classification_page([pixels], [engine], Settings(category=1))
     with Image.open(tmp_path / 'a.png') as written:

@@ -146,7 +146,7 @@ def test_masks_are_those_of_mmdet(models: Models) -> None:
     for path in models.pictures:
         expected = predictor(path).found
         pixels = predictor._read(path, False)[1]
-        item = predictor._engine.prepare(pixels)
+        item = predictor._adapter.prepare(pixels)
         samples = [item['data_samples']]
         batch = {key: [value] for key, value in item.items()}
         [found] = model.test_step(batch)
