@@ -49,9 +49,10 @@ EXPORT = ['onnx>=1.16', 'onnxruntime>=1.17', 'onnxscript']
 ONNX = ['onnxruntime>=1.17']
 OPENVINO = ['openvino>=2024.4']
 INT8 = [*OPENVINO, 'nncf>=2.14']
-# For `make docs`.
+# For `make docs`, which the tests run.
 DOCS = ['mkdocs-material>=9', 'mkdocstrings[python]>=0.26']
 DEV = [
+    *DOCS,
     'hypothesis',
     'import-linter',
     'ipykernel',
