@@ -84,6 +84,7 @@ PRIVATE = [
     ('mmengine.runner', 'Runner', '_resume', 'engine/runner.py'),
     ('mmdet.evaluation', 'CocoMetric', '_coco_api', 'engine/evaluation.py'),
     ('mmdet.evaluation', 'LVISMetric', '_lvis_api', 'engine/evaluation.py'),
+    ('mmdet.models', 'StandardRoIHead', '_mask_forward', 'export/graphs.py'),
     ('timm.scheduler.scheduler', 'Scheduler', '_get_lr', 'classification/optim.py'),
     ('torch', '', '_dynamo', 'ops/products.py'),
     ('torch', '', '_foreach_norm', 'engine/hooks/finite.py'),
