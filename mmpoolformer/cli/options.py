@@ -42,6 +42,7 @@ def parse_config_command(
     _add_common_options(parser)
     args = parser.parse_args(argv)
     check_config(args.config)
+    args.size = image_size(args.size)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
@@ -50,6 +51,7 @@ def job_settings(args: argparse.Namespace) -> dict[str, object]:
     """Return what all commands with a config have, for `engine.launch.Job`."""
     return dict(
         config=args.config,
+        size=args.size,
         overrides=args.cfg_options,
         work_dir=args.work_dir,
         launcher=args.launcher,
@@ -63,6 +65,11 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         metavar='DIR',
         help='where logs, checkpoints and results go '
         '(default: work_dir of the config, else work_dirs/NAME_OF_THE_CONFIG)',
+    )
+    add_size_option(
+        parser,
+        'of the pictures in training, validation and test: what they are resized, '
+        'cropped and padded to',
     )
     add_config_options(
         parser,

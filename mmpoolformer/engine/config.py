@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from mmpoolformer.engine.bases import package_bases
 from mmpoolformer.engine.hooks.checkpoint import resumable, since_start
+from mmpoolformer.engine.picture_size import use_size
 from mmpoolformer.utils.errors import (
     SETTING_ERRORS,
     UsageError,
@@ -54,6 +55,7 @@ def load_config(
     path: str | os.PathLike,
     needed: Sequence[str] = (),
     *,
+    size: tuple[int, int] | None = None,
     overrides: Sequence[str] = (),
     work_dir: str | os.PathLike | None = None,
     launcher: str = 'none',
@@ -63,6 +65,7 @@ def load_config(
     Args:
         path: The file.
         needed: Settings that the config must have.
+        size: Height and width of the pictures, see `use_size`.
         overrides: Changes, see `merge_options`.
         work_dir: Where logs, checkpoints and results go; None is `work_dir` of the
             config, else `work_dirs/NAME_OF_THE_CONFIG`.
@@ -78,6 +81,9 @@ def load_config(
     path = Path(path)
     with as_user_error(str(path), CONFIG_ERRORS), package_bases():
         config = Config.fromfile(str(path))
+    if size:
+        with as_user_error('--size', CONFIG_ERRORS):
+            use_size(config, size)
     merge_options(config, overrides)
     missing = [key for key in needed if config.get(key) is None]
     if missing:

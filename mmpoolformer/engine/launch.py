@@ -48,6 +48,7 @@ from mmpoolformer.engine.hooks.times import PartTimes
 from mmpoolformer.engine.lock import locked
 from mmpoolformer.engine.outcomes import Tested, keep_outcomes
 from mmpoolformer.engine.per_class import keep_per_class
+from mmpoolformer.engine.picture_size import warn_of_padding
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.signals import OnSignal, StopRequest
 from mmpoolformer.engine.tta import use_tta
@@ -84,7 +85,8 @@ class Job:
 
     Attributes:
         config: The file.
-        overrides: Changes of it, see `load_config`, as the next two.
+        size: Height and width of its pictures, see `load_config`, as the next three.
+        overrides: Changes of it.
         work_dir: Where logs, checkpoints and results go.
         launcher: What started the processes of a distributed job.
         trust: Whether checkpoints may hold more than data, see `read_checkpoint`.
@@ -92,6 +94,7 @@ class Job:
     """
 
     config: str | os.PathLike
+    size: tuple[int, int] | None = None
     overrides: Sequence[str] = ()
     work_dir: str | os.PathLike | None = None
     launcher: str = 'none'
@@ -214,6 +217,7 @@ def _load_config(job: Job, needed: Sequence[str]) -> Config:
     return settings.load_config(
         job.config,
         needed,
+        size=job.size,
         overrides=job.overrides,
         work_dir=job.work_dir,
         launcher=job.launcher,
@@ -299,6 +303,7 @@ def _prepare_config(job: Training, config: Config) -> list[Path]:
         settings.use_auto_scale_lr(config)
     older = settings.use_resume(config, job.resume)
     settings.check_weights(config)
+    warn_of_padding(config)
     if job.check:
         check_before_training(config)
     return older

@@ -42,6 +42,7 @@ CALLED_BY = {
     'data/checks/preflight.py': 'train',
     'engine/hooks/checkpoint.py': 'train',
     'engine/hooks/stop.py': 'train',
+    'engine/picture_size.py': 'check-data test train',
     'engine/resumed_settings.py': 'train',
     'engine/resumed_state.py': 'train',
     'engine/resuming.py': 'train',

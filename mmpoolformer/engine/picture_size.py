@@ -1,0 +1,143 @@
+"""One size for the pictures of a config, in training, validation and test."""
+
+import logging
+from collections.abc import Iterator, Mapping
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmpoolformer.utils.errors import UsageError
+from mmpoolformer.utils.text import type_name
+
+Size = tuple[int, int]
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# Settings of steps that are (width, height), or several of them; crops are
+# (height, width).
+SCALES = {
+    'Resize': 'scale',
+    'RandomResize': 'scale',
+    'RandomChoiceResize': 'scales',
+    'Pad': 'size',
+    'Mosaic': 'img_scale',
+    'MixUp': 'img_scale',
+}
+
+
+def use_size(config: Config, size: Size) -> None:
+    """Set the size of pictures everywhere in a config.
+
+    The size that the config has now is mmseg's training crop, else mmseg's
+    `data_preprocessor.size`, else what the test resizes to; what is larger or smaller
+    now, such as one of several random scales, stays so in proportion.
+
+    Args:
+        config: The config, which changes.
+        size: Height and width.
+
+    Raises:
+        UsageError: If it has no size that is known.
+    """
+    transforms = [node for node in _nodes(_data(config)) if _is_timm(node)]
+    for node in transforms:
+        node['transform']['input_size'] = (3, *size)
+    now = None if transforms else _current(config)
+    if now is None and not transforms:
+        raise UsageError(
+            '--size: no step of the data pipelines is known to set the size; change '
+            'it by --cfg-options'
+        )
+    if transforms:
+        return
+
+    def changed(value: object, flipped: bool = False) -> object:
+        if isinstance(value, list | tuple) and not isinstance(value[0], int):
+            return [changed(one, flipped) for one in value]
+        pair = _pair(value)[:: -1 if flipped else 1]
+        return _scaled(pair, now, size)[:: -1 if flipped else 1]
+
+    for step in _nodes(_data(config)):
+        name = type_name(step.get('type'))
+        key = SCALES.get(name)
+        if key and step.get(key) is not None:
+            step[key] = changed(step[key], flipped=True)
+        if name == 'RandomCrop':
+            step['crop_size'] = changed(step['crop_size'])
+    for part in _sized_parts(config):
+        part['size'] = changed(part['size'])
+    test = config.model.get('test_cfg') or {}
+    for key in ('crop_size', 'stride'):  # of sliding windows
+        if test.get(key):
+            test[key] = changed(test[key])
+
+
+def warn_of_padding(config: Config) -> None:
+    """Warn of training crops that are padded, to a larger `data_preprocessor.size`."""
+    crop = _crop(config)
+    for part in _sized_parts(config)[:1] if crop else ():
+        full = _pair(part['size'])
+        if full[0] > crop[0] or full[1] > crop[1]:
+            print_log(
+                f'training crops of {crop[0]}x{crop[1]} are padded to '
+                f'{full[0]}x{full[1]}, model.data_preprocessor.size: set both by '
+                f'--size {crop[0]} {crop[1]}',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+def _data(config: Config) -> list:
+    """Return the parts of a config that have pipelines."""
+    return [config[key] for key in (*LOADERS, 'tta_pipeline') if config.get(key)]
+
+
+def _nodes(node: object) -> Iterator[dict]:
+    """Find all dicts, anywhere below."""
+    if isinstance(node, Mapping):
+        yield node
+    children = node.values() if isinstance(node, Mapping) else node
+    for child in children:
+        if isinstance(child, Mapping | list | tuple):
+            yield from _nodes(child)
+
+
+def _is_timm(node: Mapping) -> bool:
+    kind = type_name(node.get('type'))
+    return kind.startswith('Timm') and node.get('transform') is not None
+
+
+def _sized_parts(config: Config) -> list[dict]:
+    """Return what sets the size that mmseg pads to, the model's first."""
+    parts = (config.model.get('data_preprocessor'), config.get('data_preprocessor'))
+    return [part for part in parts if part and part.get('size')]
+
+
+def _crop(config: Config) -> Size | None:
+    """Return the training crop of mmseg, height and width."""
+    if not _sized_parts(config):
+        return None
+    steps = _nodes(config.get('train_dataloader') or ())
+    found = (s['crop_size'] for s in steps if type_name(s.get('type')) == 'RandomCrop')
+    return next(map(_pair, found), None)
+
+
+def _current(config: Config) -> Size | None:
+    """Return height and width of the pictures now."""
+    padded = [_pair(part['size']) for part in _sized_parts(config)]
+    steps = (s for key in LOADERS[:0:-1] for s in _nodes(config.get(key) or ()))
+    scales = (s.get('scale') for s in steps if type_name(s.get('type')) == 'Resize')
+    resized = next((_pair(scale)[::-1] for scale in scales if scale), None)
+    return _crop(config) or next(iter(padded), None) or resized
+
+
+def _pair(value: object) -> Size:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _scaled(pair: Size, now: Size, size: Size) -> Size:
+    """Return what a pair becomes where `now` becomes `size`."""
+    if pair == now:
+        return size
+    short, long = min(size) / min(now), max(size) / max(now)
+    is_tall = pair[0] > pair[1]
+    ratios = (long, short) if is_tall else (short, long)
+    return tuple(round(side * ratio) for side, ratio in zip(pair, ratios, strict=True))
