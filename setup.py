@@ -64,6 +64,7 @@ DEV = [
     'pytest-xdist',
     'pyyaml',
     'ruff',
+    'supervision',  # converts data of other formats
     'tensorboard',
     'webdataset',
 ]

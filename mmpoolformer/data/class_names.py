@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from mmpoolformer.checkpoints.errors import shown
+from mmpoolformer.data.foreign import foreign_format
 from mmpoolformer.utils.text import first_few
 
 TWICE_CURE = (
@@ -98,7 +99,8 @@ def coco_classes(*ann_files: str | Path) -> tuple[str, ...]:
 
     Raises:
         ValueError: If a file is missing, is not COCO's format, has no class or one
-            name twice, or two files differ.
+            name twice, or two files differ; if the folder is of another format, names
+            it, and the conversion.
     """
     names = {str(file): _categories(file) for file in ann_files}
     first, *others = names
@@ -112,10 +114,16 @@ def coco_classes(*ann_files: str | Path) -> tuple[str, ...]:
 
 
 def _categories(file: str | Path) -> tuple[str, ...]:
-    content = read_json(file)
+    try:
+        content = read_json(file)
+    except ValueError as error:
+        raise ValueError(f'{error}{_other_format(file)}') from error
     categories = content.get('categories') if isinstance(content, dict) else None
     if not isinstance(categories, list) or not categories:
-        raise ValueError(f'{file}: has no "categories", so it is not COCO\'s format')
+        raise ValueError(
+            f'{file}: has no "categories", so it is not COCO\'s format'
+            f'{_other_format(file)}'
+        )
     if not all(isinstance(entry, dict) and 'name' in entry for entry in categories):
         raise ValueError(f'{file}: has "categories" without a "name"')
     names = tuple(str(category['name']) for category in categories)
@@ -123,6 +131,13 @@ def _categories(file: str | Path) -> tuple[str, ...]:
     if twice:
         raise ValueError(f'{file}: duplicate class names {twice}: {TWICE_CURE}')
     return names
+
+
+def _other_format(file: str | Path) -> str:
+    """Say what the data set of an annotation file is, if it is not COCO's."""
+    folder = Path(file).parent
+    found = foreign_format(folder.parent if folder.name == 'annotations' else folder)
+    return f'; {found}' if found else ''
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,123 @@
+"""Data sets of other formats: which one it is, and what makes COCO's of it."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from mmpoolformer.data.class_folders import SPLITS
+
+MOST_FILES = 10_000  # that are looked at for a sign of a format
+YOLO_LINE = re.compile(r'\d+(\s+[-\d.e]+){4,}\s*$')
+XML_ROOT = re.compile(r'<(annotations?)\b')
+HEAD = 2000  # characters of a text file that tell what it is
+EXPORT = "export it again as COCO, which is one of {}'s own formats"
+
+
+def foreign_format(root: str | Path) -> str:
+    """Say what a data set is that is not COCO's, and how to convert it.
+
+    Args:
+        root: Its folder.
+
+    Returns:
+        Such as `it looks like YOLO's: ...`; empty for none that is known.
+    """
+    files = [Path(path) for path in islice(_walk(root), MOST_FILES)]
+    by_ending: dict[str, list[Path]] = {}
+    for file in files:
+        by_ending.setdefault(file.suffix.lower(), []).append(file)
+    xml = [file for file in by_ending.get('.xml', ()) if _xml_root(file)]
+    if xml and _xml_root(xml[0]) == 'annotations':
+        return f"it looks like CVAT's: {EXPORT.format('CVAT')}"
+    if xml:
+        return _conversion(root, "Pascal VOC's", 'from_pascal_voc', xml)
+    labels = [file for file in by_ending.get('.txt', ()) if _is_yolo(file)]
+    if labels:
+        yaml = [*by_ending.get('.yaml', ()), *by_ending.get('.yml', ())]
+        names = yaml[0] if yaml else Path(root, 'data.yaml')
+        cure = '' if yaml else f' write {names} (names: [CLASS, ...]), then'
+        return _conversion(root, "YOLO's", 'from_yolo', labels, names, cure)
+    for file in by_ending.get('.json', ())[:1]:
+        content = _json(file)
+        if isinstance(content, dict) and {'shapes', 'imagePath'} <= content.keys():
+            return _conversion(root, "labelme's", 'from_labelme', by_ending['.json'])
+        first = content[0] if isinstance(content, list) and content else None
+        if isinstance(first, dict) and {'annotations', 'data'} <= first.keys():
+            return f"it looks like Label Studio's: {EXPORT.format('Label Studio')}"
+    return ''
+
+
+def _conversion(
+    root: str | Path,
+    kind: str,
+    reader: str,
+    annotations: list[Path],
+    names: Path | None = None,
+    cure: str = '',
+) -> str:
+    """Return the command that writes COCO's annotations beside the pictures."""
+    places = sorted({file.parent for file in annotations})
+    parts = {
+        split: next((one for one in places if {*others} & {*one.parts}), None)
+        for split, others in zip(('train', 'val'), SPLITS, strict=True)
+    }
+
+    def read(place: Path) -> str:
+        paths = [_pictures(place), place, *([names] if names else [])]
+        return f'sv.DetectionDataset.{reader}({", ".join(repr(str(p)) for p in paths)})'
+
+    def write(split: str) -> str:
+        return f'as_coco(annotations_path={f"{root}/annotations/{split}.json"!r})'
+
+    if all(parts.values()):
+        steps = [f'{read(place)}.{write(split)}' for split, place in parts.items()]
+    else:
+        steps = [f'train, val = {read(places[0])}.split(0.8, random_state=0)']
+        steps += [f'{split}.{write(split)}' for split in parts]
+    code = '; '.join(['import supervision as sv', *steps])
+    return (
+        f'it looks like {kind}; convert it (pip install supervision):{cure} '
+        f'python -c "{code}"'
+    )
+
+
+def _pictures(place: Path) -> Path:
+    """Return the folder of the pictures whose annotations are in `place`."""
+    for name, other in (('labels', 'images'), ('Annotations', 'JPEGImages')):
+        parts = [other if part == name else part for part in place.parts]
+        if parts != [*place.parts] and Path(*parts).is_dir():
+            return Path(*parts)
+    return place
+
+
+def _walk(root: str | Path) -> Iterator[str]:
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        yield from (os.path.join(folder, name) for name in sorted(files))
+
+
+def _head(file: Path) -> str:
+    try:
+        with file.open(encoding='utf-8') as lines:
+            return lines.read(HEAD)
+    except (OSError, ValueError):
+        return ''
+
+
+def _xml_root(file: Path) -> str:
+    found = XML_ROOT.search(_head(file))
+    return found[1] if found else ''
+
+
+def _is_yolo(file: Path) -> bool:
+    return bool(YOLO_LINE.match(_head(file).split('\n')[0]))
+
+
+def _json(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,172 @@
+"""Data of other formats is named, and the printed conversion makes COCO's of it."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+from PIL import Image
+
+from mmpoolformer.data.class_names import coco_classes
+
+CONFIG = (
+    Path(__file__).parents[2]
+    / 'configs/detection/retinanet_poolformer_s12_fpn_coco_folder.py'
+)
+WIDTH, HEIGHT = 80, 64
+# Left, top, right and bottom of the one box in each picture, and its class.
+BOXES = {f'{i}': (4 * i, 2 * i, 4 * i + 40, 2 * i + 32) for i in range(5)}
+CLASSES = ('ant', 'bee')
+Writer = Callable[[Path], None]
+
+
+def label(name: str) -> int:
+    return int(name) % 2
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new('RGB', (WIDTH, HEIGHT), (int(path.stem) * 40, 90, 30)).save(path)
+
+
+def text(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def yolo_line(name: str) -> str:
+    left, top, right, bottom = BOXES[name]
+    middle = (left + right) / 2 / WIDTH, (top + bottom) / 2 / HEIGHT
+    size = (right - left) / WIDTH, (bottom - top) / HEIGHT
+    return ' '.join(map(str, (label(name), *middle, *size))) + '\n'
+
+
+def yolo(pattern: str) -> Writer:
+    """Write YOLO's files, with the split's and the kind's folder as in a pattern."""
+
+    def write(root: Path) -> None:
+        for name in BOXES:
+            split = 'valid' if name in '34' and 'train/' in pattern else 'train'
+            place = pattern.replace('train', split)
+            picture(root / place.format('images') / f'{name}.jpg')
+            text(root / place.format('labels') / f'{name}.txt', yolo_line(name))
+        text(root / 'data.yaml', f'names: {list(CLASSES)}\n')
+
+    return write
+
+
+def voc(root: Path) -> None:
+    for name, box in BOXES.items():
+        picture(root / 'JPEGImages' / f'{name}.jpg')
+        sides = zip(('xmin', 'ymin', 'xmax', 'ymax'), box, strict=True)
+        bounds = ''.join(f'<{side}>{value}</{side}>' for side, value in sides)
+        text(
+            root / 'Annotations' / f'{name}.xml',
+            f'<annotation><filename>{name}.jpg</filename><size><width>{WIDTH}</width>'
+            f'<height>{HEIGHT}</height><depth>3</depth></size><object>'
+            f'<name>{CLASSES[label(name)]}</name><bndbox>{bounds}</bndbox></object>'
+            '</annotation>',
+        )
+
+
+def labelme(root: Path) -> None:
+    for name, (left, top, right, bottom) in BOXES.items():
+        picture(root / f'{name}.jpg')
+        shape = dict(
+            label=CLASSES[label(name)],
+            points=[[left, top], [right, bottom]],
+            shape_type='rectangle',
+        )
+        content = dict(
+            version='5.0.0',
+            imagePath=f'{name}.jpg',
+            imageHeight=HEIGHT,
+            imageWidth=WIDTH,
+            shapes=[shape],
+        )
+        text(root / f'{name}.json', json.dumps(content))
+
+
+def refusal(root: Path) -> str:
+    with pytest.raises(ValueError) as caught:
+        coco_classes(root / 'annotations' / 'train.json')
+    return str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('write', 'kind'),
+    [
+        (yolo('train/{}'), "YOLO's"),
+        (yolo('{}/train/'), "YOLO's"),
+        (yolo('{}'), "YOLO's"),
+        (voc, "Pascal VOC's"),
+        (labelme, "labelme's"),
+    ],
+)
+def test_printed_conversion_gives_the_same_boxes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write: Writer, kind: str
+) -> None:
+    pytest.importorskip('supervision')
+    root = tmp_path / 'mine'
+    write(root)
+    message = refusal(root)
+    assert f'it looks like {kind}; convert it (pip install supervision): ' in message
+    code = re.search(r'python -c "([^"]+)"$', message)[1]
+    subprocess.run([sys.executable, '-c', code], check=True)
+    monkeypatch.setenv('DATA_ROOT', str(root))
+    config = Config.fromfile(CONFIG)
+    found = {}
+    for part in ('train_dataloader', 'val_dataloader'):
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            dataset = DATASETS.build(config[part].dataset)
+        for i in range(len(dataset)):
+            info = dataset.get_data_info(i)
+            assert Path(info['img_path']).is_file()
+            (box,) = info['instances']
+            name = dataset.metainfo['classes'][box['bbox_label']]
+            found[Path(info['img_path']).stem] = (name, box['bbox'])
+    assert found.keys() == BOXES.keys()
+    for name, (kept, box) in found.items():
+        assert kept == CLASSES[label(name)]
+        # Pascal VOC counts pixels from 1.
+        np.testing.assert_allclose(box, BOXES[name], atol=1.01)
+
+
+def test_yolo_without_names_is_told_to_write_them(tmp_path: Path) -> None:
+    yolo('{}')(tmp_path)
+    (tmp_path / 'data.yaml').unlink()
+    assert f'write {tmp_path}/data.yaml (names: [CLASS, ...])' in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('file', 'content', 'kind'),
+    [
+        ('annotations.xml', '<?xml version="1.0"?>\n<annotations><image/>', "CVAT's"),
+        ('tasks.json', '[{"annotations": [], "data": {}}]', "Label Studio's"),
+    ],
+)
+def test_what_exports_coco_itself_is_named(
+    tmp_path: Path, file: str, content: str, kind: str
+) -> None:
+    text(tmp_path / file, content)
+    assert f'it looks like {kind}: export it again as COCO' in refusal(tmp_path)
+
+
+def test_other_files_are_no_format(tmp_path: Path) -> None:
+    text(tmp_path / 'README.txt', 'Pictures of 2024.\n')
+    text(tmp_path / 'notes.json', '{"shapes": 3}')
+    text(tmp_path / 'feed.xml', '<rss></rss>')
+    assert refusal(tmp_path).endswith('train.json: no such file')
+
+
+def test_a_labelme_file_in_place_of_cocos_is_named(tmp_path: Path) -> None:
+    labelme(tmp_path)
+    with pytest.raises(ValueError, match=r'not COCO.*it looks like labelme'):
+        coco_classes(tmp_path / '0.json')
