@@ -85,10 +85,7 @@ FOLDER_SEGMENTS = [
     *SERIAL,
     *LEAN,
     *('train_cfg.max_iters=2', 'train_cfg.val_interval=2'),
-    *('train_dataloader.batch_size=2', 'model.data_preprocessor.size="(64,64)"'),
-    *pipelines('train', 3, '(128,64)'),
-    *pipelines('val', 1, '(128,64)'),
-    'train_dataloader.dataset.pipeline.4.crop_size="(64,64)"',
+    'train_dataloader.batch_size=2',
 ]
 CLASSES = [
     *SERIAL,
@@ -180,23 +177,24 @@ RULES = [
         trained(Path(RETINANET).stem),
     ),
     Rule(
-        r'(CUDA_VISIBLE_DEVICES=1 )?python tools/train.py CONFIG( --resume auto)?',
+        r'(CUDA_VISIBLE_DEVICES=1 )?python tools/train.py CONFIG'
+        r'( --resume auto| --size \d+ \d+)?',
         options('train_cfg.max_epochs=1'),
         SMALL,
         trained('config'),
     ),
     Rule(
-        r'DATA_ROOT=data/mine python tools/train.py \S+_coco_folder.py --auto-scale-lr',
+        r'DATA_ROOT=data/mine python tools/train.py \S+_coco_folder.py',
         options(*COCO),
         makes=trained('retinanet_poolformer_s12_fpn_coco_folder'),
     ),
     Rule(
-        r'DATA_ROOT=data/mine python tools/train.py \S+_folder_40k.py --auto-scale-lr',
-        options(*FOLDER_SEGMENTS),
+        r'DATA_ROOT=data/mine python tools/train.py \S+_folder_40k.py',
+        f'--size 64 {options(*FOLDER_SEGMENTS)}',
         makes=trained('fpn_poolformer_s12_folder_40k', 'iter_2.pth'),
     ),
     Rule(
-        r'DATA_ROOT=data/mine python tools/train.py \S+s12_folder.py --auto-scale-lr',
+        r'DATA_ROOT=data/mine python tools/train.py \S+s12_folder.py',
         options(*CLASSES),
         makes=trained('poolformer_s12_folder'),
     ),

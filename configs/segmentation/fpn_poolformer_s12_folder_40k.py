@@ -3,14 +3,18 @@
 #       configs/segmentation/fpn_poolformer_s12_folder_40k.py 1
 # Expected: data/mine/{images,annotations}/{training,validation}, pictures ending on
 # .jpg [IMG_SUFFIX], annotations .png of the same name, and data/mine/classes.txt (one
-# name a line; line k is value k, 0 is not labelled) or classes.json.
-# Same schedule as on ADE20K; a shorter one needs both
-#   --cfg-options train_cfg.max_iters=4000 param_scheduler.0.end=4000
-# The learning rate is for 32 images a step, so on one GPU add --auto-scale-lr. No
-# result is published for your data.
+# name a line; line k is value k, 0 is not labelled) or classes.json. What fits one GPU,
+# or a CPU, is derived from the training pictures:
+#   batch    of 4, 8 and 16 the largest that leaves 1,000 steps in 64 epochs
+#   steps    64 epochs as on ADE20K, at least 1,000 and at most its 40,000
+#   warm-up  100 steps, at most one epoch; then poly to 0
+#   crop     the usual (median) shorter side, in steps of 32 up to 512; --size: another
+# 205 pictures of 640 x 480: 8 a step, 1,600 steps, crops of 480 x 480. The learning
+# rate is for this batch on one GPU. No result is published for your data.
 _base_ = 'fpn_poolformer_s12_ade20k_40k.py'
 
 from mmpoolformer.data.class_names import seg_classes
+from mmpoolformer.data.own_folder import fit_schedule, seg_pictures, usual_side
 
 data_root = '{{$DATA_ROOT:data/mine}}'
 img_suffix = '{{$IMG_SUFFIX:.jpg}}'
@@ -20,27 +24,33 @@ load_labels = [
     dict(type='LoadAnnotations'),
     dict(type='mmpoolformer.MapLabels', ids=_classes.ids, ignored=_classes.ignored),
 ]
-del _classes
+_pictures = seg_pictures(data_root, img_suffix)
+_fitted = fit_schedule(len(_pictures), epochs=64, batch_sizes=(4, 8, 16))
+_steps = min(40000, _fitted.epochs * _fitted.steps)
+_side = usual_side(_pictures, least=64, most=512)
 
-model = dict(decode_head=dict(num_classes=len(metainfo['classes'])))
+model = dict(
+    data_preprocessor=dict(size=(_side, _side)),
+    decode_head=dict(num_classes=len(metainfo['classes'])),
+)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     *load_labels,
     dict(
         type='RandomResize',
-        scale=(2048, 512),
+        scale=(4 * _side, _side),
         ratio_range=(0.5, 2.0),
         keep_ratio=True,
     ),
-    dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
+    dict(type='RandomCrop', crop_size=(_side, _side), cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
+    dict(type='Resize', scale=(4 * _side, _side), keep_ratio=True),
     dict(type='ResizeToMultiple', size_divisor=32),
     *load_labels,
     dict(type='PackSegInputs'),
@@ -67,6 +77,7 @@ tta_pipeline = [
 ]
 
 train_dataloader = dict(
+    batch_size=_fitted.batch_size,
     dataset=dict(
         type='mmpoolformer.SegFolderDataset',
         metainfo=metainfo,
@@ -74,7 +85,7 @@ train_dataloader = dict(
         img_suffix=img_suffix,
         reduce_zero_label=False,
         pipeline=train_pipeline,
-    )
+    ),
 )
 val_dataloader = dict(
     dataset=dict(
@@ -87,3 +98,22 @@ val_dataloader = dict(
     )
 )
 test_dataloader = val_dataloader
+
+train_cfg = dict(max_iters=_steps, val_interval=_steps // 10)
+param_scheduler = [
+    dict(
+        type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=_fitted.warmup
+    ),
+    dict(
+        type='PolyLR',
+        eta_min=0.0,
+        power=0.9,
+        begin=_fitted.warmup,
+        end=_steps,
+        by_epoch=False,
+    ),
+]
+optim_wrapper = dict(clip_grad=dict(max_norm=10, norm_type=2))
+auto_scale_lr = dict(base_batch_size=_fitted.batch_size)
+default_hooks = dict(checkpoint=dict(interval=_steps // 10, max_keep_ckpts=3))
+del _classes, _fitted, _pictures, _side, _steps

@@ -19,6 +19,8 @@ TRAIN_EXAMPLES = """examples:
   from scratch, with two images a step and the learning rate fitted to that:
     mmpoolformer train CONFIG --auto-scale-lr \\
         --cfg-options model.backbone.init_cfg=None train_dataloader.batch_size=2
+  with pictures of another size, in training and validation:
+    mmpoolformer train CONFIG --size 320 480
   on 8 GPUs (or 2 processes on the CPU):
     tools/dist_train.sh CONFIG 8
   the same with FSDP, if the model does not fit into one GPU's memory:
