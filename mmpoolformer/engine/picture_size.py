@@ -37,25 +37,33 @@ def use_size(config: Config, size: Size) -> None:
     Raises:
         UsageError: If it has no size that is known.
     """
-    transforms = [node for node in _nodes(_data(config)) if _is_timm(node)]
-    for node in transforms:
-        node['transform']['input_size'] = (3, *size)
-    now = None if transforms else _current(config)
-    if now is None and not transforms:
+    # By identity, because loaders may share them.
+    steps = [*{id(node): node for node in _nodes(_data(config))}.values()]
+    timms = [step for step in steps if _is_timm(step)]
+    for step in timms:
+        step['transform']['input_size'] = (3, *size)
+    now = _current(config)
+    if now:
+        _change(config, steps, now, size)
+    elif not timms:
         raise UsageError(
             '--size: no step of the data pipelines is known to set the size; change '
             'it by --cfg-options'
         )
-    if transforms:
-        return
+
+
+def _change(config: Config, steps: list[dict], now: Size, size: Size) -> None:
+    """Set what mmdet and mmseg have for sizes."""
 
     def changed(value: object, flipped: bool = False) -> object:
+        if isinstance(value, float):  # a share of the picture
+            return value
         if isinstance(value, list | tuple) and not isinstance(value[0], int):
             return [changed(one, flipped) for one in value]
-        pair = _pair(value)[:: -1 if flipped else 1]
-        return _scaled(pair, now, size)[:: -1 if flipped else 1]
+        order = -1 if flipped else 1
+        return _scaled(_pair(value)[::order], now, size)[::order]
 
-    for step in _nodes(_data(config)):
+    for step in steps:
         name = type_name(step.get('type'))
         key = SCALES.get(name)
         if key and step.get(key) is not None:
