@@ -11,11 +11,13 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from os import PathLike
 from pathlib import Path
 from statistics import median, quantiles
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
@@ -28,13 +30,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmpoolformer.checkpoints import ZOO
 from mmpoolformer.engine.config import load_config
+from mmpoolformer.export.export import export_model
+from mmpoolformer.inference.engines import load_engine
 from mmpoolformer.models import VARIANTS, MetaFormer, MetaFormerClassifier
 from mmpoolformer.models.folding import DTYPES, optimize_for_inference
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.paths import is_config
 
 OURS = ('fused', 'plain', 'folded', 'compiled')
-PEERS = ('timm', 'transformers')
+PEERS = ('timm', 'timm-channels-last', 'timm-compiled', 'transformers')
+ENGINES = {'onnx': '.onnx', 'openvino': '.xml'}  # with the files that they run
 TASKS = ('inference', 'training')
 PRODUCTS = (
     'aten::addmm',
@@ -54,11 +59,12 @@ class Case:
 
     Attributes:
         model: A name in `mmpoolformer.models.VARIANTS`, or a config file.
-        implementation: One of `OURS` or `PEERS`.
+        implementation: One of `OURS`, `PEERS` or `ENGINES`.
         task: One of `TASKS`: forward alone, or forward and backward.
         batch: Images at once.
         size: Height and width of the images, in pixels.
-        dtype: One of `DTYPES`: autocast in training, the model's own in inference.
+        dtype: One of `DTYPES`: autocast in training, the model's own in inference;
+            in bfloat16 of the engines OpenVINO alone computes.
         classifier: Whether it ends in logits, not in four maps.
     """
 
@@ -151,6 +157,8 @@ def prepare(case: Case, device: str = 'cpu') -> Callable[[], Any]:
         UserError: If its config can't be used.
     """
     torch.manual_seed(0)
+    if case.implementation in ENGINES:
+        return _engine(case)
     model = _build(case).to(device)
     images = torch.randn(case.batch, 3, *case.size, device=device)
     make = _training if case.task == 'training' else _inference
@@ -184,6 +192,15 @@ def _inference(model: nn.Module, images: Tensor, case: Case) -> Callable[[], Any
     return run
 
 
+def _engine(case: Case) -> Callable[[], Any]:
+    model = _build(replace(case, implementation='fused')).eval()
+    with TemporaryDirectory() as folder:
+        path = Path(folder, f'model{ENGINES[case.implementation]}')
+        export_model(model, path, case.size)
+        engine = load_engine(path, case.dtype)
+    return partial(engine, torch.randn(case.batch, 3, *case.size).numpy())
+
+
 def _build(case: Case) -> nn.Module:
     if case.implementation in PEERS:
         return _peer(case)
@@ -206,11 +223,16 @@ def _build(case: Case) -> nn.Module:
 def _peer(case: Case) -> nn.Module:
     if is_config(case.model):
         raise ValueError(f'{case.implementation} has no model of {case.model}')
-    if case.implementation == 'timm':
+    if case.implementation.startswith('timm'):
         name = ZOO[case.model].timm_name or case.model
         if not timm.is_model(name.split('.')[0]):
             raise ValueError(f'timm has no {case.model}')
-        return timm.create_model(name, features_only=not case.classifier)
+        model = timm.create_model(name, features_only=not case.classifier)
+        if case.implementation == 'timm-channels-last':
+            return model.to(memory_format=torch.channels_last)
+        if case.implementation == 'timm-compiled':
+            return torch.compile(model)
+        return model
     size = re.fullmatch(r'poolformer_([sm]\d+)', case.model)
     if size is None:
         raise ValueError(f'transformers has no {case.model}')
@@ -391,7 +413,8 @@ def table(timings: Sequence[Timing]) -> str:
             f'{timing.spread * 100:.0f}',
             f'{timing.throughput:.2f}',
             f'{base.seconds / timing.seconds:.2f}',
-            f'{timing.products / timing.seconds:.0%}',
+            # What engines multiply can't be seen.
+            f'{timing.products / timing.seconds:.0%}' if timing.products else '',
             memory,
             less,
         )

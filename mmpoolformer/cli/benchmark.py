@@ -17,6 +17,9 @@ from mmpoolformer.utils.errors import UsageError, as_user_error
 from mmpoolformer.utils.paths import is_config
 from mmpoolformer.utils.progress import progress_bar
 
+FOR_INFERENCE = ('folded', 'compiled', 'onnx', 'openvino')
+PEERS = ('timm', 'timm-channels-last', 'timm-compiled', 'transformers')
+
 DESCRIPTION = """Time models beside their peers and the machine's limits.
 
 The implementations of a model run in turns; a row gives the median, half the distance
@@ -39,6 +42,8 @@ EXAMPLES = """examples:
     mmpoolformer benchmark \\
         configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py \\
         --how plain folded --dtype fp32 bf16
+  exported files beside it:
+    mmpoolformer benchmark poolformer_s12 --how timm folded onnx openvino
   how time grows with the image:
     mmpoolformer benchmark poolformer_s12 --sizes 224 448 896 1344 --plot out.png
 """
@@ -61,10 +66,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         '--how',
         nargs='+',
         default=['timm', 'plain', 'fused', 'folded'],
-        choices=('fused', 'plain', 'folded', 'compiled', 'timm', 'transformers'),
-        help="fused: this package's default; plain: module by module; folded, "
-        'compiled: for inference only; timm, transformers: the peers, if installed '
-        '(default: timm plain fused folded)',
+        choices=('fused', 'plain', *FOR_INFERENCE, *PEERS),
+        metavar='HOW',
+        help="fused: this package's default; plain: module by module; for inference "
+        'only: folded, compiled, and onnx and openvino, which run an exported file '
+        '(a detector to its boxes); the peers, if installed: timm, '
+        'timm-channels-last, timm-compiled, transformers (default: timm plain fused '
+        'folded)',
     )
     parser.add_argument(
         '--task', default='inference', choices=('inference', 'training')
@@ -143,10 +151,6 @@ def time_all(args: argparse.Namespace) -> list:
                 cases, args.rounds, args.device, not args.no_memory, bar.update
             )
     return timings
-
-
-FOR_INFERENCE = ('folded', 'compiled')
-PEERS = ('timm', 'transformers')
 
 
 def machine(args: argparse.Namespace) -> str:

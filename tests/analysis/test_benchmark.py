@@ -31,7 +31,7 @@ def test_products_of_a_layer_are_found_with_their_bytes() -> None:
     assert seconds > 0
 
 
-@pytest.mark.parametrize('how', ['plain', 'fused', 'folded'])
+@pytest.mark.parametrize('how', ['plain', 'fused', 'folded', 'timm-channels-last'])
 def test_every_product_of_a_backbone_is_found(how: str) -> None:
     run = prepare(Case('poolformer_s12', how, size=(64, 64)))
     with benchmark._Products() as noted:
@@ -49,6 +49,26 @@ def test_all_implementations_compute_the_same_maps() -> None:
     for maps in others:
         for ours, theirs in zip(maps, expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('how', ['onnx', 'openvino'])
+def test_engines_run_the_model_that_was_exported(how: str) -> None:
+    found = prepare(Case('poolformer_s12', how, size=(64, 96), batch=2))()
+    torch.manual_seed(0)
+    model, images = MetaFormer('poolformer_s12').eval(), torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        for ours, theirs in zip(model(images), found.values(), strict=True):
+            torch.testing.assert_close(
+                ours, torch.from_numpy(theirs), rtol=1e-3, atol=1e-3
+            )
+
+
+def test_compiled_peer_is_the_peer() -> None:
+    cases = [Case('poolformer_s12', how) for how in ('timm', 'timm-compiled')]
+    plain, compiled = map(benchmark._build, cases)
+    assert isinstance(compiled, torch._dynamo.OptimizedModule)
+    assert type(compiled._orig_mod) is type(plain)
 
 
 def test_plain_whole_models_are_those_of_the_backbones_option() -> None:
