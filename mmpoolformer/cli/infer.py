@@ -33,6 +33,8 @@ EXAMPLES = """examples:
         --out found --score-thr 0.5
   a file of mmpoolformer export in place of the checkpoint, by ONNX Runtime:
     mmpoolformer infer CONFIG model.onnx photos --out found
+  faster, where the CPU or GPU computes bfloat16:
+    mmpoolformer infer CONFIG CHECKPOINT photos --out found --dtype bf16
   a classifier by name, with a file of weights, and with the published ones:
     mmpoolformer infer poolformer_s12 poolformer_s12.pth.tar photos --out classes
     mmpoolformer infer poolformer_s12 photos --out classes

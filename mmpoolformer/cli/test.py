@@ -31,7 +31,8 @@ TEST_EXAMPLES = """examples:
     mmpoolformer test CONFIG CHECKPOINT --tta
   faster, where the CPU or GPU computes bfloat16:
     mmpoolformer test CONFIG CHECKPOINT --optimize --dtype bf16
-  an exported file, by ONNX Runtime; its figures are the checkpoint's:
+  an exported file, by ONNX Runtime (AP may differ by 0.001 from the checkpoint's
+  where pictures are padded):
     mmpoolformer test CONFIG model.onnx
   on 8 GPUs (or 2 processes on the CPU):
     tools/dist_test.sh CONFIG CHECKPOINT 8
