@@ -71,8 +71,9 @@ what a file takes and gives:
   Half of the pictures of --calibrate (at most 256 for classifiers, 64 for others) set
   the ranges, as many others measure: with class folders a classifier's top-1, else how
   far the results agree with those in float32. As long as more than --max-drop is lost,
-  attention, the last layers, the first ones and depthwise convolutions go back to
-  float32, one after the other. For the accuracy on a data set test the file itself.
+  attention, the last layers, those before them, the first ones and depthwise
+  convolutions go back to float32, one group after the other. For the accuracy on a data
+  set test the file itself.
 """
 
 

@@ -264,9 +264,11 @@ def _groups(model: 'openvino.Model') -> list[tuple[str, list[str]]]:
         if node.get_type_name() == 'Constant' or (before and fixed.issuperset(before)):
             fixed.add(node.get_friendly_name())
     products = [node for node in nodes if node.get_type_name() in PRODUCTS]
+    last = _outermost(nodes[::-1], _after)
     groups = {
         'attention': [one for one in products if fixed.isdisjoint(_before(one))],
-        'last layers': _outermost(reversed(nodes), _after),
+        'last layers': last,
+        'last but one layers': _outermost(nodes[::-1], _after, last),
         'first layers': _outermost(nodes, _before),
         'depthwise convolutions': [
             one for one in products if one.get_type_name() == 'GroupConvolution'
@@ -280,13 +282,17 @@ def _groups(model: 'openvino.Model') -> list[tuple[str, list[str]]]:
 
 
 def _outermost(
-    nodes: Iterable[Node], neighbours: Callable[[Node], list[str]]
+    nodes: Iterable[Node],
+    neighbours: Callable[[Node], list[str]],
+    without: Sequence[Node] = (),
 ) -> list[Node]:
-    """Return the products that none leads to, in the order of the nodes."""
+    """Return the products that no other leads to, in the order of the nodes."""
     reached: set[str] = set()
+    peeled = {node.get_friendly_name() for node in without}
     found = []
     for node in nodes:
         is_product = node.get_type_name() in PRODUCTS
+        is_product &= node.get_friendly_name() not in peeled
         is_behind = not reached.isdisjoint(neighbours(node))
         if is_product and not is_behind:
             found.append(node)

@@ -108,7 +108,8 @@ def test_what_loses_too_much_is_not_written(tmp_path):
             int8=Calibration(folder, -1),
         )
     assert 'top-1 agreement with float32, 4 pictures held back' in str(caught.value)
-    assert 'left in float32: last layers, first layers' in str(caught.value)
+    kept = 'left in float32: last layers, last but one layers, first layers'
+    assert kept in str(caught.value)
     assert list(tmp_path.iterdir()) == [tmp_path / 'data']
 
 
@@ -173,6 +174,7 @@ def test_groups_of_layers(tmp_path):
     assert all('token_mixer/MatMul' in name for name in groups['attention'])
     assert len(groups['depthwise convolutions']) == 2
     (first,), (last,) = groups['first layers'], groups['last layers']
+    assert 'head/fc/fc1' in groups['last but one layers'][0]
     assert 'stem/conv' in first
     assert 'head/fc/fc2' in last
 
