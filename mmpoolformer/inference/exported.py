@@ -135,7 +135,7 @@ def _check(model: nn.Module, engine: Engine) -> None:
         kind, outputs = 'segmentor', {'logits'}
     else:
         kind, outputs = 'detector', BOXES | ({'masks'} if model.with_mask else set())
-    others = {'classifier', 'segmentor', 'proposals', 'backbone'} - {kind}
+    others = {'classifier', 'segmentor', 'backbone'} - {kind}
     if info['kind'] in others or set(info['outputs']) != outputs:
         raise UserError(
             f'{engine.path}: kind {info["kind"]}, gives {", ".join(info["outputs"])}; '

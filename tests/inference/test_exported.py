@@ -178,7 +178,7 @@ def test_files_without_a_description_are_refused(files: Models, tmp_path: Path) 
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (lambda info: info.update(kind='proposals'), 'kind proposals, gives boxes'),
+        (lambda info: info.update(kind='segmentor'), 'kind segmentor, gives boxes'),
         (lambda info: info.update(classes=['a']), 'for 1 classes, .* is for 2'),
         (
             lambda info: info.update(mean=[1, 2, 3]),
