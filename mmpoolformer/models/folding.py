@@ -1,7 +1,10 @@
 """Models for inference only: constants folded into weights, laid out for speed."""
 
 import logging
+from collections.abc import Callable
 from copy import deepcopy
+from math import inf
+from time import perf_counter
 
 import torch
 from mmengine.logging import print_log
@@ -24,7 +27,7 @@ DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 def optimize_for_inference(
     model: nn.Module,
     dtype: torch.dtype = torch.float32,
-    compiled: bool = False,
+    compiled: bool | str = False,
 ) -> nn.Module:
     """Return an equivalent of a model that predicts faster and can't be trained.
 
@@ -41,13 +44,18 @@ def optimize_for_inference(
             be safe in it (see `optimize_neck_and_heads`); results are float32. On CPUs
             without instructions for it, bfloat16 is slower, so all keep float32 and a
             warning says so.
-        compiled: Whether trunks are compiled too (`torch.compile`, with dynamic sizes
-            and, under `torch.no_grad`, frozen weights). The first images then take
-            minutes.
+        compiled: Whether trunks are compiled too (`torch.compile`, under
+            `torch.no_grad` with frozen weights): `'fixed'` for every size of images
+            anew, `'dynamic'` or `True` once for all. The first images then take
+            minutes. Where that turns out to be slower it is not used, and a warning
+            says so.
 
     Raises:
-        ValueError: If the type is another one, or nothing in the model can be folded.
+        ValueError: If the type or the way to compile is another one, or nothing in the
+            model can be folded.
     """
+    if compiled not in (False, True, 'fixed', 'dynamic'):
+        raise ValueError(f"compiled={compiled!r}: give 'fixed', 'dynamic' or False")
     if dtype not in DTYPES.values():
         known = ' or '.join(map(str, DTYPES.values()))
         raise ValueError(f'dtype={dtype}: give {known}')
@@ -115,6 +123,56 @@ class _Typed(nn.Module):
         return tuple(maps.to(self.given) for maps in result)
 
 
+class _Compiled(nn.Module):
+    """A trunk that is compiled, where that makes it faster.
+
+    Args:
+        trunk: The trunk.
+        dynamic: Whether it is compiled once for all sizes.
+    """
+
+    def __init__(self, trunk: nn.Module, dynamic: bool) -> None:
+        super().__init__()
+        self.trunk, self.dynamic = trunk, dynamic
+        # Frozen: weights are constants, laid out for the library that is called.
+        options = {'freezing': True}
+        self.compiled = torch.compile(trunk, dynamic=dynamic, options=options)
+        self.gains: dict[torch.Size | None, bool] = {}
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        size = None if self.dynamic else x.shape
+        if size not in self.gains:
+            self.gains[size] = self._gains(x)
+        return self.compiled(x) if self.gains[size] else self.trunk(x)
+
+    def _gains(self, x: Tensor) -> bool:
+        """Tell whether compiled is faster, by the best of some runs in turns."""
+        best = dict.fromkeys((self.compiled, self.trunk), inf)
+        for _ in range(RUNS):
+            for run in best:
+                best[run] = min(best[run], _seconds(run, x))
+        fast, plain = best.values()
+        if fast > plain:
+            print_log(
+                f'images of {tuple(x.shape)} take {fast * 1e3:.1f} ms compiled, not '
+                f'compiled {plain * 1e3:.1f} ms: it is not used',
+                'current',
+                logging.WARNING,
+            )
+        return fast <= plain
+
+
+RUNS = 5  # the first of them compiles
+
+
+def _seconds(run: Callable[[Tensor], object], x: Tensor) -> float:
+    start = perf_counter()
+    run(x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return perf_counter() - start
+
+
 class FoldedBlock(nn.Module):
     """A block for inference, made from the one that was trained.
 
@@ -165,7 +223,7 @@ def _norm_folded(
 def _optimized_trunk(
     trunk: MetaFormerTrunk,
     dtype: torch.dtype,
-    compiled: bool,
+    compiled: bool | str,
     given: torch.dtype = torch.float32,
 ) -> nn.Module:
     trunk.to(memory_format=torch.channels_last)
@@ -175,10 +233,7 @@ def _optimized_trunk(
             if fuses_mlp(block, torch.empty(0)):
                 stage.blocks[i] = FoldedBlock(block)
     result = trunk if dtype == torch.float32 else _Typed(trunk, dtype, given)
-    if not compiled:
-        return result
-    # Frozen: weights are constants, and may be laid out for the library that is called.
-    return torch.compile(result, dynamic=True, options={'freezing': True})
+    return _Compiled(result, compiled != 'fixed') if compiled else result
 
 
 def _fold_batch_norms(model: nn.Module) -> nn.Module:

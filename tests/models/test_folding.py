@@ -16,6 +16,7 @@ from mmpoolformer.models import (
     MetaFormer,
     MetaFormerClassifier,
     create_model,
+    folding,
     optimize_for_inference,
 )
 from mmpoolformer.models.folding import FoldedBlock
@@ -57,6 +58,7 @@ def test_compiled_once_for_all_sizes(
     arch = dict(shallow('poolformer_s12'), depths=(1, 1, 1, 1))
     model = randomised(MetaFormer(arch, out_indices=(0,))).eval()
     faster = optimize_for_inference(model, compiled=True)
+    monkeypatch.setattr(faster, '_gains', lambda x: True)  # whatever is faster here
     graphs = []
     with torch.no_grad():
         for size in ((2, 3, 96, 64), (2, 3, 64, 160), (2, 3, 97, 131)):
@@ -66,6 +68,31 @@ def test_compiled_once_for_all_sizes(
             graphs.append(counters['stats']['unique_graphs'])
     assert graphs[0] > 0
     assert graphs[2] == graphs[1]
+
+
+@pytest.mark.parametrize(
+    ('way', 'count'), [('fixed', [1, 1, 2]), ('dynamic', [1, 1, 1])]
+)
+def test_what_is_slower_compiled_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, way: str, count: list[int]
+) -> None:
+    told = []
+    monkeypatch.setattr(folding, 'print_log', lambda text, *_: told.append(text))
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='eager'))
+    model = MetaFormer(shallow('poolformer_s12'), out_indices=(0,)).eval()
+    faster = optimize_for_inference(model, compiled=way)
+    monkeypatch.setattr(
+        folding, '_seconds', lambda run, x: 2.0 if run is faster.compiled else 1.0
+    )
+    sizes = (1, 3, 64, 64), (1, 3, 64, 64), (1, 3, 32, 96)
+    for size, expected_count in zip(sizes, count, strict=True):
+        with torch.no_grad():
+            (found,), (expected,) = faster(image(*size)), model(image(*size))
+        assert difference(found, expected) < 1e-5
+        assert len(told) == expected_count
+        assert told[-1].endswith('not compiled 1000.0 ms: it is not used')
+    with pytest.raises(ValueError, match="compiled='once': give 'fixed'"):
+        optimize_for_inference(model, compiled='once')
 
 
 @pytest.mark.parametrize('name', ['poolformer_s12', 'caformer_s18'])
