@@ -331,6 +331,12 @@ RULES = [
     Rule(r'python tools/complexity.py all.*', says='caformer_b36', long=True),
     Rule(r'python tools/complexity.py .*', words={**SMALL, 'NAME': 'poolformer_s12'}),
     Rule(
+        r'python tools/benchmark.py --tests .*',
+        words={'work_dirs/NAME/results_*.json': 'tested/results_*.json'},
+        makes=('out.png',),
+        says='mIoU',
+    ),
+    Rule(
         r'python tools/benchmark.py .*--sizes .*',
         '--sizes 64 96 --rounds 1 --no-memory',
     ),

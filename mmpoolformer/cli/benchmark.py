@@ -44,6 +44,8 @@ EXAMPLES = """examples:
         --how plain folded --dtype fp32 bf16
   exported files beside it:
     mmpoolformer benchmark poolformer_s12 --how timm folded onnx openvino
+  accuracy beside speed, of tests of checkpoints and exported files:
+    mmpoolformer benchmark --tests work_dirs/NAME/results_*.json --plot out.png
   how time grows with the image:
     mmpoolformer benchmark poolformer_s12 --sizes 224 448 896 1344 --plot out.png
 """
@@ -58,7 +60,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = tool_parser('benchmark', DESCRIPTION, EXAMPLES)
     parser.add_argument(
         'models',
-        nargs='+',
+        nargs='*',
         metavar='MODEL_OR_CONFIG',
         help='a name of mmpoolformer.list_models() (not PiT), or a config file',
     )
@@ -98,8 +100,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument('--no-memory', action='store_true', help='leave out the peak')
     parser.add_argument('--json', metavar='FILE', help='write the exact numbers there')
     parser.add_argument('--plot', metavar='FILE.png', help='draw them there')
+    parser.add_argument(
+        '--tests',
+        nargs='+',
+        metavar='FILE',
+        help='compare accuracy and time of tests, which wrote these results_....json',
+    )
     add_traceback_option(parser)
     args = parser.parse_args(argv)
+    if bool(args.models) == bool(args.tests):
+        raise UsageError('give models to time, or --tests')
     if min(*args.batch, *(args.sizes or []), args.rounds) < 1:
         raise UsageError('--batch, --sizes, --rounds: give numbers from 1')
     args.size = image_size(args.size)
@@ -111,6 +121,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Time what the command line says, print the table, write the files."""
     args = parse(argv)
+    if args.tests:
+        compare_results(args)
+        return
     from mmpoolformer.analysis import benchmark  # torch: not for --help
     from mmpoolformer.utils.devices import choose_device
 
@@ -124,6 +137,17 @@ def main(argv: Sequence[str]) -> None:
     if args.plot:
         with as_user_error('', (OSError, ValueError)):
             benchmark.plot(timings, args.plot)
+
+
+def compare_results(args: argparse.Namespace) -> None:
+    """Print and draw accuracy beside speed of tests."""
+    from mmpoolformer.analysis import tradeoff  # matplotlib: not for --help
+
+    rows = tradeoff.read_results(args.tests)
+    print(tradeoff.table(rows))
+    if args.plot:
+        with as_user_error('', (OSError, ValueError)):
+            tradeoff.plot(rows, args.plot)
 
 
 def time_all(args: argparse.Namespace) -> list:
