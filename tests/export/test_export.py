@@ -76,7 +76,6 @@ def state_hash(model: nn.Module) -> str:
     return content.hexdigest()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('build', 'name'),
     [
@@ -105,7 +104,6 @@ def test_onnx_equals_eager_at_other_sizes(build, name, tmp_path):
     assert_same(model, path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('build', 'name'),
     [
@@ -195,7 +193,6 @@ def test_torchscript_runs_alone(name, tmp_path):
         )
 
 
-@pytest.mark.slow
 def test_torch_export_runs_alone(tmp_path):
     model = backbone('poolformer_s12').eval()
     export_model(model, tmp_path / 'm.pt2')
@@ -281,7 +278,10 @@ def test_no_shortcuts_gives_the_same(window):
             torch.testing.assert_close(other, one, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize('suffix', RUNS)
+# tests/inference/test_exported.py runs both kinds of files.
+@pytest.mark.parametrize(
+    'suffix', ['.onnx', pytest.param('.xml', marks=pytest.mark.long)]
+)
 def test_retinanet_finds_what_mmdet_finds(suffix, tmp_path):
     model = detector(tmp_path)
     path = tmp_path / f'm{suffix}'
@@ -376,8 +376,10 @@ def mask_rcnn(tmp_path: Path) -> nn.Module:
     return model
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('suffix', RUNS)
+# tests/inference/test_exported.py runs both kinds of files.
+@pytest.mark.parametrize(
+    'suffix', ['.onnx', pytest.param('.xml', marks=pytest.mark.long)]
+)
 def test_mask_rcnn_finds_what_mmdet_finds(suffix, tmp_path):
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
     from mmdet.structures import DetDataSample
@@ -424,7 +426,7 @@ def test_mask_rcnn_finds_what_mmdet_finds(suffix, tmp_path):
         assert differ[clear].sum() < 1e-2 * inside
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_faster_rcnn_has_no_masks(tmp_path):
     model = mask_rcnn(tmp_path)
     model.roi_head.mask_head = None
@@ -545,7 +547,6 @@ def test_the_example_classifies_without_torch(picture, tmp_path):
     assert sum(shares.values()) == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.slow
 def test_the_example_detects_without_torch(picture, tmp_path):
     path = tmp_path / 'm.onnx'
     info = {**INFO_FOR_EXAMPLE, 'classes': ['square', 'disc']}
@@ -558,7 +559,7 @@ def test_the_example_detects_without_torch(picture, tmp_path):
     assert Image.open(out).size == (120, 90)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_example_draws_masks(picture, tmp_path):
     path = tmp_path / 'm.onnx'
     export_model(mask_rcnn(tmp_path), path, info=INFO_FOR_EXAMPLE)
@@ -568,7 +569,6 @@ def test_the_example_draws_masks(picture, tmp_path):
     assert changed.any(2).mean() > 0.1  # lines of boxes alone are thin
 
 
-@pytest.mark.slow
 def test_the_tool_exports_refuses_and_explains(tmp_path):
     config = tmp_path / 'config.py'
     write_segmentation_config(config, tmp_path)

@@ -130,7 +130,6 @@ def test_streams_hold_one_batch_at_most(models: Models) -> None:
         assert len(taken) == count
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('name', NAMES)
 def test_threads_find_what_one_finds(models: Models, name: str) -> None:
     predictor = models.predictor(name)
@@ -242,7 +241,6 @@ def test_pictures_that_can_not_be_resized(models: Models, tmp_path: Path) -> Non
     assert line.problem.startswith(f'{paths[1]}: 3000 x 1 pixels')
 
 
-@pytest.mark.slow
 def test_names_come_from_the_checkpoint_then_the_config(
     models: Models, tmp_path: Path
 ) -> None:
@@ -302,7 +300,6 @@ def test_palettes_come_from_the_config(models: Models) -> None:
     assert colours.tolist() == [[230, 40, 40], [40, 60, 230], [99, 99, 99]]
 
 
-@pytest.mark.slow
 def test_what_can_not_be_used(models: Models, tmp_path: Path) -> None:
     config = models.config('detection')
     with pytest.raises(UserError, match='names no weights of the whole model'):
