@@ -159,22 +159,30 @@ def time_all(args: argparse.Namespace) -> list:
         if not is_config(model) and model not in VARIANTS:
             raise UsageError(f'{model}: no such model of mmpoolformer to time')
     sizes = [(n, n) for n in args.sizes or ()] or [args.size]
-    groups = list(product(args.models, args.batch, sizes))
-    hows = [h for h in args.how if args.task == 'inference' or h not in FOR_INFERENCE]
+    groups = [
+        [
+            Case(model, how, args.task, batch, size, dtype, args.classifier)
+            for dtype, how in product(args.dtype, args.how)
+            if _is_there(model, how, args.task, dtype)
+        ]
+        for model, batch, size in product(args.models, args.batch, sizes)
+    ]
     timings = []
-    runs = len(groups) * len(hows) * len(args.dtype) * (args.rounds + 1)
-    with progress_bar(runs, 'timing') as bar:
-        for model, batch, size in groups:
-            own = [h for h in hows if not (is_config(model) and h in PEERS)]
-            cases = [
-                Case(model, how, args.task, batch, size, dtype, args.classifier)
-                for dtype in args.dtype
-                for how in own
-            ]
+    with progress_bar(sum(map(len, groups)) * (args.rounds + 1), 'timing') as bar:
+        for cases in groups:
             timings += measure(
                 cases, args.rounds, args.device, not args.no_memory, bar.update
             )
     return timings
+
+
+def _is_there(model: str, how: str, task: str, dtype: str) -> bool:
+    """Tell whether there is such a case; peers have no whole models."""
+    return not (
+        (how in FOR_INFERENCE and task == 'training')
+        or (how in PEERS and is_config(model))
+        or (how == 'onnx' and dtype == 'bf16')  # ONNX Runtime has none for CPUs
+    )
 
 
 def machine(args: argparse.Namespace) -> str:
