@@ -15,9 +15,6 @@ from mmpoolformer.visual.drawing import (
     enlarge,
 )
 
-# Lines and letters grow with the picture: they are made for this many pixels.
-MADE_FOR = 900
-
 
 def draw_result(
     predictor: Predictor,
@@ -40,16 +37,15 @@ def draw_result(
         above a line for each of the likeliest classes.
     """
     found, picture = result.found, result.picture
-    weight = max(1, round(scale * max(picture.shape) / MADE_FOR))
     if isinstance(found, Detections):
         # The surest ones last, on top of the others.
         shown = found.above(score_thr)
         shown = shown.ordered(np.argsort(shown.scores, kind='stable'))
-        return draw_detections(picture, shown, predictor.classes, scale, weight)
+        return draw_detections(picture, shown, predictor.classes, scale)
     picture = enlarge(picture, scale)
     if isinstance(found, Classes):
         for line in _top_lines(found, predictor.classes, topk):
-            picture = caption(picture, line, weight)
+            picture = caption(picture, line)
         return picture
     labels = enlarge(found.labels, scale)
     return draw_segmentation(picture, labels, predictor.colours)

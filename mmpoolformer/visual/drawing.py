@@ -33,6 +33,8 @@ FIRST_COLOURS = (
 IGNORED = 255
 INK, PAPER = (25, 25, 25), (255, 255, 255)
 GAP = 10
+# Captions grow with the picture: they are made for this many pixels.
+MADE_FOR = 900
 # Fonts with Chinese, Japanese and Korean letters, those with all of them first.
 CJK_FONTS = (
     *(f'Noto Sans CJK {part}' for part in ('SC', 'TC', 'JP', 'KR', 'HK')),
@@ -98,16 +100,17 @@ def draw_detections(
     found: Detections,
     classes: Sequence[str],
     scale: int = 1,
-    weight: int = 1,
 ) -> ndarray:
     """Draw boxes with class and score, and masks if there are any.
+
+    Lines and letters grow with the picture. No text covers another where there is room
+    beside or within its box; the surest ones choose first.
 
     Args:
         image: Picture to draw on; it is left as it is.
         found: What to draw; the last ones lie on top.
         classes: Name of each class.
         scale: Times that the picture is enlarged, for text that can be read.
-        weight: Times that lines and letters are enlarged, for large pictures.
 
     Returns:
         The drawing, uint8 (H * scale, W * scale, 3).
@@ -126,14 +129,20 @@ def draw_detections(
     pen = ImageDraw.Draw(canvas)
     boxes = [_integer_box(box, scale) for box in found.boxes]
     for box, label in zip(boxes, found.labels, strict=True):
-        _draw_box(pen, box, tuple(colours[label].tolist()), weight)
-    for place, box in enumerate(boxes):
-        label = found.labels[place]
-        text = classes[label]
-        if found.scores is not None:
-            text = f'{text} {found.scores[place]:.2f}'
-        colour = tuple(colours[label].tolist())
-        _draw_tag(pen, box, text, colour, canvas.size, weight)
+        _draw_box(pen, box, tuple(colours[label].tolist()), canvas.size)
+    texts, surest = [classes[label] for label in found.labels], np.arange(len(boxes))
+    if found.scores is not None:
+        pairs = zip(texts, found.scores, strict=True)
+        texts = [f'{text} {score:.2f}' for text, score in pairs]
+        surest = np.argsort(found.scores, kind='stable')
+    surest = surest[::-1].tolist()
+    _draw_tags(
+        pen,
+        [boxes[i] for i in surest],
+        [texts[i] for i in surest],
+        [tuple(colours[found.labels[i]].tolist()) for i in surest],
+        canvas.size,
+    )
     return np.array(canvas)
 
 
@@ -221,18 +230,21 @@ def arrange(
     return np.concatenate(parts)
 
 
-def caption(picture: ndarray, text: str, weight: int = 1) -> ndarray:
+def caption(picture: ndarray, text: str) -> ndarray:
     """Return a picture with a line of text below, cut where it is too long.
+
+    The line grows with the width of the picture.
 
     Args:
         picture: uint8 (H, W, 3).
         text: One line.
-        weight: Times that the line is enlarged, for large pictures.
 
     Returns:
-        uint8 (H + 22 * weight, W, 3).
+        uint8 (H + 22 or more, W, 3).
     """
-    font, width = _font(13 * weight, text), picture.shape[1]
+    width = picture.shape[1]
+    weight = max(1, round(width / MADE_FOR))
+    font = _font(13 * weight, text)
     if font.getlength(text) > width:
         while text and font.getlength(f'{text}...') > width:
             text = text[:-1]
@@ -354,33 +366,86 @@ def _draw_box(
     pen: ImageDraw.ImageDraw,
     box: tuple[int, ...],
     colour: tuple[int, ...],
-    weight: int,
+    size: tuple[int, int],
 ) -> None:
-    """Draw a frame two pixels thick, with a dark line inside that sets it off."""
+    """Draw a frame, with a dark line inside that sets it off."""
     left, top, right, bottom = box
-    thick = 2 * weight
+    thick = max(1, round(sum(size) / 700))
     if min(right - left, bottom - top) > 3 * thick:
         inner = (left + thick, top + thick, right - thick, bottom - thick)
-        pen.rectangle(inner, outline=INK, width=weight)
+        pen.rectangle(inner, outline=INK, width=max(1, thick // 2))
     width = min(thick, right - left + 1, bottom - top + 1)
     pen.rectangle(box, outline=colour, width=width)
 
 
-def _draw_tag(
+def _draw_tags(
     pen: ImageDraw.ImageDraw,
-    box: tuple[int, ...],
-    text: str,
-    colour: tuple[int, ...],
+    boxes: Sequence[tuple[int, ...]],
+    texts: Sequence[str],
+    colours: Sequence[tuple[int, ...]],
     size: tuple[int, int],
-    weight: int,
 ) -> None:
-    """Write on a plate above the box, or within it at the picture's upper edge."""
-    font = _font(12 * weight, text)
-    width, height = round(font.getlength(text)) + 5 * weight, 15 * weight
-    left = max(0, min(box[0], size[0] - width))
-    top = box[1] - height if box[1] >= height else max(box[1], 0)
-    pen.rectangle((left, top, left + width - 1, top + height - 1), fill=colour)
-    pen.text((left + 3 * weight, top), text, font=font, fill=_ink_on(colour))
+    """Write a text on a plate at each box, the first ones on top of the others."""
+    letters = max(11, round(sum(size) / 130))
+    margin = letters // 4
+    fonts = [_font(letters, text) for text in texts]
+    plates = [
+        (round(font.getlength(text)) + 2 * margin, sum(font.getmetrics()))
+        for font, text in zip(fonts, texts, strict=True)
+    ]
+    places = place_tags(boxes, plates, size)
+    drawn = list(zip(places, plates, fonts, texts, colours, strict=True))
+    for (left, top), (width, height), font, text, colour in reversed(drawn):
+        pen.rectangle((left, top, left + width - 1, top + height - 1), fill=colour)
+        pen.text((left + margin, top), text, font=font, fill=_ink_on(colour))
+
+
+def place_tags(
+    boxes: Sequence[tuple[int, ...]],
+    plates: Sequence[tuple[int, int]],
+    size: tuple[int, int],
+) -> list[tuple[int, int]]:
+    """Choose a place for the text of each box, above it if that is free.
+
+    Args:
+        boxes: First and last pixels, (left, top, right, bottom). The first ones choose
+            first.
+        plates: Width and height of each text.
+        size: Width and height of the picture, which no text leaves if it fits.
+
+    Returns:
+        The left upper corner of each text: of the places around and within its box the
+        first one that covers no other text, or the one that covers the least.
+    """
+    taken, places = np.empty((0, 4)), []
+    for box, plate in zip(boxes, plates, strict=True):
+        room = np.maximum(np.subtract(size, plate), 0)
+        starts = np.clip(_tag_places(box, plate), 0, room)[:, None]
+        shared = np.minimum(starts + plate, taken[:, 2:])
+        shared = np.maximum(shared - np.maximum(starts, taken[:, :2]), 0)
+        best = starts[shared.prod(-1).sum(1).argmin(), 0]
+        # A pixel between plates of one colour tells them apart.
+        taken = np.vstack([taken, [*(best - 1), *(best + plate + 1)]])
+        places.append(tuple(best.tolist()))
+    return places
+
+
+def _tag_places(
+    box: tuple[int, ...], plate: tuple[int, int]
+) -> list[tuple[float, float]]:
+    """Return corners of a text along the edges of its box, the best ones first."""
+    (left, top, right, bottom), (width, height) = box, plate
+    end = right - width + 1
+    columns = (left, end, (left + end) // 2)
+    above, below, inside = top - height, bottom + 1, (top, bottom - height + 1)
+    # Small boxes are not hidden below their texts, as long as there is room outside.
+    rows = (above, inside[0], below, inside[1])
+    if bottom - top < 3 * height:
+        rows = (above, below, *inside)
+    beside = (right + 1, left - width)
+    return [(x, y) for y in rows for x in columns] + [
+        (x, y) for x in beside for y in inside
+    ]
 
 
 def _ink_on(colour: tuple[int, ...]) -> tuple[int, int, int]:

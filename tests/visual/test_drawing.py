@@ -1,3 +1,4 @@
+import itertools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from mmpoolformer.visual.drawing import (
     heat_legend,
     labels_from_sample,
     overlay_heat,
+    place_tags,
     save_picture,
 )
 
@@ -46,8 +48,6 @@ def test_frame_lies_on_the_outermost_pixels_of_the_box(grey, scale):
     beside = (drawing[30 * scale : 40 * scale] == colour).all(-1)
     assert set(np.nonzero(beside)[1]) == {
         10 * scale,
-        10 * scale + 1,
-        50 * scale - 2,
         50 * scale - 1,
     }
     assert (drawing[55 * scale :] == 128).all()
@@ -78,6 +78,64 @@ def test_tag_of_a_box_at_the_upper_right_edge_stays_in_the_picture(grey):
     drawing = draw_detections(grey, found, CLASSES)
     plate = (drawing[4:14] == class_colours(3)[0]).all(-1)
     assert plate.all(0).any()
+
+
+@pytest.mark.parametrize(('shape', 'lines'), [((240, 320), 1), ((3000, 4000), 10)])
+def test_lines_and_letters_grow_with_the_picture(
+    shape: tuple[int, int], lines: int
+) -> None:
+    height, width = shape
+    box = np.array([[0.25 * width, 0.5 * height, 0.75 * width, 0.875 * height]])
+    picture = np.full((*shape, 3), 128, dtype=np.uint8)
+    drawing = draw_detections(picture, Detections(box, np.array([0])), CLASSES)
+    plate = (drawing[: height // 2] == class_colours(3)[0]).all(-1).any(1).sum()
+    frame = (drawing[3 * height // 4] == class_colours(3)[0]).all(-1).sum()
+    assert frame == 2 * lines
+    assert 0.02 < plate / height < 0.06
+
+
+def covered(places: list, plates: list) -> int:
+    """Count the pairs of texts of which one covers a part of the other."""
+    spans = [
+        (x, y, x + w, y + h) for (x, y), (w, h) in zip(places, plates, strict=True)
+    ]
+    return sum(
+        min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
+        for a, b in itertools.combinations(spans, 2)
+    )
+
+
+def test_texts_do_not_cover_each_other_where_there_is_room() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        corners = rng.integers(0, 500, (5, 2)).repeat(3, axis=0)  # three on each other
+        boxes = np.hstack([corners, corners + rng.integers(20, 140, (15, 2))]).tolist()
+        plates = [(w, 14) for w in rng.integers(40, 90, 15).tolist()]
+        places = place_tags(boxes, plates, (640, 640))
+        assert covered(places, plates) == 0
+        for (x, y), (w, h), box in zip(places, plates, boxes, strict=True):
+            assert 0 <= x <= 640 - w
+            assert 0 <= y <= 640 - h
+            # Each touches its box, or lies in it.
+            assert x <= box[2] + 1
+            assert x + w >= box[0]
+            assert y <= box[3] + 1
+            assert y + h >= box[1]
+        assert places[0] == (
+            min(boxes[0][0], 640 - plates[0][0]),
+            max(boxes[0][1] - 14, 0),
+        )
+
+
+def test_the_surest_text_is_read_where_there_is_no_room(grey) -> None:
+    box = np.tile([[0, 0, 80, 60]], (40, 1))
+    scores = np.full(40, 0.5)
+    scores[7] = 0.9
+    crowd = draw_detections(grey, Detections(box, np.full(40, 1), scores), CLASSES)
+    alone = Detections(box[7:8], np.array([1]), scores[7:8])
+    plate = draw_detections(grey, alone, CLASSES)[:13]
+    end = np.flatnonzero((plate[7] == class_colours(3)[1]).all(-1))[-2]
+    assert np.array_equal(crowd[:13, :end], plate[:, :end])
 
 
 def test_mask_is_tinted_and_nothing_else(grey):
