@@ -324,7 +324,7 @@ def detections_from_instances(instances: object) -> Detections:
     """
     boxes = getattr(instances.bboxes, 'tensor', instances.bboxes)
     scores, masks = (getattr(instances, name, None) for name in ('scores', 'masks'))
-    masks = getattr(masks, 'masks', masks)
+    masks = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks
     return Detections(
         boxes=_array(boxes),
         labels=_array(instances.labels),

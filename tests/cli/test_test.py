@@ -1,5 +1,6 @@
 import json
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tiny_data import COUNTS
 from torchvision.ops import box_iou
+
+from mmpoolformer.visual.drawing import detections_from_instances, draw_detections
 
 pytestmark = pytest.mark.slow
 KEYS = ('bboxes', 'scores', 'labels')
@@ -119,6 +122,23 @@ def test_pictures_hold_truth_beside_prediction(
         image = np.asarray(Image.open(picture))
         assert image.shape == (64, 128, 3)
         assert not np.array_equal(image[:, :64], image[:, 64:])
+
+
+def test_boxes_are_drawn_like_those_of_other_commands(
+    tested: SimpleNamespace,
+) -> None:
+    found = predictions(tested, 'det')[0]
+    name = Path(found['img_path']).stem
+    assert (found['pred_instances']['scores'] >= 0.3).any()
+    picture = np.asarray(Image.open(tested.out / 'det' / f'{name}.png'))
+    expected = draw_detections(
+        np.asarray(Image.open(found['img_path'])),
+        detections_from_instances(SimpleNamespace(**found['pred_instances'])).above(
+            0.3
+        ),
+        ('square', 'disc'),
+    )
+    assert np.array_equal(picture[:, 64:], expected)
 
 
 def test_released_files_with_old_names_give_the_same_metrics(

@@ -5,9 +5,20 @@ from pathlib import Path
 
 import mmcv
 import mmengine.fileio
+import numpy as np
 from mmengine.dist import get_dist_info
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from numpy import ndarray
+
+from mmpoolformer.visual.drawing import (
+    detections_from_instances,
+    draw_detections,
+    save_picture,
+)
+
+BOXES, PANOPTIC = {'gt_instances', 'pred_instances'}, 'pred_panoptic_seg'
 
 
 class DrawPictures(Hook):
@@ -46,16 +57,36 @@ class DrawPictures(Hook):
         """Draw the images of a batch."""
         for sample in outputs or ():
             content = mmengine.fileio.get(sample.img_path)
+            image = mmcv.imfrombytes(content, channel_order='rgb')
+            name, file = Path(sample.img_path).name, self._file(sample.img_path)
+            classes = runner.visualizer.dataset_meta.get('classes')
+            if classes and {*sample.keys()} >= BOXES and PANOPTIC not in sample:
+                drawing = self._boxes(image, sample, classes)
+                if file:
+                    save_picture(drawing, file)
+                if self.show:
+                    runner.visualizer.show(drawing, name, self.wait_time)
+                continue
             runner.visualizer.add_datasample(
-                Path(sample.img_path).name,
-                mmcv.imfrombytes(content, channel_order='rgb'),
+                name,
+                image,
                 data_sample=sample,
                 show=self.show,
                 wait_time=self.wait_time,
-                out_file=self._file(sample.img_path),
+                out_file=file,
                 step=batch_idx,
                 **self.drawing,
             )
+
+    def _boxes(
+        self, image: ndarray, sample: BaseDataElement, classes: Sequence[str]
+    ) -> ndarray:
+        """Draw a detector's truth and prediction as all other commands do."""
+        truth = detections_from_instances(sample.gt_instances)
+        found = detections_from_instances(sample.pred_instances)
+        found = found.above(self.drawing.get('pred_score_thr', 0.3))
+        sides = [draw_detections(image, side, classes) for side in (truth, found)]
+        return np.concatenate(sides, axis=1)
 
     def _file(self, image: str) -> str | None:
         """Name the picture of an image; no two get the same name, over all ranks."""
