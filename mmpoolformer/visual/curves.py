@@ -7,10 +7,12 @@ read as one.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,7 +32,22 @@ RATE = 'lr'
 # Metrics that say more of others: AP of small, medium and large objects and at one IoU.
 DETAILS = ('_s', '_m', '_l', '_75')
 MOST_LINES = 6
-PANEL = (5.5, 3.8)  # inches
+WIDTH, HEIGHT = 8.5, 2.8  # of a panel, inches
+LEGEND_LINE = 0.2  # inches
+ROUND = (1, 2, 5, 10)  # steps between the numbers at an axis
+# Words of the names in logs, as papers write them.
+WORDS = {
+    'bbox': 'box',
+    'segm': 'mask',
+    'mAP': 'AP',
+    's': 'small',
+    'm': 'medium',
+    'l': 'large',
+    'top1': 'top-1',
+    'top5': 'top-5',
+    'cls': 'class',
+    'lr': 'learning rate',
+}
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,13 @@ def metric_names(curves: Mapping[str, Curve]) -> list[str]:
     return main or names
 
 
+def readable(name: str) -> str:
+    """Return a name of a log in words: `coco/bbox_mAP_50` is box AP50."""
+    words = [WORDS.get(word, word) for word in re.split('[._]', name.split('/')[-1])]
+    words.sort(key=lambda word: word == 'loss')  # the kind of loss first
+    return re.sub(r'(AP|AR) (?=\d)', r'\1', ' '.join(words))
+
+
 def read_curves(logs: Sequence[str | PathLike]) -> dict[str, Curve]:
     """Read the logs of one run.
 
@@ -166,13 +190,11 @@ def draw_curves(
             f'{len(curves)} curves and {len(labels)} labels: give one label for '
             'each curve, and a curve at least'
         )
-    figure = Figure(figsize=(7, 4.2), layout='constrained')
-    axes = figure.add_subplot()
+    figure, (axes,) = _panels(title, [1.5], len(curves))
     for curve, label in zip(curves, labels, strict=True):
-        _plot(axes, curve, label)
-    axes.set_title(title, fontsize=13)
+        _line(axes, curve, label)
     axes.set_ylim(y_limits)
-    _dress(axes, y_label)
+    _dress(axes, y_label, _last_step(curves))
     return figure
 
 
@@ -193,21 +215,22 @@ def draw_comparison(
     """
     if not panels or not all(panels.values()):
         raise ValueError(f'panels {list(panels)}: give each a curve at least')
-    figure = Figure(figsize=(5.5 * len(panels), 4.2), layout='constrained')
-    figure.suptitle(title, fontsize=13)
-    every_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (y_label, curves) in zip(every_axes, panels.items(), strict=True):
+    everything = [pair for curves in panels.values() for pair in curves]
+    names = list(dict.fromkeys(name for name, _ in everything))
+    lines = sum(len(_folded(name).splitlines()) for name in names)
+    figure, every_axes = _panels(title, [1.0] * len(panels), lines)
+    for axes, (label, curves) in zip(every_axes, panels.items(), strict=True):
         for name, curve in curves:
-            # The last values of runs may lie too close to be written beside them.
-            _line(axes, curve, f'{name}: {curve.values[-1]:.3g}')
-        _dress(axes, y_label)
-        if 'loss' in y_label:
+            _line(axes, curve, name).set_color(f'C{names.index(name) % 10}')
+        _dress(axes, readable(label), _last_step([curve for _, curve in everything]))
+        if 'loss' in label:
             _fit_losses(axes, [curve for _, curve in curves])
+    figure.align_ylabels()
     return figure
 
 
 def draw_training(curves: Mapping[str, Curve], title: str) -> Figure:
-    """Draw a run: losses, learning rate, and what its validations measured.
+    """Draw a run: losses, what its validations measured, and the learning rate.
 
     Args:
         curves: As from `read_run`.
@@ -217,25 +240,28 @@ def draw_training(curves: Mapping[str, Curve], title: str) -> Figure:
         ValueError: If there is nothing to draw.
     """
     groups = {
-        'loss': loss_names(curves)[:MOST_LINES],
+        'loss': loss_names(curves),
+        'validation': metric_names(curves),
         'learning rate': [name for name in curves if name.split('.')[-1] == RATE],
-        'validation': metric_names(curves)[:MOST_LINES],
     }
-    groups = {label: names for label, names in groups.items() if names}
+    groups = {label: names[:MOST_LINES] for label, names in groups.items() if names}
     if not groups:
         raise ValueError('no loss, learning rate or metric to draw')
-    width, height = PANEL
-    figure = Figure(figsize=(width * len(groups), height), layout='constrained')
-    figure.suptitle(title, fontsize=12)
-    every_axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    heights = [0.6 if label == 'learning rate' else 1.0 for label in groups]
+    figure, every_axes = _panels(title, heights, 0)
+    end = _last_step([curves[name] for names in groups.values() for name in names])
     for axes, (label, names) in zip(every_axes, groups.items(), strict=True):
-        for name in names:
-            _smooth_line(axes, curves[name], name, smooth=label == 'loss')
-        _dress(axes, label)
+        texts = [readable(name) for name in names]
+        if len(set(texts)) < len(texts):
+            texts = names
+        for name, text in zip(names, texts, strict=True):
+            _smooth_line(axes, curves[name], text, smooth=label == 'loss')
+        _dress(axes, label, end)
         if label == 'loss':
             _fit_losses(axes, [curves[name] for name in names])
         if label == 'learning rate':
             axes.set_ylim(bottom=0)
+    figure.align_ylabels()
     return figure
 
 
@@ -248,12 +274,10 @@ def save_figure(figure: Figure, path: str | PathLike) -> Path:
 
 def _smooth_line(axes: Axes, curve: Curve, name: str, smooth: bool) -> None:
     """Draw a curve, and where single steps scatter, their running mean over it."""
-    last = f'{curve.values[-1]:.3g}'
     if not smooth or len(curve.steps) < 20:
-        _line(axes, curve, f'{name}: {last}')
+        _line(axes, curve, name)
         return
-    mean = running_mean(curve)
-    line = _line(axes, mean, f'{name}: {mean.values[-1]:.3g}')
+    line = _line(axes, running_mean(curve), name)
     line.set_linewidth(1.8)
     axes.plot(
         curve.steps, curve.values, color=line.get_color(), alpha=0.25, linewidth=0.7
@@ -283,38 +307,63 @@ def running_mean(curve: Curve) -> Curve:
     return Curve(curve.name, curve.steps, tuple(means.tolist()))
 
 
-def _dress(axes: Axes, y_label: str) -> None:
-    """Name the axes, draw a grid, and a legend where there is more than one curve."""
+def _panels(
+    title: str, heights: Sequence[float], lines: int
+) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure and its panels below each other, high enough for legends."""
+    height = max(HEIGHT, LEGEND_LINE * (lines + 3))
+    size = (WIDTH, height * sum(heights))
+    figure = Figure(figsize=size, layout='constrained')
+    figure.suptitle(fill(title, 70), fontsize=12)
+    axes = figure.subplots(
+        len(heights), 1, sharex=True, squeeze=False, height_ratios=heights
+    )
+    return figure, axes[:, 0]
+
+
+def _dress(axes: Axes, y_label: str, end: int) -> None:
+    """Name the axes, which end at a step, draw a grid, and a legend beside."""
     axes.set_xlabel('iteration', fontsize=11)
-    axes.set_ylabel(y_label, fontsize=11)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel(_folded(y_label), fontsize=11)
+    axes.label_outer()
+    axes.set_xlim(0, 1.01 * end)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=ROUND, integer=True))
+    axes.xaxis.set_major_formatter('{x:,.0f}')
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
+    axes.ticklabel_format(axis='y', useOffset=False)
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
-    if len(axes.get_lines()) > 1:
-        axes.legend(fontsize=10, frameon=False)
+    axes.legend(
+        loc='upper left',
+        bbox_to_anchor=(1.01, 1),
+        borderaxespad=0,
+        fontsize=10,
+        frameon=False,
+    )
 
 
-def _line(axes: Axes, curve: Curve, label: str) -> Line2D:
-    """Draw one curve; points are marked where there are few."""
+def _line(axes: Axes, curve: Curve, name: str) -> Line2D:
+    """Draw one curve, its last value in the legend; points are marked where few."""
     marker = 'o' if len(curve.steps) <= 25 else None
+    label = f'{_folded(name)}: {three_digits(curve.values[-1])}'
     (line,) = axes.plot(
         curve.steps, curve.values, label=label, marker=marker, markersize=4
     )
     return line
 
 
-def _plot(axes: Axes, curve: Curve, label: str) -> None:
-    """Draw one curve with its last value."""
-    line = _line(axes, curve, label)
-    axes.annotate(
-        f'{curve.values[-1]:.3g}',
-        (curve.steps[-1], curve.values[-1]),
-        xytext=(6, 0),
-        textcoords='offset points',
-        va='center',
-        fontsize=10,
-        color=line.get_color(),
-    )
+def _folded(name: str) -> str:
+    """Return a name in lines that fit beside the curves."""
+    return re.sub(r'(?=.{25})(.{8,23}[ _/-]|.{24})', r'\1\n', name)
+
+
+def _last_step(curves: Sequence[Curve]) -> int:
+    return max(1, *(curve.steps[-1] for curve in curves))
+
+
+def three_digits(value: float) -> str:
+    """Return a value with three digits that count: 0.260, 77.0, 1234."""
+    return f'{value:.0f}' if abs(value) >= 100 else f'{value:#.3g}'.rstrip('.')
 
 
 def _training_steps(log: Path) -> Iterator[tuple[int, dict[str, float]]]:

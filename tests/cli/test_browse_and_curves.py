@@ -171,8 +171,8 @@ def test_the_tools_draw(runs, tiny):
     page = Image.open(tiny / 'page' / 'train.png')
     assert page.width == 2 * 320 + 30
     assert len(list((tiny / 'single').glob('*.png'))) == 2
-    wide, narrow = Image.open(tiny / 'two.png'), Image.open(tiny / 'curves.png')
-    assert wide.width == 2 * narrow.width  # a panel for each key
+    two, one = Image.open(tiny / 'two.png'), Image.open(tiny / 'curves.png')
+    assert two.height == 2 * one.height  # a panel for each key
     assert runs[8]['out'].split() == ['loss', 'lr']
 
 

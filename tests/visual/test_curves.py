@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -5,6 +6,7 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from mmpoolformer.visual.curves import (
@@ -18,8 +20,10 @@ from mmpoolformer.visual.curves import (
     metric_names,
     read_curves,
     read_run,
+    readable,
     running_mean,
     save_figure,
+    three_digits,
 )
 
 
@@ -114,22 +118,55 @@ def test_figure_holds_the_values_and_says_what_they_are():
     (axes,) = figure.axes
     data = [line.get_xydata().tolist() for line in axes.lines]
     assert data == [[[1, 3], [2, 2], [3, 1]], [[1, 0.5], [3, 0.25]]]
-    assert axes.get_title() == 'Training'
+    assert figure.get_suptitle() == 'Training'
     assert (axes.get_xlabel(), axes.get_ylabel()) == ('iteration', 'loss')
-    assert [t.get_text() for t in axes.get_legend().get_texts()] == ['first', 'second']
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ['first: 1.00', 'second: 0.250']
     assert axes.get_ylim() == (0, 4)
 
 
-def test_last_value_is_written_beside_its_point():
-    figure = draw_curves([Curve('a', (1, 2), (3, 0.1234))], 'A', 'a')
-    assert [text.get_text() for text in figure.axes[0].texts] == ['0.123']
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [
+        (0.12345, '0.123'),
+        (0.5, '0.500'),
+        (7, '7.00'),
+        (99.96, '100'),
+        (1234.5, '1234'),
+        (2e-6, '2.00e-06'),
+        (float('nan'), 'nan'),
+    ],
+)
+def test_values_have_three_digits(value: float, text: str) -> None:
+    assert three_digits(value) == text
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('coco/bbox_mAP', 'box AP'),
+        ('coco/bbox_mAP_50', 'box AP50'),
+        ('coco/segm_mAP', 'mask AP'),
+        ('coco/segm_mAP_s', 'mask AP small'),
+        ('lvis/bbox_AP50', 'box AP50'),
+        ('mIoU', 'mIoU'),
+        ('accuracy/top1', 'top-1'),
+        ('loss', 'loss'),
+        ('loss_rpn_cls', 'rpn class loss'),
+        ('decode.loss_ce', 'decode ce loss'),
+        ('backbone.lr', 'backbone learning rate'),
+        ('box AP50 on held-out scenes', 'box AP50 on held-out scenes'),
+    ],
+)
+def test_names_of_logs_are_put_in_words(name: str, text: str) -> None:
+    assert readable(name) == text
 
 
 def test_png_shows_a_curve_on_white(tmp_path):
     figure = draw_curves([Curve('a', (0, 10), (0.0, 1.0))], 'A', 'a')
     path = save_figure(figure, tmp_path / 'new' / 'a.png')
     pixels = np.array(Image.open(path).convert('RGB'))
-    assert pixels.shape == (504, 840, 3)
+    assert pixels.shape == (504, 1020, 3)
     assert (pixels[0, 0] == 255).all()
     colour = matplotlib.colors.to_rgb(figure.axes[0].lines[0].get_color())
     drawn = (pixels == np.rint(255 * np.array(colour))).all(-1)
@@ -161,7 +198,7 @@ def test_comparison_has_a_panel_for_each_quantity_and_names_last_values() -> Non
     assert [axes.get_ylabel() for axes in figure.axes] == ['loss', 'AP']
     for axes in figure.axes:
         texts = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert texts == ['a: 3', 'b: 1.25']
+        assert texts == ['a: 3.00', 'b: 1.25']
         assert list(axes.get_lines()[1].get_ydata()) == [4.0, 1.25]
     with pytest.raises(ValueError, match='give each a curve'):
         draw_comparison({'loss': []}, 'None')
@@ -216,11 +253,52 @@ def test_a_training_has_a_panel_for_each_kind(tmp_path):
     run = read_run(write_own_logs(tmp_path))
     figure = draw_training(run, 'a run')
     labels = [axes.get_ylabel() for axes in figure.axes]
-    assert labels == ['loss', 'learning rate', 'validation']
-    lines = [line.get_label() for line in figure.axes[2].get_lines()]
-    assert lines == ['coco/bbox_mAP: 0.25', 'coco/bbox_mAP_50: 0.5']
+    assert labels == ['loss', 'validation', 'learning rate']
+    lines = [line.get_label() for line in figure.axes[1].get_lines()]
+    assert lines == ['box AP: 0.250', 'box AP50: 0.500']
     with pytest.raises(ValueError, match='no loss, learning rate or metric'):
         draw_training({}, 'nothing')
+
+
+def test_nothing_overlaps_or_is_cut() -> None:
+    names = ('loss', 'loss_cls', 'loss_bbox', 'coco/bbox_mAP', 'coco/bbox_mAP_50', 'lr')
+    run = {name: Curve(name, (7, 87960), (0.5, 2e-6)) for name in names}
+    other = Curve('loss', (5, 120), (2.0, 1.0))
+    panels = {
+        'loss': [('a_long_name_of_a_run_' * 4, run['loss']), ('b', other)],
+        'coco/bbox_mAP': [('b', run['coco/bbox_mAP'])],
+    }
+    for figure in (draw_training(run, 'run ' * 40), draw_comparison(panels, 'runs')):
+        FigureCanvasAgg(figure).draw()
+        pages, ends = figure.bbox, set()
+        for axes in figure.axes:
+            legend, plot = (
+                axes.get_legend().get_window_extent(),
+                axes.get_window_extent(),
+            )
+            assert plot.x1 < legend.x0
+            assert legend.x1 <= pages.x1
+            assert axes.get_tightbbox().y0 >= pages.y0
+            assert plot.width > pages.width / 2
+            ends.add(axes.get_xlim())
+            boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+            assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes) if b.width)
+        assert ends == {(0, 1.01 * 87960)}
+        assert figure._suptitle.get_window_extent().width < pages.width
+
+
+def test_a_run_has_one_colour_in_every_panel() -> None:
+    curve = Curve('loss', (1, 2), (4.0, 3.0))
+    panels = {'loss': [('a', curve), ('b', curve)], 'mIoU': [('b', curve)]}
+    loss, miou = draw_comparison(panels, 'Two runs').axes
+    assert loss.get_lines()[0].get_color() != loss.get_lines()[1].get_color()
+    assert miou.get_lines()[0].get_color() == loss.get_lines()[1].get_color()
+
+
+def test_names_that_would_be_equal_stay_as_in_the_log() -> None:
+    run = {n: Curve(n, (1, 2), (0, 1)) for n in ('day/bbox_mAP', 'night/bbox_mAP')}
+    lines = draw_training(run, 'run').axes[0].get_lines()
+    assert [line.get_label() for line in lines] == [f'{name}: 1.00' for name in run]
 
 
 def test_first_peaks_of_a_loss_do_not_set_the_scale():
