@@ -162,6 +162,13 @@ def _photos(place: Place, folder: Path) -> None:
     _draw(place, 'val', 3, folder / 'deep' / '3.png')
 
 
+def _truth(place: Place, path: Path) -> None:
+    names = ('0.jpg', '1.jpg', '2.jpg', 'deep/3.png')
+    images = [dict(id=2 * i, file_name=name) for i, name in enumerate(names)]
+    categories = [dict(id=2 * i, name=name) for i, name in enumerate(CLASSES)]
+    path.write_text(json.dumps(dict(images=images, categories=categories)))
+
+
 def _photo(place: Place, path: Path) -> None:
     _draw(place, 'val', 4, path)
 
@@ -297,6 +304,7 @@ GIVEN: list[tuple[str, tuple[str, ...], Callable[[Place, Path], None]]] = [
     ('tested/', ('tested',), _tested),
     (r'data/demo/|/demo_', ('data/demo',), _demo),
     (r'\bphotos\b', ('photos',), _photos),
+    (r'--ids val\.json', ('val.json',), _truth),
     (r'pictures/\*', ('pictures',), _photos),
     ("'b/", ('b',), _photos),
     (r'\.jpg', PICTURES, _photo),

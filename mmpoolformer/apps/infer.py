@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mmpoolformer.data.class_names import read_class_names
+from mmpoolformer.data.coco_ids import CocoIds, read_coco_ids
 from mmpoolformer.inference import videos
 from mmpoolformer.inference.drawings import draw_result, region_legend
 from mmpoolformer.inference.outputs import Sink, open_sink
@@ -23,7 +24,7 @@ from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
 from mmpoolformer.utils.files import atomic_path
 from mmpoolformer.utils.images import SUFFIXES, find_pictures
 from mmpoolformer.utils.progress import progress_bar
-from mmpoolformer.utils.results import SEGMENTATION, Result
+from mmpoolformer.utils.results import DETECTION, INSTANCES, SEGMENTATION, Result
 from mmpoolformer.utils.text import distinct
 
 MISTAKES = (OSError, ValueError)
@@ -62,6 +63,7 @@ class Inference:
         force: Whether it may hold files already.
         score_thr: Score threshold of boxes, from 0 to 1.
         topk: Classes for each picture.
+        ids: Annotation file in COCO's format, whose ids the results get.
         batch_size: Pictures at a time.
     """
 
@@ -76,6 +78,7 @@ class Inference:
     force: bool = False
     score_thr: float = 0.3
     topk: int = 5
+    ids: str | None = None
     batch_size: int = 1
 
 
@@ -97,7 +100,8 @@ def infer(job: Inference) -> None:
             job.model, job.checkpoint, device, job.trust, classes, job.dtype
         )
         report_random(predictor.title, predictor.unfilled)
-        unread = _Run(job, predictor, out).run(inputs)
+        ids = _ids(job.ids, predictor, inputs) if job.ids else None
+        unread = _Run(job, predictor, out, ids).run(inputs)
     if unread:
         raise UserError(
             f'{unread} of {len(inputs)} inputs could not be read, see above; results '
@@ -144,6 +148,14 @@ def distinct_names(paths: Sequence[str]) -> dict[str, str]:
     return names
 
 
+def _ids(file: str, predictor: Predictor, inputs: Inputs) -> CocoIds:
+    if predictor.task not in (DETECTION, INSTANCES):
+        raise UsageError(f'--ids: for detectors, {predictor.title} is none')
+    if inputs.videos:
+        raise UsageError(f'--ids: for pictures, not {next(iter(inputs.videos))}')
+    return read_coco_ids(file, list(inputs.pictures), predictor.classes)
+
+
 def _check(job: Inference) -> None:
     if job.batch_size < 1:
         raise UsageError(f'--batch-size {job.batch_size}: give a number from 1')
@@ -168,12 +180,16 @@ class _Run:
         job: What to do.
         predictor: The model.
         out: Folder of results.
+        ids: See `open_sink`.
     """
 
-    def __init__(self, job: Inference, predictor: Predictor, out: Path) -> None:
+    def __init__(
+        self, job: Inference, predictor: Predictor, out: Path, ids: CocoIds | None
+    ) -> None:
         self.job = job
         self.predictor = predictor
         self.out = out
+        self.ids = ids
         self.unread = 0
 
     def run(self, inputs: Inputs) -> int:
@@ -187,7 +203,9 @@ class _Run:
         with ExitStack() as stack:
             stack.callback(self._tidy, is_new)
             job = self.job
-            sink = open_sink(self.predictor, self.out, job.score_thr, job.topk)
+            sink = open_sink(
+                self.predictor, self.out, job.score_thr, job.topk, self.ids
+            )
             add = stack.enter_context(sink)
             bar = stack.enter_context(progress_bar(total, self.predictor.title))
             self._see_pictures(inputs.pictures, add, bar)

@@ -33,6 +33,9 @@ EXAMPLES = """examples:
         --out found --score-thr 0.5
   a file of mmpoolformer export in place of the checkpoint, by ONNX Runtime:
     mmpoolformer infer CONFIG model.onnx photos --out found
+  every box, for pycocotools: COCO('val.json').loadRes('found/predictions.json')
+    mmpoolformer infer CONFIG CHECKPOINT photos --out found --score-thr 0 \\
+        --ids val.json
   faster, where the CPU or GPU computes bfloat16:
     mmpoolformer infer CONFIG CHECKPOINT photos --out found --dtype bf16
   a classifier by name, with a file of weights, and with the published ones:
@@ -80,6 +83,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add('--out', required=True, metavar='DIR', help='folder of the results, new')
     add_score_option(parser)
     add_topk_option(parser)
+    add(
+        '--ids',
+        metavar='ANNOTATIONS.json',
+        help="give the results of a detector this COCO file's ids of images, found by "
+        'their file names, and of classes',
+    )
     add_batch_size_option(parser, default=1)
     add_device_option(parser)
     add_dtype_option(
@@ -121,6 +130,7 @@ def main(argv: Sequence[str]) -> None:
         force=args.force,
         score_thr=args.score_thr,
         topk=args.topk,
+        ids=args.ids,
         batch_size=args.batch_size,
     )
     infer(job)

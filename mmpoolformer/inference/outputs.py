@@ -10,6 +10,7 @@ import numpy as np
 from numpy import ndarray
 from PIL import Image
 
+from mmpoolformer.data.coco_ids import CocoIds
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.utils.files import atomic_path, write_atomically, write_csv
 from mmpoolformer.utils.results import CLASSIFICATION, SEGMENTATION, Detections, Result
@@ -22,7 +23,11 @@ Sink = Callable[[Result, str, str], None]
 
 
 def open_sink(
-    predictor: Predictor, folder: Path, score_thr: float, topk: int
+    predictor: Predictor,
+    folder: Path,
+    score_thr: float,
+    topk: int,
+    ids: CocoIds | None = None,
 ) -> AbstractContextManager[Sink]:
     """Return where results go, by the model's task.
 
@@ -42,12 +47,13 @@ def open_sink(
         folder: Where the files go.
         score_thr: Score threshold of boxes.
         topk: Most classes of a picture.
+        ids: Of detectors' pictures and classes; by default they count from 1.
     """
     if predictor.task == CLASSIFICATION:
         return _table(folder, predictor.classes, topk)
     if predictor.task == SEGMENTATION:
         return _label_maps(folder, predictor.classes, predictor.colours)
-    return _coco(folder, predictor.classes, score_thr)
+    return _coco(folder, predictor.classes, score_thr, ids)
 
 
 @contextmanager
@@ -102,8 +108,11 @@ def label_picture(labels: ndarray, colours: ndarray) -> Image.Image:
 
 
 @contextmanager
-def _coco(folder: Path, classes: Sequence[str], score_thr: float) -> Iterator[Sink]:
+def _coco(
+    folder: Path, classes: Sequence[str], score_thr: float, ids: CocoIds | None
+) -> Iterator[Sink]:
     images = []
+    numbers = ids.categories if ids else range(1, len(classes) + 1)
     with (
         atomic_path(folder / 'predictions.json') as part,
         part.open('w', encoding='utf-8') as file,
@@ -114,24 +123,27 @@ def _coco(folder: Path, classes: Sequence[str], score_thr: float) -> Iterator[Si
         def add(result: Result, name: str, stem: str) -> None:
             nonlocal comma
             height, width = result.picture.shape[:2]
-            image = dict(id=len(images) + 1, file_name=name, width=width, height=height)
+            number = ids.images[name] if ids else len(images) + 1
+            image = dict(id=number, file_name=name, width=width, height=height)
             images.append(image)
-            for entry in coco_results(result.found.above(score_thr)):
+            for entry in coco_results(result.found.above(score_thr), numbers):
                 entry = {'image_id': image['id'], **entry}
                 file.write(f'{comma}\n{json.dumps(entry)}')
                 comma = ','
 
         yield add
         file.write('\n]\n')
-    categories = [dict(id=i, name=name) for i, name in enumerate(classes, start=1)]
+    categories = [
+        dict(id=i, name=name) for i, name in zip(numbers, classes, strict=True)
+    ]
     about = dict(info={}, images=images, annotations=[], categories=categories)
     write_atomically(folder / 'images.json', json.dumps(about, indent=1) + '\n')
 
 
-def coco_results(found: Detections) -> list[dict]:
+def coco_results(found: Detections, categories: Sequence[int]) -> list[dict]:
     """Return boxes, and masks if there are any, as COCO's results without image ids.
 
-    Class k is category k + 1. Boxes are (left, top, width, height).
+    Class k is `categories[k]`. Boxes are (left, top, width, height).
     """
     # Imported here: classifiers and segmentors do without.
     from pycocotools.mask import encode
@@ -139,7 +151,7 @@ def coco_results(found: Detections) -> list[dict]:
     entries = []
     for i, (left, top, right, bottom) in enumerate(found.boxes.tolist()):
         box = [round(x, 3) for x in (left, top, right - left, bottom - top)]
-        entry = dict(category_id=int(found.labels[i]) + 1, bbox=box)
+        entry = dict(category_id=categories[found.labels[i]], bbox=box)
         entry['score'] = round(float(found.scores[i]), 6)
         if found.masks is not None:
             runs = encode(np.asfortranarray(found.masks[i], dtype=np.uint8))
