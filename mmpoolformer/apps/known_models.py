@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from mmengine.evaluator import Evaluator
 from timm.data import DEFAULT_CROP_PCT, create_transform
 
 from mmpoolformer.checkpoints import DownloadError
+from mmpoolformer.classification import Accuracy
 from mmpoolformer.classification.class_labels import describe_classes
 from mmpoolformer.classification.evaluation import (
     Evaluation,
@@ -21,6 +23,8 @@ from mmpoolformer.classification.evaluation import (
 from mmpoolformer.classification.prediction import Prediction, predict_pictures
 from mmpoolformer.classification.preprocessing import changed_settings, picture_size
 from mmpoolformer.data.class_names import read_class_names
+from mmpoolformer.engine.outcomes import Tested, keep_outcomes
+from mmpoolformer.engine.per_class import keep_per_class
 from mmpoolformer.inference.classifiers import KnownClassifier, load_classifier
 from mmpoolformer.inference.weights import report_random
 from mmpoolformer.models import list_models
@@ -32,6 +36,7 @@ from mmpoolformer.utils.files import write_atomically, write_csv
 from mmpoolformer.utils.images import find_pictures
 from mmpoolformer.utils.paths import is_config, split_entry
 from mmpoolformer.utils.progress import progress_bar
+from mmpoolformer.utils.results import CLASSIFICATION
 
 WILDCARDS = '*?['
 MOST_WORKERS = 4
@@ -91,6 +96,7 @@ def validate(
     checkpoints: str | None = None,
     preparation: Preparation = Preparation(),
     results: str | None = None,
+    report: str | None = None,
 ) -> None:
     """Measure classifiers and print their accuracy.
 
@@ -101,6 +107,7 @@ def validate(
         checkpoints: Folder with a file for each model.
         preparation: How pictures are prepared.
         results: Table to write.
+        report: Folder of a report, for one model.
 
     Raises:
         UserError: If the settings, the data or a checkpoint are wrong.
@@ -108,16 +115,20 @@ def validate(
     placement = choose_placement(settings)
     _check_preparation(preparation)
     check_output(results, settings.force)
-    rows = []
-    for name, source in choose_models(models, settings.checkpoint, checkpoints):
+    rows, chosen = [], choose_models(models, settings.checkpoint, checkpoints)
+    if report:
+        _check_report(report, len(chosen))
+    for name, source in chosen:
         one = replace(settings, checkpoint=source)
-        rows.append(_validate_one(name, data, one, preparation, placement))
+        rows.append(_validate_one(name, data, one, preparation, placement, report))
         _report_row(rows[-1])
         if results:
             with as_user_error(results, (OSError,)):
                 write_csv(results, rows)
     if results:
         print(f'results: {results}')
+    if report:
+        print(f'report: {Path(report) / "report.html"}')
 
 
 def predict(
@@ -235,6 +246,13 @@ def check_output(path: str | None, force: bool) -> None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
 
 
+def _check_report(folder: str, models: int) -> None:
+    if models > 1:
+        raise UsageError(f'--report: for one model, not {models}')
+    with as_user_error('', (OSError,)):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+
 def table_of(predictions: Sequence[Prediction], names: Sequence[str]) -> list[dict]:
     """Return one row for each class predicted of each picture.
 
@@ -345,6 +363,7 @@ def _validate_one(
     settings: Settings,
     preparation: Preparation,
     placement: Placement,
+    report: str | None,
 ) -> dict:
     with as_user_error('', (OSError, ValueError)):
         known = _load(name, settings)
@@ -353,13 +372,25 @@ def _validate_one(
     with as_user_error(place, (OSError, ValueError, RuntimeError)):
         data = evaluation_data(place, prepared, known.classes, known.num_classes, skip)
     workers = _workers(settings, len(data))
+    evaluator = Evaluator([Accuracy()])
+    evaluator.dataset_meta = data.metainfo
+    per_class = keep_per_class(evaluator)
+    keeper = keep_outcomes(evaluator, CLASSIFICATION)
+    see = evaluator.process if report else None
     try:
         result = evaluate(
-            known.network, data, placement, settings.batch_size, workers, name
+            known.network, data, placement, settings.batch_size, workers, name, see
         )
     except ValueError as error:  # a picture, or a size that the network can't take
         cure = str(error).replace("on_error='skip'", '--skip-unreadable')
         raise UserError(cure) from error
+    if report:
+        from mmpoolformer.analysis.report import write_report  # matplotlib
+
+        metrics = evaluator.evaluate(len(data))
+        tested = Tested(CLASSIFICATION, metrics, per_class, keeper.kept)
+        facts = {'model': known.name, 'checkpoint': known.source, 'data': place}
+        write_report(tested, facts, report)
     return _row(known, prepared, result)
 
 

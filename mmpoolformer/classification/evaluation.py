@@ -4,6 +4,7 @@ The data set and the accuracy are those of tools/test.py.
 """
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,6 +108,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 0,
     text: str = '',
+    see: Callable[[Sequence[dict]], None] | None = None,
 ) -> Evaluation:
     """Measure a classifier.
 
@@ -117,6 +119,7 @@ def evaluate(
         batch_size: Pictures at a time.
         workers: Processes that read them; 0 for none but this one.
         text: What the progress bar calls it; empty for no bar.
+        see: Takes what is found in each batch, as metrics of tools/test.py do.
 
     Raises:
         PictureError: If a picture can't be read and is not to be skipped.
@@ -135,7 +138,10 @@ def evaluate(
             logits = placement.logits(network, batch['inputs'])
             labels = batch['targets'].to(logits.device)
             # Probabilities, as the classifier's predictions in tools/test.py.
-            ranks += class_ranks(logits.softmax(1), labels)
+            scores = logits.softmax(1)
+            ranks += class_ranks(scores, labels)
+            if see:
+                see(_samples(scores.cpu(), batch))
             loss += _summed_loss(logits, labels)
             bar.update(len(labels))
     seconds = time.perf_counter() - start
@@ -147,6 +153,12 @@ def evaluate(
         unreadable=tuple(data.unreadable),
         pictures_per_second=count / seconds,
     )
+
+
+def _samples(scores: Tensor, batch: dict) -> list[dict]:
+    parts = scores, batch['targets'].tolist(), batch['img_path']
+    names = 'pred_scores', 'gt_label', 'img_path'
+    return [dict(zip(names, one, strict=True)) for one in zip(*parts, strict=True)]
 
 
 def _summed_loss(logits: Tensor, labels: Tensor) -> float:

@@ -31,6 +31,8 @@ EXAMPLES = """examples:
   all models that have a file (NAME.pth, NAME.pth.tar, ...) in a folder, to a table:
     mmpoolformer validate --model all --checkpoints weights \\
         --results results.csv data/imagenet
+  explain the result in a page: top-1 of each class, confusion, calibration:
+    mmpoolformer validate --model poolformer_s12 --report report data/imagenet
   some models; one of timm's, with a file in timm's names:
     mmpoolformer validate --model 'poolformer_*,caformer_s18' data/imagenet
     mmpoolformer validate --model timm/resnet50 --checkpoint r50.pth data/imagenet
@@ -57,6 +59,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         '--results', metavar='FILE.csv', help='table, written anew after each model'
+    )
+    parser.add_argument(
+        '--report',
+        metavar='DIR',
+        help='explain the accuracy of one model in DIR/report.html, as `mmpoolformer '
+        'test --report` does',
     )
     numbers = parser.add_mutually_exclusive_group()
     add_dtype_option(
@@ -94,5 +102,11 @@ def main(argv: Sequence[str]) -> None:
     settings = Settings(**inference_settings(args), dtype=args.dtype, amp=args.amp)
     preparation = Preparation(args.image_size, args.crop_pct)
     validate(
-        args.model, args.data, settings, args.checkpoints, preparation, args.results
+        args.model,
+        args.data,
+        settings,
+        args.checkpoints,
+        preparation,
+        args.results,
+        args.report,
     )

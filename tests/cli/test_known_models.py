@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -92,8 +93,10 @@ def commands() -> dict[str, list]:
     return {
         # right ones
         'train': ['tools/train.py', 'config.py', *work],
-        'test': ['tools/test.py', 'config.py', epoch, *work],
-        'mine': [VALIDATE, *mine, 'data', '--results', 'mine.csv'],
+        'test': ['tools/test.py', 'config.py', epoch, *work, '--report', 'tested'],
+        'mine': [
+            *(VALIDATE, *mine, 'data', '--results', 'mine.csv', '--report', 'mine'),
+        ],
         'all': [
             *(VALIDATE, '--model', 'all', *folder, 'data'),
             *('--img-size', 64, '--crop-pct', 0.75, '--results', 'tables/all.csv'),
@@ -147,6 +150,7 @@ def commands() -> dict[str, list]:
         'device': [PREDICT, 'data', *net, '--device', 'gpu0'],
         'half': [VALIDATE, *three, 'data', '--dtype', 'float16'],
         'results': [VALIDATE, *three, 'data', '--results', 'old.csv'],
+        'reports': [VALIDATE, '--model', 'all', *folder, 'data', '--report', 'r'],
         'csv': [PREDICT, 'data', *net, '--csv', 'old.csv'],
         'topk': [PREDICT, 'data', *net, '--topk', 0],
         'no picture': [PREDICT, 'nowhere/*.jpg', *net],
@@ -185,6 +189,24 @@ def test_a_training_is_validated_as_by_its_config(here: Path, outcomes: dict) ->
     assert (row['pictures'], row['classes']) == ('12', '3')
     assert (row['img_size'], row['crop_pct']) == ('32x32', '0.5')
     assert f'top-1 {float(row["top1"]):.2f} %' in outcomes['mine']['out']
+
+
+def test_the_report_is_that_of_a_test(here: Path, outcomes: dict) -> None:
+    mine, tested = (
+        json.loads((here / name / 'report.json').read_text())
+        for name in ('mine', 'tested')
+    )
+    assert (mine['model'], mine['checkpoint'], mine['data']) == (
+        *('timm/test_resnet', 'work/epoch_1.pth', 'data'),
+    )
+    for name in ('metrics', 'per_class', 'confusion'):
+        assert mine[name] == tested[name]
+    paths = [str(here / path) for path in mine['worst pictures']]
+    assert paths == tested['worst pictures']
+    assert np.sum(mine['confusion']['counts'], axis=1).tolist() == [4, 4, 4]
+    assert len(mine['worst pictures']) == 12 - np.trace(mine['confusion']['counts'])
+    assert (here / 'mine' / 'report.html').is_file()
+    assert outcomes['mine']['out'].endswith('report: mine/report.html\n')
 
 
 def test_a_config_means_the_same_as_the_name_in_it(outcomes: dict) -> None:
@@ -295,6 +317,7 @@ def test_predictions_of_a_training_have_its_names(outcomes: dict) -> None:
         ('device', 2, ['--device gpu0: not here']),
         ('half', 2, ['--dtype fp16: needs a GPU']),
         ('results', 2, ['old.csv: exists', '--force']),
+        ('reports', 2, ['--report: for one model, not 2']),
         ('csv', 2, ['old.csv: exists', '--force']),
         ('topk', 2, ['--topk 0: give a number from 1']),
         ('no picture', 1, ['nowhere/*.jpg: no such picture']),
