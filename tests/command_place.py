@@ -169,6 +169,13 @@ def _truth(place: Place, path: Path) -> None:
     path.write_text(json.dumps(dict(images=images, categories=categories)))
 
 
+def _results(place: Place, path: Path) -> None:
+    content = json.loads((place.folder / 'base' / 'val.json').read_text())
+    keys = ('image_id', 'category_id', 'bbox')
+    boxes = [{key: one[key] for key in keys} for one in content['annotations']]
+    path.write_text(json.dumps([{**box, 'score': 0.9} for box in boxes]))
+
+
 def _photo(place: Place, path: Path) -> None:
     _draw(place, 'val', 4, path)
 
@@ -305,6 +312,7 @@ GIVEN: list[tuple[str, tuple[str, ...], Callable[[Place, Path], None]]] = [
     (r'data/demo/|/demo_', ('data/demo',), _demo),
     (r'\bphotos\b', ('photos',), _photos),
     (r'--ids val\.json', ('val.json',), _truth),
+    (r'found/predictions\.json', ('found/predictions.json',), _results),
     (r'pictures/\*', ('pictures',), _photos),
     ("'b/", ('b',), _photos),
     (r'\.jpg', PICTURES, _photo),

@@ -205,7 +205,7 @@ RULES = [
         (f'work_dirs/{Path(CLASSIFIER).stem}/results_few.json',),
     ),
     Rule(
-        r'python tools/test.py CONFIG CHECKPOINT.* --report .*',
+        r'python tools/test.py CONFIG (CHECKPOINT.*|found/\S+) --report .*',
         words=SMALL,
         makes=('*/report.html', '*/report.json', '*/per_class.csv', '*/box_errors.png'),
         says='report: ',

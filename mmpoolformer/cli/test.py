@@ -34,6 +34,8 @@ TEST_EXAMPLES = """examples:
   an exported file, by ONNX Runtime (AP may differ by 0.001 from the checkpoint's
   where pictures are padded):
     mmpoolformer test CONFIG model.onnx
+  detections that are there already, as infer --ids writes them:
+    mmpoolformer test CONFIG found/predictions.json --report report
   on 8 GPUs (or 2 processes on the CPU):
     tools/dist_test.sh CONFIG CHECKPOINT 8
 """
@@ -46,11 +48,17 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
     from mmpoolformer.engine.launch import Testing, test
     from mmpoolformer.inference.engines import load_engine
     from mmpoolformer.inference.exported import run_exported
+    from mmpoolformer.inference.saved import run_saved
 
     install = None
     if is_exported(args.checkpoint):
         engine = load_engine(args.checkpoint, args.dtype)
-        install = partial(run_exported, engine=engine)
+
+        def install(model: object, _: object) -> None:
+            run_exported(model, engine)
+
+    elif _is_saved(args.checkpoint):
+        install = partial(run_saved, file=args.checkpoint)
 
     job = Testing(
         **job_settings(args),
@@ -92,7 +100,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         'checkpoint',
         help='path, URL or zoo://NAME of the weights of the whole model, or a file of '
-        'mmpoolformer export, .onnx or .xml (OpenVINO), which runs on the CPU',
+        'mmpoolformer export, .onnx or .xml (OpenVINO), which runs on the CPU; or '
+        "COCO's list of results (.json), whose detections are taken",
     )
     add_entry_option(parser)
     parser.add_argument(
@@ -145,12 +154,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_verbose_option(parser)
     args = parse_config_command(parser, argv)
     exported = is_exported(args.checkpoint)
+    saved = _is_saved(args.checkpoint)
     if args.dtype != 'fp32' and not (args.optimize or exported):
         raise UsageError(f'--dtype {args.dtype}: goes with --optimize')
     if args.optimize and exported:
         raise UsageError(f'--optimize: for checkpoints, {args.checkpoint} is exported')
+    if saved and (args.optimize or args.tta):
+        raise UsageError(f'--optimize, --tta: {args.checkpoint} is no model')
     if args.against and not args.report:
         raise UsageError('--against: goes with --report')
     [args.checkpoint] = with_entry([args.checkpoint], args.entry)
     check_checkpoint(args.checkpoint)
     return args
+
+
+def _is_saved(source: str) -> bool:
+    return source.endswith('.json')

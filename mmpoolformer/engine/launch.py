@@ -132,7 +132,8 @@ class Testing(Job):
 
     Attributes:
         checkpoint: Weights of the whole model.
-        install: Puts an exported file, `checkpoint`, in place of the model's network.
+        install: Puts a file, `checkpoint`, in place of the model's network; takes model
+            and test data.
         out: Pickle file of the predictions.
         show_dir: Folder of drawings of truth beside prediction.
         show: Whether to show them in a window.
@@ -144,7 +145,7 @@ class Testing(Job):
     """
 
     checkpoint: str
-    install: Callable[[nn.Module], None] | None = None
+    install: Callable[[nn.Module, Dataset], None] | None = None
     out: str | None = None
     show_dir: str | None = None
     show: bool = False
@@ -335,7 +336,7 @@ def _test(job: Testing, config: Config) -> Tested | None:
     runner.needs_all_weights = True
     runner.prepare_test()
     if job.install:
-        job.install(unwrapped(runner.model))
+        job.install(unwrapped(runner.model), runner.test_dataloader.dataset)
         runner._has_loaded = True
     kept = keep_per_class(runner.test_evaluator, job.outcomes)
     keeper = keep_outcomes(runner.test_evaluator, scope) if job.outcomes else None

@@ -153,6 +153,56 @@ def test_another_report_is_set_beside(reports: dict, models: 'Models') -> None:
     assert '>+1.50<' in (out / 'report.html').read_text()
 
 
+def test_saved_detections_give_the_same_report(
+    reports: dict, models: 'Models', tmp_path: Path
+) -> None:
+    config, truth = models.config('masks'), models.folder / 'data' / 'val.json'
+    words = [config, models.checkpoint('masks'), '--score-thr', 0, '--ids', truth]
+    words += [models.folder / 'data' / 'images' / 'validation', '--out', 'found']
+    done = run_here(['tools/infer.py', *words], tmp_path)
+    assert done['code'] == 0, done['err']
+    words = [config, 'found/predictions.json', '--report', 'saved', '--show-dir', 'p']
+    done = run_here(['tools/test.py', *words], tmp_path)
+    assert done['code'] == 0, done['err'] + done['out'][-2000:]
+    found, expected = numbers(tmp_path / 'saved'), numbers(reports['masks'])
+    assert found['checkpoint'] == 'found/predictions.json'
+    for name in ('metrics', 'per_class'):
+        assert found[name] == expected[name]
+    for kind in ('box', 'mask'):
+        for name in ('confusion', 'errors'):
+            assert found[kind][name] == expected[kind][name]
+        error = expected[kind]['calibration']['error']
+        assert found[kind]['calibration']['error'] == pytest.approx(error, abs=1e-5)
+    assert len(list((tmp_path / 'p').iterdir())) == 7
+    entries = json.loads((tmp_path / 'found' / 'predictions.json').read_text())
+    wrong = {
+        'bad.json: image_id 77: not in the test data': dict(image_id=77),
+        'bad.json: category_id x: not in the test data': dict(category_id='x'),
+        'bad.json: unhashable': dict(image_id=[]),
+        'bad.json: setting an array element': dict(bbox=[1, 2, 3]),
+        'mask in image 0': dict(segmentation=[[0, 0, 5, 0, 5, 5]]),
+        'mask in image 0: [9, 9], the image': dict(
+            segmentation={'size': [9, 9], 'counts': '0'}
+        ),
+    }
+    for message, change in wrong.items():
+        bad = json.dumps([{**entries[0], **change}, *entries[1:]])
+        (tmp_path / 'bad.json').write_text(bad)
+        done = run_here(['tools/test.py', config, 'bad.json'], tmp_path)
+        assert done['code'] == 1, done['err']
+        assert f'error: {message}' in done['err']
+    for words, message in {
+        (config, 'no.json'): 'no.json: no such checkpoint',
+        (config, 'saved/report.json'): 'report.json: not a list of results',
+        (config, 'bad.json', '--tta'): '--tta: bad.json is no model',
+        (models.config('segmentation'), 'bad.json'): 'bad.json: saved detections are',
+    }.items():
+        done = run_here(['tools/test.py', *words], tmp_path)
+        assert done['code'] in (1, 2), done['err']
+        assert message in done['err']
+        assert done['err'].count('error:') == 1
+
+
 def test_a_detector_that_finds_nothing(models: 'Models', tmp_path: Path) -> None:
     task = 'detection'
     words = [models.config(task), models.checkpoint(task), '--report', 'empty']

@@ -1,0 +1,104 @@
+"""Saved detections in place of the network of a config's detector."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from os import PathLike
+
+import numpy as np
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from mmpoolformer.data.class_names import read_json
+from mmpoolformer.utils.errors import UserError, as_user_error
+from mmpoolformer.utils.text import first_few
+
+KEYS = {'image_id', 'category_id', 'bbox', 'score'}
+MISTAKES = (KeyError, RuntimeError, TypeError, ValueError)
+
+
+def run_saved(model: nn.Module, dataset: Dataset, file: str | PathLike) -> None:
+    """Let a detector find what a file has of each picture.
+
+    Args:
+        model: A detector of mmdet.
+        dataset: Its test data, with the ids of the file.
+        file: COCO's list of results, such as `predictions.json` of `mmpoolformer infer
+            --ids`.
+
+    Raises:
+        UserError: If the model is no detector, or the file no such list, of other ids
+            than the data's, or without masks where there must be some.
+    """
+    labels = getattr(dataset, 'cat2label', None)
+    if labels is None:
+        raise UserError(f'{file}: saved detections are for COCO test data')
+    with as_user_error('', (ValueError,)):
+        entries = read_json(file)
+    with as_user_error(str(file), MISTAKES):
+        found = _by_image(entries, dataset, model.with_mask)
+    model.predict = partial(_recall, model, labels, found)
+
+
+def _by_image(entries: object, dataset: Dataset, masks: bool) -> dict:
+    keys = KEYS | ({'segmentation'} if masks else set())
+    if not isinstance(entries, list) or not all(
+        isinstance(one, dict) and keys <= one.keys() for one in entries
+    ):
+        raise ValueError(f'not a list of results with {", ".join(sorted(keys))}')
+    images = {dataset.get_data_info(i)['img_id'] for i in range(len(dataset))}
+    for key, known in (('image_id', images), ('category_id', {*dataset.cat_ids})):
+        strange = {one[key] for one in entries} - known
+        if strange:
+            raise ValueError(
+                f'{key} {first_few(sorted(strange, key=str))}: not in the test data; '
+                'mmpoolformer infer --ids ANNOTATIONS.json writes its ids'
+            )
+    np.array([[*one['bbox'], one['score']] for one in entries], float).reshape(-1, 5)
+    found = defaultdict(list)
+    for one in entries:
+        found[one['image_id']].append(one)
+    return found
+
+
+def _recall(
+    model: nn.Module,
+    labels: Mapping[int, int],
+    found: Mapping[int | str, list[dict]],
+    images: Tensor,
+    samples: Sequence,
+    rescale: bool = True,
+) -> Sequence:
+    """Do what `predict` of mmdet's detectors does, from a file."""
+    instances = [
+        _instances(found.get(sample.img_id, []), labels, sample, model.with_mask)
+        for sample in samples
+    ]
+    return model.add_pred_to_datasample(samples, instances)
+
+
+def _instances(
+    entries: Sequence[dict], labels: Mapping[int, int], sample: object, masks: bool
+) -> InstanceData:
+    boxes = torch.tensor([one['bbox'] for one in entries]).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    result = InstanceData(bboxes=boxes)
+    result.scores = torch.tensor([float(one['score']) for one in entries])
+    result.labels = torch.tensor(
+        [labels[one['category_id']] for one in entries], dtype=torch.long
+    )
+    if masks:
+        from pycocotools.mask import decode  # only there for detection
+
+        shape = sample.ori_shape[:2]
+        drawn = torch.zeros((len(entries), *shape), dtype=torch.bool)
+        with as_user_error(f'mask in image {sample.img_id}', MISTAKES):
+            for mask, one in zip(drawn, entries, strict=True):
+                runs = one['segmentation']
+                if tuple(runs['size']) != shape:
+                    raise ValueError(f'{runs["size"]}, the image has {shape}')
+                mask[:] = torch.from_numpy(decode(runs))
+        result.masks = drawn
+    return result
