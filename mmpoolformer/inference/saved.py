@@ -56,7 +56,9 @@ def _by_image(entries: object, dataset: Dataset, masks: bool) -> dict:
                 f'{key} {first_few(sorted(strange, key=str))}: not in the test data; '
                 'mmpoolformer infer --ids ANNOTATIONS.json writes its ids'
             )
-    np.array([[*one['bbox'], one['score']] for one in entries], float).reshape(-1, 5)
+    if any(len(one['bbox']) != 4 for one in entries):
+        raise ValueError('a "bbox" is [left, top, width, height]')
+    np.array([[*one['bbox'], one['score']] for one in entries], float)  # are numbers
     found = defaultdict(list)
     for one in entries:
         found[one['image_id']].append(one)

@@ -179,7 +179,8 @@ def test_saved_detections_give_the_same_report(
         'bad.json: image_id 77: not in the test data': dict(image_id=77),
         'bad.json: category_id x: not in the test data': dict(category_id='x'),
         'bad.json: unhashable': dict(image_id=[]),
-        'bad.json: setting an array element': dict(bbox=[1, 2, 3]),
+        'bad.json: a "bbox" is [left, top, width, height]': dict(bbox=[1, 2, 3]),
+        'bad.json: could not convert string to float': dict(score='high'),
         'mask in image 0': dict(segmentation=[[0, 0, 5, 0, 5, 5]]),
         'mask in image 0: [9, 9], the image': dict(
             segmentation={'size': [9, 9], 'counts': '0'}
