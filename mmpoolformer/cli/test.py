@@ -34,7 +34,7 @@ TEST_EXAMPLES = """examples:
   an exported file, by ONNX Runtime (AP may differ by 0.001 from the checkpoint's
   where pictures are padded):
     mmpoolformer test CONFIG model.onnx
-  detections that are there already, as infer --ids writes them:
+  detections that are there already, as mmpoolformer infer --ids writes them:
     mmpoolformer test CONFIG found/predictions.json --report report
   on 8 GPUs (or 2 processes on the CPU):
     tools/dist_test.sh CONFIG CHECKPOINT 8

@@ -47,6 +47,8 @@ CALLED_BY = {
     'engine/resumed_state.py': 'train',
     'engine/resuming.py': 'train',
     'engine/runner.py': 'train',
+    'export/export.py': 'export',
+    'export/graphs.py': 'export',
     'inference/openmmlab.py': 'gradcam',
     'inference/weights.py': 'demo export gradcam infer predict validate',
 }
