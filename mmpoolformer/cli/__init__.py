@@ -20,7 +20,7 @@ COMMANDS = {
     'infer': 'run a model on images and videos, write and draw its results',
     'predict': 'print the most likely classes of pictures',
     'validate': 'measure top-1 and top-5 of classifiers on an image folder',
-    'export': 'write a model as ONNX, OpenVINO, TorchScript or torch.export file',
+    'export': 'write a model as a file for ONNX Runtime, OpenVINO or torch',
     'gradcam': 'draw class activation maps',
     'complexity': 'count parameters and MACs by stage',
     'benchmark': 'time models beside their peers',
