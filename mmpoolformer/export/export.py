@@ -28,6 +28,7 @@ from mmpoolformer.export.compare import (
     compare_tensors,
 )
 from mmpoolformer.export.graphs import Graph, build_graph, fixed_parts, windowed_parts
+from mmpoolformer.inference.compiling import compile_for_cpu
 from mmpoolformer.models.windows import for_any_size
 from mmpoolformer.version import __version__
 
@@ -317,14 +318,7 @@ def _write_openvino(
 
 def _load(model: 'openvino.Model') -> Callable[[np.ndarray], list[np.ndarray]]:
     """Return what runs a model of OpenVINO in float32, as far as it is not in int8."""
-    import openvino  # an extra
-
-    # Where the CPU has bfloat16, OpenVINO takes it unless asked for float32.
-    options = {
-        'INFERENCE_PRECISION_HINT': 'f32',
-        'INFERENCE_NUM_THREADS': torch.get_num_threads(),
-    }
-    compiled = openvino.Core().compile_model(model, 'CPU', options)
+    compiled = compile_for_cpu(model)
     return lambda images: list(compiled(images).values())
 
 

@@ -20,6 +20,7 @@ from timm.data import create_transform
 
 from mmpoolformer.classification.class_labels import imagenet_synsets
 from mmpoolformer.data.class_folders import ClassFolders
+from mmpoolformer.inference.compiling import kept_signal_stack
 from mmpoolformer.utils.images import find_pictures, open_picture
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def _quantised(
     """Quantise a model, except for the nodes of some names."""
     # NNCF reports who uses it to its makers unless this is set, and says all it does.
     os.environ.setdefault('NNCF_CI', '1')
-    with redirect_stdout(io.StringIO()):
+    with redirect_stdout(io.StringIO()), kept_signal_stack():
         import nncf  # an extra
 
         nncf.set_log_level(40)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
+from mmpoolformer.inference.compiling import compile_for_cpu
 from mmpoolformer.utils.errors import UserError, one_line
 
 INFO = 'mmpoolformer'  # the description's key in a file's metadata
@@ -96,15 +97,8 @@ def _load_openvino(path: Path, dtype: str) -> Engine:
     with _explained(path, 'openvino', 'openvino'):
         import openvino  # an extra
 
-        core = openvino.Core()
-        model = core.read_model(path)
-        # By itself it takes bfloat16 where the CPU has instructions for it.
-        precision = {'fp32': 'f32', 'bf16': 'bf16'}[dtype]
-        settings = {
-            'INFERENCE_PRECISION_HINT': precision,
-            'INFERENCE_NUM_THREADS': torch.get_num_threads(),
-        }
-        compiled = core.compile_model(model, 'CPU', settings)
+        model = openvino.Core().read_model(path)
+        compiled = compile_for_cpu(model, dtype)
     text = model.get_rt_info(INFO).astype(str) if model.has_rt_info(INFO) else None
     version = openvino.__version__.partition('-')[0]
     return Engine(path, f'OpenVINO {version}', _read_info(path, text), compiled)

@@ -1,3 +1,4 @@
+import ctypes
 import json
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from random_models import Models, randomised
 from tiny_data import write_classification_config
 
 from mmpoolformer.apps.page.results import run_on_file
+from mmpoolformer.inference.compiling import _SignalStack
 from mmpoolformer.inference.engines import load_engine
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.models import folding
@@ -125,6 +127,18 @@ def test_masks_are_those_of_mmdet(models: Models, tmp_path: Path) -> None:
             assert expected.masks.any()
             assert found.masks.shape == expected.masks.shape
             assert (found.masks == expected.masks).mean() > 0.99
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason="looks at Linux's own stack")
+def test_openvino_leaves_the_stack_of_signals(files: Models) -> None:
+    """On the one that it sets, Python's handlers would crash."""
+    stacks = []
+    for load in (lambda: None, lambda: load_engine(files.folder / 'detection.xml')):
+        load()
+        found = _SignalStack()
+        ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found))
+        stacks.append((found.ss_sp, found.ss_flags, found.ss_size))
+    assert stacks[0] == stacks[1]
 
 
 def test_thresholds_are_those_of_the_config(files: Models, models: Models) -> None:
