@@ -1,6 +1,7 @@
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -71,6 +72,8 @@ def own_process() -> Iterator[None]:
     """Undo what tools leave in this process: checkpoint loaders, signal handlers."""
     with own_handlers():
         yield
+    if 'openvino' in sys.modules:
+        gc.collect()  # in a fork its models would wait for threads that are not there
 
 
 @pytest.fixture(scope='session')
