@@ -1,5 +1,6 @@
 """Exported files for tests."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -10,14 +11,17 @@ from mmpoolformer.export.sources import config_model
 FORMATS = ('.onnx', '.xml')
 
 
-def export_config(config: Path, checkpoint: Path, path: Path) -> None:
-    """Export the model of a config as the command does, in each of `FORMATS`.
+def export_config(
+    config: Path, checkpoint: Path, path: Path, suffixes: Sequence[str] = FORMATS
+) -> None:
+    """Export the model of a config as the command does.
 
     Args:
         config: The config.
         checkpoint: Its weights.
         path: The files without their endings.
+        suffixes: The endings, each of one format.
     """
     model, info, _ = config_model(Config.fromfile(config), str(checkpoint))
-    for suffix in FORMATS:
+    for suffix in suffixes:
         export_model(model, path.with_suffix(suffix), info=info)

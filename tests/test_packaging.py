@@ -29,15 +29,16 @@ METAFILES = [yaml.safe_load((ROOT / name).read_text()) for name in IMPORTED]
 MODELS = [model for metafile in METAFILES for model in metafile['Models']]
 COLLECTIONS = [one['Name'] for file in METAFILES for one in file.get('Collections', [])]
 
-# Read by a process in another folder: the names of all configs, and those of the
-# smallest sizes, which inherit every base.
+# Read by a process in another folder: the names of all configs, and the published ones
+# of the smallest size.
 LOAD_ALL = """
 import json
 from mmengine.config import Config
 import mmpoolformer
 from mmpoolformer.utils.paths import config_path, list_configs
 files = {name: config_path(name) for name in list_configs()}
-some = [name for name in files if 'poolformer_s12' in name]
+published = ('_1x_coco.py', '_40k.py', '_in1k.py')
+some = [n for n in files if 'poolformer_s12' in n and n.endswith(published)]
 texts = {name: repr(Config.fromfile(files[name]).to_dict()) for name in some}
 paths = {name: str(path) for name, path in files.items()}
 told = dict(package=mmpoolformer.__file__, paths=paths, configs=texts)

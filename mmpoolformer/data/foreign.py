@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -67,10 +68,12 @@ def _conversion(
 
     def read(place: Path) -> str:
         paths = [_pictures(place), place, *([names] if names else [])]
-        return f'sv.DetectionDataset.{reader}({", ".join(repr(str(p)) for p in paths)})'
+        quoted = ', '.join(json.dumps(str(path)) for path in paths)
+        return f'sv.DetectionDataset.{reader}({quoted})'
 
     def write(split: str) -> str:
-        return f'as_coco(annotations_path={f"{root}/annotations/{split}.json"!r})'
+        path = json.dumps(f'{root}/annotations/{split}.json')
+        return f'as_coco(annotations_path={path})'
 
     if all(parts.values()):
         steps = [f'{read(place)}.{write(split)}' for split, place in parts.items()]
@@ -80,7 +83,7 @@ def _conversion(
     code = '; '.join(['import supervision as sv', *steps])
     return (
         f'it looks like {kind}; convert it (pip install supervision):{cure} '
-        f'python -c "{code}"'
+        f'python -c {shlex.quote(code)}'
     )
 
 

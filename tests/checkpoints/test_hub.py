@@ -110,7 +110,7 @@ def test_mirror_of_the_environment(hub, model, tmp_path) -> None:
         'HF_ENDPOINT': f'http://127.0.0.1:{hub.server_port}',
         'HF_HOME': str(tmp_path / 'home'),
     }
-    code = "import mmpoolformer; mmpoolformer.create_model('hf://ants/tiny')"
+    code = "from mmpoolformer.checkpoints import read_source; read_source('hf://ants/tiny')"
     command = [sys.executable, '-c', code]
     assert subprocess.run(command, env=variables, cwd=tmp_path).returncode == 0
     hub.shutdown()

@@ -46,8 +46,15 @@ def measured(config: Path, checkpoint: Path, *more: str) -> tuple[dict, str]:
     return json.loads(Path(path).read_text()), run['out']
 
 
-@pytest.mark.parametrize('suffix', FORMATS)
-@pytest.mark.parametrize('size', [(), OTHER_SIZE])
+@pytest.mark.parametrize(
+    ('suffix', 'size'),
+    [
+        ('.xml', ()),
+        ('.onnx', OTHER_SIZE),
+        pytest.param('.onnx', (), marks=pytest.mark.long),
+        pytest.param('.xml', OTHER_SIZE, marks=pytest.mark.long),
+    ],
+)
 def test_detections_are_as_good(
     tiny: SimpleNamespace,
     trained: SimpleNamespace,
