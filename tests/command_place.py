@@ -29,10 +29,10 @@ from tiny_data import (
 )
 
 from mmpoolformer import create_model, list_models
-from mmpoolformer.analysis.tradeoff import PARTS
 from mmpoolformer.checkpoints import convert_file
 from mmpoolformer.checkpoints.download import _file_name
 from mmpoolformer.checkpoints.zoo import ZOO
+from mmpoolformer.engine.hooks.times import PARTS
 from mmpoolformer.models.from_config import build_from_config
 
 COUNTS = {'train': 4, 'val': 2}

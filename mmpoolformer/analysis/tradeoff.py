@@ -9,11 +9,11 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mmpoolformer.engine.hooks.times import MODEL, PARTS
 from mmpoolformer.utils.errors import UserError
 
 # Of the metrics of a task the one that is compared, the most telling first.
 METRICS = ('coco/segm_mAP', 'coco/bbox_mAP', 'mIoU', 'accuracy/top1')
-PARTS = ('reading', 'pre-processing', 'model', 'post-processing')
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Tested:
     @property
     def throughput(self) -> float:
         """Images a second that the model alone computes."""
-        return 1 / self.seconds['model']
+        return 1 / self.seconds[MODEL]
 
 
 def read_results(paths: Sequence[str | PathLike]) -> list[Tested]:
@@ -78,7 +78,7 @@ def table(rows: Sequence[Tested]) -> str:
         reading, preparing, model, finishing = (
             f'{row.seconds[part] * 1e3:.1f}' for part in PARTS
         )
-        gain = f'{rows[0].seconds["model"] / row.seconds["model"]:.2f}'
+        gain = f'{rows[0].seconds[MODEL] / row.seconds[MODEL]:.2f}'
         cells = row.name, f'{row.value:.4g}', model, gain, reading, preparing, finishing
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)

@@ -28,7 +28,7 @@ from mmpoolformer.export.compare import (
     compare_tensors,
 )
 from mmpoolformer.export.graphs import Graph, build_graph, fixed_parts, windowed_parts
-from mmpoolformer.inference.compiling import compile_for_cpu
+from mmpoolformer.inference.compiling import compile_for_cpu, onnx_session
 from mmpoolformer.models.windows import for_any_size
 from mmpoolformer.version import __version__
 
@@ -290,13 +290,7 @@ def _write_onnx(
 
 
 def _onnx_run(part: Path) -> Run:
-    import onnxruntime  # an extra
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(
-        str(part), options, providers=['CPUExecutionProvider']
-    )
+    session = onnx_session(part)
     return lambda images: session.run(None, {'images': images.numpy()})
 
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy import ndarray
 from PIL import Image
 from timm.data import create_transform
+from torchvision.ops import box_iou
 
 from mmpoolformer.classification.class_labels import imagenet_synsets
 from mmpoolformer.data.class_folders import ClassFolders
@@ -219,19 +221,11 @@ def _share(kind: str, truth: Iterable, seen: Iterable) -> float:
 
 def _partners(one: Sequence[ndarray], other: Sequence[ndarray]) -> ndarray:
     """Tell of each box of both that is shown whether the other has it too."""
-    same = _overlaps(one[0], other[0]) >= SAME
+    overlaps = box_iou(*(torch.from_numpy(found[0]) for found in (one, other)))
+    same = overlaps.numpy() >= SAME
     same &= one[2][:, None] == other[2][None]
     sides = ((one, same.any(1)), (other, same.any(0)))
     return np.concatenate([has[found[1] >= SHOWN] for found, has in sides])
-
-
-def _overlaps(one: ndarray, other: ndarray) -> ndarray:
-    """Return intersection over union of each pair of boxes (N, 4) and (M, 4)."""
-    low = np.maximum(one[:, None, :2], other[None, :, :2])
-    high = np.minimum(one[:, None, 2:], other[None, :, 2:])
-    common = (high - low).clip(0).prod(2)
-    areas = [(x[:, 2:] - x[:, :2]).prod(1) for x in (one, other)]
-    return common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-9)
 
 
 def _quantised(

@@ -1,6 +1,7 @@
-"""Models of OpenVINO made ready to run on the CPU."""
+"""Exported models made ready to run on the CPU."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +10,22 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    import onnxruntime
     import openvino
 
 # OpenVINO's names; by itself it takes bfloat16 where the CPU has it.
 PRECISIONS = {'fp32': 'f32', 'bf16': 'bf16'}
+
+
+def onnx_session(path: str | os.PathLike) -> 'onnxruntime.InferenceSession':
+    """Make an ONNX file ready, with as many threads as torch takes."""
+    import onnxruntime  # an extra
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(
+        path, options, providers=['CPUExecutionProvider']
+    )
 
 
 def compile_for_cpu(

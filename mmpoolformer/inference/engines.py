@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy import ndarray
 
-from mmpoolformer.inference.compiling import compile_for_cpu
+from mmpoolformer.inference.compiling import compile_for_cpu, onnx_session
 from mmpoolformer.utils.errors import UserError, one_line
 
 INFO = 'mmpoolformer'  # the description's key in a file's metadata
@@ -79,11 +78,7 @@ def _load_onnx(path: Path, dtype: str) -> Engine:
     with _explained(path, 'onnxruntime', 'onnx'):
         import onnxruntime  # an extra
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(
-            path, options, providers=['CPUExecutionProvider']
-        )
+        session = onnx_session(path)
     info = _read_info(path, session.get_modelmeta().custom_metadata_map.get(INFO))
     names = list(info['outputs'])
 

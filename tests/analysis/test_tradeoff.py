@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmpoolformer.analysis.tradeoff import PARTS
 from mmpoolformer.cli import main
+from mmpoolformer.engine.hooks.times import PARTS
 
 
 def write(path: Path, milliseconds: float, **metrics: float) -> Path:
