@@ -5,6 +5,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from math import inf
 from time import perf_counter
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -19,7 +20,7 @@ from mmpoolformer.models.block import (
 from mmpoolformer.models.layers import ChannelNorm, GroupNorm1
 from mmpoolformer.models.metaformer import MetaFormerTrunk
 from mmpoolformer.models.neck_and_heads import optimize_neck_and_heads, read_plain_maps
-from mmpoolformer.ops.products import linear
+from mmpoolformer.ops.products import can_pack, linear, pack
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 
@@ -197,14 +198,37 @@ class FoldedBlock(nn.Module):
         block.mlp = None  # leaves the half that mixes tokens
         block.norm2 = block.layer_scale2 = block.res_scale2 = None
         self.mixing = block
+        self._packed: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
         x = self.mixing(x)
         rows = self.norm2(x).permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
-        hidden = linear(rows, self.weight1, self.bias1, self.activation)
-        branch = linear(hidden, self.weight2, self.bias2)
+        weight1, weight2 = self._weights(rows)
+        hidden = linear(rows, weight1, self.bias1, self.activation)
+        branch = linear(hidden, weight2, self.bias2)
         return self.res_scale2(x) + branch.permute(0, 3, 1, 2)
+
+    def _weights(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both weights, packed at their first use."""
+        plain = self.weight1, self.weight2
+        if not can_pack(rows, self.weight1):
+            return plain
+        if self._packed is None:
+            self._packed = tuple(pack(rows, weight) for weight in plain)
+        return self._packed
+
+    def _apply(self, *arguments: Any, **options: Any) -> 'FoldedBlock':
+        self._packed = None  # for another type or device
+        return super()._apply(*arguments, **options)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._packed = None
+        super()._load_from_state_dict(*arguments)
+
+    def __getstate__(self) -> dict:
+        """Leave the packed weights out of copies and files."""
+        return {**self.__dict__, '_packed': None}
 
 
 def _norm_folded(

@@ -12,6 +12,7 @@ from mmpoolformer.ops.activations import ACTIVATIONS
 # up to twice as fast as MKL's where the matrices are narrow, and it can apply an
 # activation while the result is in the cache.
 _ONEDNN = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
+_PACK = getattr(torch.ops.mkldnn, '_reorder_linear_weight', None)
 _IN_ONEDNN = {None: ('none', ''), 'gelu': ('gelu', 'none'), 'relu': ('relu', '')}
 
 
@@ -25,18 +26,39 @@ def linear(
 
     Args:
         x: (..., inputs).
-        weight: (outputs, inputs).
+        weight: (outputs, inputs), or what `pack` made of it.
         bias: (outputs) or `None`.
         activation: A name in `activations.ACTIVATIONS`; `None` for none.
     """
-    if not _uses_onednn(x, weight):
-        result = F.linear(x, weight, bias)
-    elif activation in _IN_ONEDNN:
+    if not weight.is_mkldnn:
+        if not _uses_onednn(x, weight):
+            result = F.linear(x, weight, bias)
+            return result if activation is None else _activated(result, activation)
+        weight = weight.contiguous()
+    if activation in _IN_ONEDNN:
         name, kind = _IN_ONEDNN[activation]
-        return _ONEDNN(x, weight.contiguous(), bias, name, [], kind)
-    else:
-        result = _ONEDNN(x, weight.contiguous(), bias, 'none', [], '')
-    return result if activation is None else ACTIVATIONS[activation].forward(result)
+        return _ONEDNN(x, weight, bias, name, [], kind)
+    return _activated(_ONEDNN(x, weight, bias, 'none', [], ''), activation)
+
+
+def can_pack(x: Tensor, weight: Tensor) -> bool:
+    """Tell whether `linear` multiplies x faster with what `pack` makes of a weight."""
+    return _PACK is not None and _uses_onednn(x, weight)
+
+
+def pack(x: Tensor, weight: Tensor) -> Tensor:
+    """Lay a weight out as oneDNN's products want it, which else each of them does.
+
+    Args:
+        x: (..., inputs), an example of what is multiplied.
+        weight: (outputs, inputs). The result, for `linear`, does not follow its
+            changes.
+    """
+    return _PACK(weight.contiguous(), x.shape[:-1].numel())
+
+
+def _activated(x: Tensor, activation: str) -> Tensor:
+    return ACTIVATIONS[activation].forward(x)
 
 
 def _uses_onednn(x: Tensor, weight: Tensor) -> bool:

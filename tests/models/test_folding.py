@@ -1,5 +1,6 @@
 """The optimized models against those that they were made from."""
 
+import io
 from copy import deepcopy
 from functools import partial
 
@@ -20,6 +21,7 @@ from mmpoolformer.models import (
     optimize_for_inference,
 )
 from mmpoolformer.models.folding import FoldedBlock
+from mmpoolformer.ops.products import can_pack
 from mmpoolformer.registry import MODELS
 from mmpoolformer.utils.paths import config_path
 
@@ -46,6 +48,27 @@ def test_backbone_gives_the_same_maps_at_any_size(name: str) -> None:
     after = model.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert not any(isinstance(part, FoldedBlock) for part in model.modules())
+
+
+def test_packed_weights_follow_the_models_own() -> None:
+    arch = dict(shallow('poolformer_s12'), depths=(1, 1, 1, 1))
+    models = [randomised(MetaFormer(arch, out_indices=(0,)), seed) for seed in (0, 1)]
+    one, other = map(optimize_for_inference, models)
+    x = image(2, 3, 64, 64)
+    with torch.no_grad():
+        assert difference(one(x)[0], other(x)[0]) > 0.1
+        for block in one.modules():
+            if type(block) is FoldedBlock:
+                assert bool(block._packed) == can_pack(torch.ones(9, 1), block.weight1)
+        buffer = io.BytesIO()
+        torch.save(one, buffer)
+        buffer.seek(0)
+        for again in (deepcopy(one), torch.load(buffer, weights_only=False)):
+            assert torch.equal(again(x)[0], one(x)[0])
+        exact = one.double()(x.double())[0]
+        assert difference(exact, models[0].double().eval()(x.double())[0]) < 1e-6
+        one.float().load_state_dict(other.state_dict())
+        assert torch.equal(one(x)[0], other(x)[0])
 
 
 @pytest.mark.slow
