@@ -1,9 +1,9 @@
 """Data of other formats is named, and the printed conversion makes COCO's of it."""
 
 import json
+import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
+from tool_process import write_stand_ins
 
 from mmpoolformer.data.class_names import coco_classes
 
@@ -99,6 +100,25 @@ def refusal(root: Path) -> str:
     return str(caught.value)
 
 
+def run_in_shell(line: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Run `python -c` as a shell splits the line; Python itself is this process."""
+    programs = folder / 'bin'
+    write_stand_ins(programs, 'python')
+    path = f'{programs}{os.pathsep}{os.environ["PATH"]}'
+    called = subprocess.run(
+        ['bash', '-c', line],
+        env={**os.environ, 'PATH': path},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    option, code, *arguments = json.loads(called.stdout)['argv']
+    assert option == '-c'
+    patch.chdir(folder)
+    patch.setattr('sys.argv', ['-c', *arguments])
+    exec(code, {'__name__': '__main__'})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('write', 'kind'),
@@ -118,8 +138,7 @@ def test_printed_conversion_gives_the_same_boxes(
     write(root)
     message = refusal(root)
     assert f'it looks like {kind}; convert it (pip install supervision): ' in message
-    command = re.search('python -c .*', message)[0].removeprefix('python')
-    subprocess.run(f'{sys.executable}{command}', shell=True, check=True, cwd=tmp_path)
+    run_in_shell(re.search('python -c .*', message)[0], tmp_path, monkeypatch)
     assert not (tmp_path / 'made').exists()
     monkeypatch.setenv('DATA_ROOT', str(root))
     config = Config.fromfile(CONFIG)
