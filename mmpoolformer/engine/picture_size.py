@@ -93,6 +93,13 @@ def warn_of_padding(config: Config) -> None:
             )
 
 
+def tested_scale(config: Config) -> Size | None:
+    """Return what the test resizes pictures to, width and height, if anything."""
+    steps = (s for key in LOADERS[:0:-1] for s in _nodes(config.get(key) or ()))
+    scales = (s.get('scale') for s in steps if type_name(s.get('type')) == 'Resize')
+    return next((_pair(scale) for scale in scales if scale), None)
+
+
 def _data(config: Config) -> list:
     """Return the parts of a config that have pipelines."""
     return [config[key] for key in (*LOADERS, 'tta_pipeline') if config.get(key)]
@@ -131,10 +138,8 @@ def _crop(config: Config) -> Size | None:
 def _current(config: Config) -> Size | None:
     """Return height and width of the pictures now."""
     padded = [_pair(part['size']) for part in _sized_parts(config)]
-    steps = (s for key in LOADERS[:0:-1] for s in _nodes(config.get(key) or ()))
-    scales = (s.get('scale') for s in steps if type_name(s.get('type')) == 'Resize')
-    resized = next((_pair(scale)[::-1] for scale in scales if scale), None)
-    return _crop(config) or next(iter(padded), None) or resized
+    scale = tested_scale(config)
+    return _crop(config) or next(iter(padded), None) or (scale and scale[::-1])
 
 
 def _pair(value: object) -> Size:

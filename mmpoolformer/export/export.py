@@ -191,7 +191,7 @@ def _quantise(part: Path, about: Mapping, int8: Calibration) -> 'Quantised':
         openvino.Core().read_model(part), about, int8.folder, int8.max_drop, _load
     )
     model.set_rt_info(json.dumps({**about, 'int8': asdict(found)}), 'mmpoolformer')
-    smaller = part.with_name('int8.xml')
+    smaller = part.with_name(f'small-{part.name}')  # the other is still read from
     openvino.save_model(model, smaller, compress_to_fp16=False)
     for suffix in ('.xml', '.bin'):
         os.replace(smaller.with_suffix(suffix), part.with_suffix(suffix))

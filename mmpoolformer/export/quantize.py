@@ -33,8 +33,8 @@ PICTURES = {'classifier': 256, 'detector': 64, 'segmentor': 64}
 # Boxes from SHOWN count as found, and have a partner of the same class that overlaps by
 # SAME and has at least half of that score.
 SHOWN, SAME = 0.3, 0.5
-# Shorter and longer side of what detectors and segmentors get, where any size will do.
-SIDES = {'detector': (800, 1333), 'segmentor': (512, 2048)}
+# What pictures of detectors and segmentors are resized to, if their file does not say.
+SCALES = {'detector': (1333, 800), 'segmentor': (2048, 512)}
 MULTIPLE = 32  # of which sides are
 PRODUCTS = {'Convolution', 'GroupConvolution', 'MatMul'}
 CHOOSING = {'ROIAlign', 'Gather', 'GatherElements', 'GatherND'}
@@ -182,7 +182,7 @@ def _size(picture: Image.Image, about: Mapping) -> tuple[int, int]:
     """Return width and height that a picture is brought to."""
     if about['size'] != 'any':
         return tuple(reversed(about['size']))
-    shorter, longer = SIDES[about['kind']]
+    shorter, longer = sorted(about.get('scale') or SCALES[about['kind']])
     scale = min(shorter / min(picture.size), longer / max(picture.size))
     width, height = (
         max(round(side * scale / MULTIPLE), 1) * MULTIPLE for side in picture.size

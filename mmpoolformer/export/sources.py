@@ -13,6 +13,7 @@ from mmpoolformer.classification.preprocessing import (
     normalisation,
     picture_size,
 )
+from mmpoolformer.engine.picture_size import tested_scale
 from mmpoolformer.inference.classifiers import load_classifier
 from mmpoolformer.inference.weights import ALL, fill_from_config, named_source
 from mmpoolformer.models import create_model
@@ -99,6 +100,9 @@ def config_model(
         order = 'RGB' if prepared.get('bgr_to_rgb') else 'BGR'
         info['channel_order'] = order
         info |= {key: list(prepared[key]) for key in ('mean', 'std')}
+        scale = tested_scale(config)
+        if scale:
+            info['scale'] = list(scale)
     else:
         dataset = (config.get('test_dataloader') or {}).get('dataset', {})
         settings = dataset.get('transform') or {}

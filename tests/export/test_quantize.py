@@ -13,7 +13,8 @@ from torch import nn
 
 from mmpoolformer.cli.export import parse
 from mmpoolformer.export.export import Calibration, ExportError, export_model
-from mmpoolformer.export.quantize import _groups, _partners
+from mmpoolformer.export.quantize import _groups, _partners, _size
+from mmpoolformer.export.sources import config_model
 from mmpoolformer.models import MetaFormerClassifier
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.errors import UsageError
@@ -68,7 +69,7 @@ def test_a_classifier_is_measured_by_its_class_folders(tmp_path, capfd):
         labels = [int(model(normalised(one)).argmax()) for one in shown]
     assert len(set(labels)) > 1
     folder = write(tmp_path / 'data', shown, [NAMES[label] for label in labels])
-    path = tmp_path / 'm.xml'
+    path = tmp_path / 'int8.xml'
     done = export_model(
         model, path, info=INFO | SEEN_WHOLE, int8=Calibration(folder, 100)
     )
@@ -111,6 +112,33 @@ def test_what_loses_too_much_is_not_written(tmp_path):
     kept = 'left in float32: last layers, last but one layers, first layers'
     assert kept in str(caught.value)
     assert list(tmp_path.iterdir()) == [tmp_path / 'data']
+
+
+@pytest.mark.parametrize(
+    ('scale', 'expected'),
+    [
+        # The longer side is at most 128, the shorter 64; then the next multiples of 32.
+        ([128, 64], (128, 64)),
+        ([64, 128], (128, 64)),
+        ([128, 128], (128, 64)),
+        ([320, 64], (128, 64)),
+        ([320, 96], (192, 96)),
+    ],
+)
+def test_pictures_are_resized_as_in_the_test(scale, expected):
+    about = dict(kind='detector', size='any', scale=scale)
+    assert _size(Image.new('RGB', (300, 150)), about) == expected
+    assert _size(Image.new('RGB', (150, 300)), about) == expected[::-1]
+
+
+def test_a_config_says_what_pictures_are_resized_to(tmp_path):
+    pytest.importorskip('mmseg')
+    write_segmentation_config(tmp_path / 'config.py', tmp_path)
+    config = Config.fromfile(tmp_path / 'config.py')
+    assert 'scale' not in config_model(config)[1]  # they stay as they are
+    resize = dict(type='Resize', scale=(96, 48), keep_ratio=True)
+    config.test_dataloader.dataset.pipeline.insert(1, resize)
+    assert config_model(config)[1]['scale'] == [96, 48]
 
 
 def segmentor(tmp_path: Path) -> nn.Module:
