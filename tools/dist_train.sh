@@ -45,6 +45,12 @@ if [[ ${MAX_RESTARTS:-0} != 0 ]]; then
     fi
 fi
 
+# A mistake is told before all processes have started, which takes long.
+if [[ $gpus != 1 && " $* " != *" --no-check "* ]]; then
+    launch=(--check-first "${launch[@]}")
+    set -- "$@" --no-check
+fi
+
 exec "${PYTHON:-python}" -m mmpoolformer.engine.torchrun \
     "${launch[@]}" \
     --nproc_per_node="$gpus" \

@@ -33,7 +33,8 @@ the process exits with code 75.
 def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
     """Train as the command line says, until the end or a request to stop."""
     args = parse(argv)
-    from mmpoolformer.engine.launch import Training, train  # torch: not for --help
+    # torch: not for --help
+    from mmpoolformer.engine.launch import Training, check_training, train
 
     job = Training(
         **job_settings(args),
@@ -46,7 +47,10 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
         check=args.check,
         log=args.log,
     )
-    train(job, stop)
+    if args.check_only:
+        check_training(job)
+    else:
+        train(job, stop)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -94,12 +98,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='scale the learning rate by (total batch size) / '
         '(auto_scale_lr.base_batch_size of the config)',
     )
-    parser.add_argument(
+    checks = parser.add_mutually_exclusive_group()
+    checks.add_argument(
         '--no-check',
         dest='check',
         action='store_false',
         help='do not look at the data first (see mmpoolformer check-data); once it was '
         'found sound, only names, sizes and times of its files are compared',
+    )
+    checks.add_argument(
+        '--check-only',
+        action='store_true',
+        help='look for the config, weights and data, as before a training, and end; '
+        'tools/dist_train.sh does so before it starts several processes',
     )
     parser.add_argument(
         '--log',

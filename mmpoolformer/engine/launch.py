@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 from mmengine.config import Config
@@ -57,6 +58,7 @@ from mmpoolformer.utils.files import write_json
 from mmpoolformer.utils.images import PictureError, limit_formats
 from mmpoolformer.utils.paths import split_entry
 
+Result = TypeVar('Result')
 TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 CHECK_NEEDS = ('model',)
 TEST_NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
@@ -176,6 +178,15 @@ def train(job: Training, stop: StopRequest | None = None) -> None:
     _run(partial(_train, stop), job, TRAIN_NEEDS)
 
 
+def check_training(job: Training) -> None:
+    """Check what `train` checks before it builds anything: config, weights and data.
+
+    Raises:
+        UserError: As `train` does.
+    """
+    _run(_prepare_config, job, TRAIN_NEEDS)
+
+
 def test(job: Testing, stop: StopRequest | None = None) -> Tested | None:
     """Test.
 
@@ -226,8 +237,8 @@ def _load_config(job: Job, needed: Sequence[str]) -> Config:
 
 
 def _run(
-    start: Callable[[Job, Config], Tested | None], job: Job, needs: Sequence[str]
-) -> Tested | None:
+    start: Callable[[Job, Config], Result], job: Job, needs: Sequence[str]
+) -> Result:
     for message in NOISE:
         warnings.filterwarnings('ignore', message)
     try:

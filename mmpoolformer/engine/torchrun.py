@@ -1,6 +1,7 @@
 """torchrun whose own traceback does not bury what the processes have said.
 
-`python -m mmpoolformer.engine.torchrun` takes torchrun's command line. A training
+`python -m mmpoolformer.engine.torchrun` takes torchrun's command line; before it,
+`--check-first` lets tools/train.py check config, weights and data, once. A training
 that is stopped by SIGTERM or SIGUSR1 makes it end with the code 75 (see `signals`);
 torchrun gives the processes 30 seconds after SIGTERM, SIGUSR1 as long as they need.
 """
@@ -8,6 +9,7 @@ torchrun gives the processes 30 seconds after SIGTERM, SIGUSR1 as long as they n
 import logging
 import os
 import signal
+import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -32,6 +34,8 @@ BY_SIGNAL = (
     128  # a shell's exit code for a process that a signal ended, plus its number
 )
 
+CHECK_FIRST = '--check-first'
+
 # What torch says, now and in 2.1.
 PORT_TAKEN = ('EADDRINUSE', 'Address already in use')
 
@@ -40,25 +44,46 @@ def main(argv: Sequence[str], stop: StopRequest) -> None:
     """Start the processes and wait for them.
 
     Args:
-        argv: torchrun's command line.
+        argv: torchrun's command line, after `CHECK_FIRST` if that is wanted.
         stop: Takes signals until processes are started; torchrun takes SIGTERM then.
 
     Raises:
-        SystemExit: With the code of the first process that failed; it has said why;
+        SystemExit: With the code of the check or first process that failed; it has
+            said why;
             or with 75 for a run that was stopped.
         UserError: If a process was ended by a signal, or the port is taken.
     """
     # Here, so that a missing torch is told like any other mistake.
     from torch.distributed.run import parse_args
 
-    args = parse_args(argv)
+    checks = CHECK_FIRST in argv[:1]
+    args = parse_args(argv[checks:])
     stop.on_signal = OnSignal.UNWIND
+    if checks:
+        _check(args)
     with TemporaryDirectory(prefix='mmpoolformer_') as job:
         os.environ[JOB_VARIABLE] = job
         if hasattr(signal, 'SIGUSR1'):
             signal.signal(signal.SIGUSR1, lambda *_: Path(job, STOP).touch())
         with locked(Path(job, LAUNCHER)):
             _run(args, Path(job, STOPPED))
+
+
+def _check(args: Namespace) -> None:
+    command = [sys.executable, args.training_script, *args.training_script_args]
+    command = [word for word in command if word != '--no-check']
+    # In a session of its own signals reach it and its readers through us alone.
+    process = subprocess.Popen(
+        [*command, '--launcher', 'none', '--check-only'], start_new_session=True
+    )
+    try:
+        code = process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    if code:
+        raise SystemExit(code)
 
 
 def _run(args: Namespace, stopped: Path) -> None:

@@ -71,6 +71,8 @@ JOBS = {
     'bad segmentation': [CHECK, 'bad_seg.py'],
     'train': [TRAIN, 'bad_det.py'],
     'train segmentation': [TRAIN, 'bad_seg.py', '--resume', '--work-dir', 'kept'],
+    'check only': [TRAIN, 'seg.py', '--check-only', '--work-dir', 'only'],
+    'check only bad': [TRAIN, 'bad_det.py', '--check-only', '--work-dir', 'only_bad'],
     'train all the same': [
         *(TRAIN, 'det.py', '--no-check', '--work-dir', 'unchecked', '--cfg-options'),
         *("train_dataloader.dataset.metainfo.classes=['disc','square']",),
@@ -148,9 +150,9 @@ def test_bad_labels_are_listed(job: str, outcomes: dict) -> None:
 @pytest.mark.parametrize(
     ('job', 'code', 'words'),
     [
-        ('bad detection', 1, ['train.json: boxes that', 'and 2 more kinds of errors']),
-        ('bad segmentation', 1, ['unreadable pictures: 1', 'and 1 more kinds']),
-        ('train', 1, ['and 2 more kinds', '(--no-check trains all the same)']),
+        ('bad detection', 1, ['train.json: boxes that', 'other errors: 2, see above']),
+        ('bad segmentation', 1, ['unreadable pictures: 1', 'other errors: 1']),
+        ('train', 1, ['other errors: 2', '(--no-check trains all the same)']),
         ('train segmentation', 1, ['(--no-check trains all the same)']),
         ('no loader', 1, ['bare.py: has none of train_dataloader, val_d']),
         ('no config', 2, ['nothere.py: no such config file']),
@@ -197,6 +199,16 @@ def test_a_training_on_sound_data_says_so_in_a_line(here: Path, outcomes: dict) 
     lines = outcomes['train sound']['out'].splitlines()
     assert sum(line.startswith('data: 32 files in') for line in lines) == 1
     assert (here / 'sound' / 'data_check.json').is_file()
+
+
+def test_checking_only_trains_nothing(here: Path, outcomes: dict) -> None:
+    sound, bad = outcomes['check only'], outcomes['check only bad']
+    assert sound['code'] == 0, sound['err']
+    assert sound['out'].splitlines()[-1].startswith('data: 46 files in')
+    assert [path.name for path in (here / 'only').iterdir()] == ['data_check.json']
+    assert bad['code'] == 1
+    assert 'error: train_dataloader: CocoDataset train.json' in bad['err']
+    assert not (here / 'only_bad').exists()
 
 
 @pytest.mark.long

@@ -100,6 +100,7 @@ def test_a_mistake_of_all_processes_is_told_once(tiny: SimpleNamespace) -> None:
         'tools/dist_train.sh',
         tiny.detection,
         2,
+        '--no-check',
         '--cfg-options',
         'a.b=1',
         PORT=free_port(),

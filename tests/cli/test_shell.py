@@ -48,10 +48,11 @@ def test_dist_train_passes_everything_on(stand_in: Path, config: str) -> None:
         **dict(NNODES='2', NODE_RANK='1', PORT='1234', MASTER_ADDR='10.0.0.1'),
     )
     assert given['argv'] == [
-        *('-m', 'mmpoolformer.engine.torchrun', '--nnodes=2', '--node_rank=1'),
-        *('--master_addr=10.0.0.1', '--master_port=1234', '--nproc_per_node=8'),
+        *('-m', 'mmpoolformer.engine.torchrun', '--check-first'),
+        *('--nnodes=2', '--node_rank=1', '--master_addr=10.0.0.1'),
+        *('--master_port=1234', '--nproc_per_node=8'),
         *(str(ROOT / 'tools/train.py'), config, '--launcher', 'pytorch'),
-        *('--cfg-options', 'a="b c"'),
+        *('--cfg-options', 'a="b c"', '--no-check'),
     ]
     assert given['env']['PYTHONPATH'].startswith(str(ROOT / 'tools' / '..'))
 
@@ -63,12 +64,25 @@ def test_dist_train_restarts_lost_processes_when_asked(
         *(stand_in, 'dist_train.sh', config, '2'),
         **dict(MAX_RESTARTS='3', PORT='1234'),
     )
-    assert given['argv'][2:-4] == [
+    assert given['argv'][3:-5] == [
         *('--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1'),
         *('--master_port=1234', '--max_restarts=3', '--rdzv_backend=c10d'),
         *('--rdzv_endpoint=127.0.0.1:1234', '--rdzv_id=mmpoolformer'),
         *('--rdzv_conf=is_host=1', '--local_addr=127.0.0.1', '--nproc_per_node=2'),
     ]
+
+
+@pytest.mark.parametrize(
+    ('gpus', 'words', 'checks'),
+    [('8', [], True), ('1', [], False), ('8', ['--no-check'], False)],
+)
+def test_the_data_is_checked_before_several_processes_start(
+    stand_in: Path, config: str, gpus: str, words: list[str], checks: bool
+) -> None:
+    given = call(stand_in, 'dist_train.sh', config, gpus, *words)['argv']
+    assert given[:2] == ['-m', 'mmpoolformer.engine.torchrun']
+    assert (given[2] == '--check-first') == checks
+    assert given.count('--no-check') == (gpus != '1')
 
 
 @pytest.mark.parametrize('gpus', [1, 2, 10_000])

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from tiny_data import write_classification_config
-from tool_process import free_port, run_here, start
+from tool_process import environment, free_port, run_here, start
 
 pytestmark = [
     pytest.mark.slow,
@@ -175,6 +176,35 @@ def test_processes_end_with_their_launcher(tiny: SimpleNamespace, moment: str) -
     process.kill()
     process.wait()
     check_gone(work)
+
+
+CHECK = """
+import os, time
+os.fork()  # one that reads
+time.sleep(600)
+"""
+
+
+def test_a_signal_ends_the_check_before_a_training_and_its_readers(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / 'train.py').write_text(CHECK)
+    module = '-m', 'mmpoolformer.engine.torchrun', '--check-first'
+    words = [*module, tmp_path / 'train.py', '--work-dir', tmp_path]
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for(lambda: len(of_run(tmp_path)) == 3, process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert output.startswith('Stopped by SIGTERM, with nothing to save yet')
+    assert output.count('\n') == 1
+    check_gone(tmp_path)
 
 
 def takes_signals(process: subprocess.Popen) -> bool:

@@ -168,7 +168,7 @@ def refuse_errors(reports: Sequence[DataReport], cure: str = '') -> None:
         return
     title, first = errors[0]
     more = len(errors) - 1
-    rest = f'; and {more} more kinds of errors, see above' if more else ''
+    rest = f'; other errors: {more}, see above' if more else ''
     raise UserError(f'{title}: {first}{rest}' + (f' ({cure})' if cure else ''))
 
 

@@ -111,7 +111,7 @@ def assert_refused(config: Config, folder: Path, message: str, **how: object) ->
         refuse_errors(reports)
     assert message in str(refusal.value)
     assert '\n' not in str(refusal.value)
-    assert 'more kinds' not in str(refusal.value)
+    assert 'other errors' not in str(refusal.value)
     assert all(len(line) < 80 for r in reports for line in r.lines() if '/' not in line)
 
 
