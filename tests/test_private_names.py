@@ -109,6 +109,7 @@ PRIVATE = [
     ('torch.nn.modules.module', '', '_has_any_global_hook', 'models/block.py'),
     ('torch.ops', 'mkldnn', '_is_mkldnn_bf16_supported', 'ops/products.py'),
     ('torch.ops', 'mkldnn', '_linear_pointwise', 'ops/products.py'),
+    ('torch.ops', 'mkldnn', '_reorder_linear_weight', 'ops/products.py'),
     ('torch.utils._python_dispatch', '', 'TorchDispatchMode', 'analysis/benchmark.py'),
     (
         'torch.utils._python_dispatch',

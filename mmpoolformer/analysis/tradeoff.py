@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 
 from mmpoolformer.engine.hooks.times import MODEL, PARTS
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.visual.curves import readable
 
 # Of the metrics of a task the one that is compared, the most telling first.
 METRICS = ('coco/segm_mAP', 'coco/bbox_mAP', 'mIoU', 'accuracy/top1')
+LEAST_MARGIN = 0.05  # of the metric's axis, a share of the best value
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,13 @@ def plot(rows: Sequence[Tested], path: str | PathLike) -> None:
     axes = figure.add_subplot()
     for row in rows:
         axes.plot(row.throughput, row.value, marker='o', linestyle='', label=row.name)
-    axes.set(xlabel='images a second, model alone', ylabel=rows[0].metric)
+    axes.set(xlabel='images a second, model alone', ylabel=readable(rows[0].metric))
     axes.margins(0.15)
+    axes.set_xlim(left=0)
+    # Digits that differ by rounding alone do not fill the picture.
+    values = [row.value for row in rows]
+    margin = max(0.15 * (max(values) - min(values)), LEAST_MARGIN * max(values))
+    axes.set_ylim(min(values) - margin, max(values) + margin)
     axes.grid(alpha=0.3)
     figure.legend(loc='outside lower center', ncols=2, fontsize=8)
     figure.savefig(path, dpi=120)

@@ -48,9 +48,8 @@ def main(argv: Sequence[str], stop: StopRequest) -> None:
         stop: Takes signals until processes are started; torchrun takes SIGTERM then.
 
     Raises:
-        SystemExit: With the code of the check or first process that failed; it has
-            said why;
-            or with 75 for a run that was stopped.
+        SystemExit: With the code of the check or first process that failed, which has
+            said why; or with 75 for a run that was stopped.
         UserError: If a process was ended by a signal, or the port is taken.
     """
     # Here, so that a missing torch is told like any other mistake.
