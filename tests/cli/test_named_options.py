@@ -25,8 +25,8 @@ OTHERS = {
     '--no-deps',
     '--yes',
 }
-# Of the command `mmpoolformer` itself.
-OWN = {'--help', '--version'}
+# Of the command `mmpoolformer` itself, and of its torchrun.
+OWN = {'--help', '--version', '--check-first'}
 # Where more commands import a module than can print its messages that name options.
 CALLED_BY = {
     'analysis/gradcam.py': 'gradcam',
