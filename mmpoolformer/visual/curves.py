@@ -239,8 +239,11 @@ def draw_training(curves: Mapping[str, Curve], title: str) -> Figure:
     Raises:
         ValueError: If there is nothing to draw.
     """
+    losses = loss_names(curves)
+    if len({curves[name].values for name in losses}) == 1:
+        losses = losses[:1]  # the sum has one part only
     groups = {
-        'loss': loss_names(curves),
+        'loss': losses,
         'validation': metric_names(curves),
         'learning rate': [name for name in curves if name.split('.')[-1] == RATE],
     }

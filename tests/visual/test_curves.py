@@ -260,6 +260,20 @@ def test_a_training_has_a_panel_for_each_kind(tmp_path):
         draw_training({}, 'nothing')
 
 
+@pytest.mark.parametrize(
+    ('values', 'expected'),
+    [
+        ((3.0, 2.0), ['loss: 2.00']),  # the sum has this part alone
+        ((2.0, 1.0), ['loss: 2.00', 'class loss: 1.00']),
+    ],
+)
+def test_the_only_part_of_a_loss_is_drawn_once(values, expected):
+    curves = (Curve('loss', (1, 2), (3.0, 2.0)), Curve('loss_cls', (1, 2), values))
+    figure = draw_training({curve.name: curve for curve in curves}, 'a run')
+    lines = [line.get_label() for line in figure.axes[0].get_lines()]
+    assert [label for label in lines if label[0] != '_'] == expected
+
+
 def test_nothing_overlaps_or_is_cut() -> None:
     names = ('loss', 'loss_cls', 'loss_bbox', 'coco/bbox_mAP', 'coco/bbox_mAP_50', 'lr')
     run = {name: Curve(name, (7, 87960), (0.5, 2e-6)) for name in names}
