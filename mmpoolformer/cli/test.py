@@ -34,7 +34,8 @@ TEST_EXAMPLES = """examples:
   an exported file, by ONNX Runtime (AP may differ by 0.001 from the checkpoint's
   where pictures are padded):
     mmpoolformer test CONFIG model.onnx
-  detections that are there already, as mmpoolformer infer --ids writes them:
+  predictions that are there already, as mmpoolformer infer writes them (detections
+  with --ids; of segmentors the folder found/masks):
     mmpoolformer test CONFIG found/predictions.json --report report
   on 8 GPUs (or 2 processes on the CPU):
     tools/dist_test.sh CONFIG CHECKPOINT 8
@@ -58,7 +59,7 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
             run_exported(model, engine)
 
     elif _is_saved(args.checkpoint):
-        install = partial(run_saved, file=args.checkpoint)
+        install = partial(run_saved, source=args.checkpoint)
 
     job = Testing(
         **job_settings(args),
@@ -101,7 +102,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         'checkpoint',
         help='path, URL or zoo://NAME of the weights of the whole model, or a file of '
         'mmpoolformer export, .onnx or .xml (OpenVINO), which runs on the CPU; or '
-        "COCO's list of results (.json), whose detections are taken",
+        "COCO's list of results (.json), or a folder of label maps (.png) that are "
+        'called as the pictures, of which no model runs then',
     )
     add_entry_option(parser)
     parser.add_argument(
@@ -169,4 +171,5 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _is_saved(source: str) -> bool:
-    return source.endswith('.json')
+    """Tell whether predictions are named: a .json, or a folder of label maps."""
+    return source.endswith('.json') or any(Path(source).glob('*.png'))

@@ -1,13 +1,15 @@
-"""Saved detections in place of the network of a config's detector."""
+"""Saved predictions in place of the network of a config's detector or segmentor."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -17,21 +19,33 @@ from mmpoolformer.utils.text import first_few
 
 KEYS = {'image_id', 'category_id', 'bbox', 'score'}
 MISTAKES = (KeyError, RuntimeError, TypeError, ValueError)
+MAP = '.png'
 
 
-def run_saved(model: nn.Module, dataset: Dataset, file: str | PathLike) -> None:
-    """Let a detector find what a file has of each picture.
+def run_saved(model: nn.Module, dataset: Dataset, source: str | PathLike) -> None:
+    """Let a detector or segmentor find what was saved of each picture.
 
     Args:
-        model: A detector of mmdet.
-        dataset: Its test data, with the ids of the file.
-        file: COCO's list of results, such as `predictions.json` of `mmpoolformer infer
-            --ids`.
+        model: A detector of mmdet, or a segmentor of mmseg.
+        dataset: Its test data, of a detector with the ids of the file.
+        source: COCO's list of results, such as `predictions.json` of `mmpoolformer
+            infer --ids`; of a segmentor the folder of label maps, `masks` of
+            `mmpoolformer infer`, which are called as the pictures, with the number of
+            the class in each pixel.
 
     Raises:
-        UserError: If the model is no detector, or the file no such list, of other ids
-            than the data's, or without masks where there must be some.
+        UserError: If it is not for such data, the file no such list, of other ids than
+            the data's, or without masks where there must be some; or if a picture has
+            no map, one that another would have too, one of another size or one with
+            numbers of no class.
     """
+    if Path(source).is_dir():
+        _run_maps(model, dataset, Path(source))
+    else:
+        _run_detections(model, dataset, source)
+
+
+def _run_detections(model: nn.Module, dataset: Dataset, file: str | PathLike) -> None:
     labels = getattr(dataset, 'cat2label', None)
     if labels is None:
         raise UserError(f'{file}: saved detections are for COCO test data')
@@ -104,3 +118,47 @@ def _instances(
                 mask[:] = torch.from_numpy(decode(runs))
         result.masks = drawn
     return result
+
+
+def _run_maps(model: nn.Module, dataset: Dataset, folder: Path) -> None:
+    if not hasattr(model, 'decode_head'):
+        raise UserError(f'{folder}: label maps are for segmentors')
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    maps = [_map_of(folder, info['img_path']) for info in infos]
+    shared = sorted(path.name for path, n in Counter(maps).items() if n > 1)
+    if shared:
+        raise UserError(
+            f'{folder}: several pictures of the test data would share a map: '
+            f'{first_few(shared)}'
+        )
+    missing = [path.name for path in maps if not path.is_file()]
+    if missing:
+        raise UserError(
+            f'{folder}: no map of {len(missing)} of {len(maps)} pictures: '
+            f'{first_few(missing)}'
+        )
+    model.predict = partial(_read_maps, folder, len(dataset.metainfo['classes']))
+
+
+def _map_of(folder: Path, picture: str) -> Path:
+    return folder / f'{Path(picture).stem}{MAP}'
+
+
+def _read_maps(
+    folder: Path, classes: int, images: Tensor, samples: Sequence
+) -> Sequence:
+    """Do what `predict` of mmseg's segmentors does, from files."""
+    for sample in samples:
+        path = _map_of(folder, sample.img_path)
+        with as_user_error(str(path), (OSError, ValueError)):
+            with Image.open(path) as picture:
+                labels = np.array(picture, np.int64)
+            if labels.shape != sample.ori_shape[:2]:
+                raise ValueError(
+                    f'of shape {labels.shape}, the picture has {sample.ori_shape[:2]}'
+                )
+            if labels.max() >= classes:
+                raise ValueError(f'the number {labels.max()}, of {classes} classes')
+        found = PixelData(data=torch.from_numpy(labels)[None])
+        sample.set_data({'pred_sem_seg': found})
+    return samples

@@ -4,6 +4,7 @@ import csv
 import json
 import pickle
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -202,6 +203,48 @@ def test_saved_detections_give_the_same_report(
         assert done['code'] in (1, 2), done['err']
         assert message in done['err']
         assert done['err'].count('error:') == 1
+
+
+def test_saved_label_maps_give_the_same_report(
+    reports: dict, models: 'Models', tmp_path: Path
+) -> None:
+    config = models.config('segmentation')
+    pictures = models.folder / 'data' / 'images' / 'validation'
+    words = [config, models.checkpoint('segmentation'), pictures, '--out', 'found']
+    done = run_here(['tools/infer.py', *words], tmp_path)
+    assert done['code'] == 0, done['err']
+    test = ['tools/test.py', config, 'found/masks']
+    done = run_here([*test, '--report', 'saved'], tmp_path)
+    assert done['code'] == 0, done['err'] + done['out'][-2000:]
+    found, expected = numbers(tmp_path / 'saved'), numbers(reports['segmentation'])
+    for name in ('metrics', 'per_class', 'confusion'):
+        assert found[name] == expected[name]
+    maps = sorted((tmp_path / 'found' / 'masks').glob('*.png'))
+    labels = np.array(Image.open(maps[0]))
+    for change, message in (
+        (labels[1:], f'{maps[0].name}: of shape ({len(labels) - 1}, '),
+        (np.full_like(labels, 77), f'{maps[0].name}: the number 77, of 3 classes'),
+        (None, 'found/masks: no map of 1 of 7 pictures: ' + maps[0].name),
+    ):
+        maps[0].unlink()
+        if change is not None:
+            Image.fromarray(change).save(maps[0])
+        done = run_here(test, tmp_path)
+        assert done['code'] == 1, done['err']
+        assert message in done['err']
+    shutil.copytree(models.folder / 'data', tmp_path / 'data')
+    for kind in ('images', 'annotations'):
+        place = tmp_path / 'data' / kind / 'validation'
+        first = min(place.iterdir())
+        (place / 'again').mkdir()
+        shutil.copy(first, place / 'again')
+    data = f'test_dataloader.dataset.data_root={tmp_path}/data'
+    done = run_here([*test, '--cfg-options', data], tmp_path)
+    assert done['code'] == 1, done['err']
+    assert 'would share a map: ' + maps[0].name in done['err']
+    detector = ['tools/test.py', models.config('masks'), 'found/masks']
+    done = run_here(detector, tmp_path)
+    assert 'error: found/masks: label maps are for segmentors' in done['err']
 
 
 def test_a_detector_that_finds_nothing(models: 'Models', tmp_path: Path) -> None:
