@@ -102,8 +102,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         'checkpoint',
         help='path, URL or zoo://NAME of the weights of the whole model, or a file of '
         'mmpoolformer export, .onnx or .xml (OpenVINO), which runs on the CPU; or '
-        "COCO's list of results (.json), or a folder of label maps (.png) that are "
-        'called as the pictures, of which no model runs then',
+        "predictions, with which no model runs: COCO's list of results (.json), "
+        'or of a segmentor a folder of label maps (.png) called as the pictures',
     )
     add_entry_option(parser)
     parser.add_argument(
