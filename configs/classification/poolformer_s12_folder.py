@@ -5,7 +5,7 @@
 # from ImageNet weights, with a new last layer. What fits one GPU, or a CPU, is derived
 # from the training pictures:
 #   batch    of 16, 32, 64 and 128 the largest that leaves 1,000 steps in 30 epochs
-#   epochs   30, or as many as 1,000 steps take; the first one is warm-up
+#   epochs   30, or as many as 1,000 steps take, at most 300; the first one is warm-up
 #   side     the usual (median) shorter one, in steps of 32, from 64 to 224; --size:
 #            another
 # 1,000 pictures of 300 x 400: 16 a step, 30 epochs of 62 steps, at 224 x 224. The

@@ -8,7 +8,7 @@
 # (or images/train, train/images, train and the like). What fits one GPU, or a CPU, is
 # derived from the training file:
 #   batch    of 2, 4 and 8 the largest that leaves 1,000 steps in 12 epochs
-#   epochs   12, or as many as 1,000 steps take
+#   epochs   12, or as many as 1,000 steps take, at most 300
 #   warm-up  100 steps, at most one epoch; then a cosine to 0
 #   scale    the pictures' usual (median) sides, at most 1333 x 800; --size H W: another
 # 205 pictures of 640 x 480: 2 a step, 12 epochs of 103 steps, at 640 x 480. The

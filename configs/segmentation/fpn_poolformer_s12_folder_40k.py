@@ -6,7 +6,8 @@
 # name a line; line k is value k, 0 is not labelled) or classes.json. What fits one GPU,
 # or a CPU, is derived from the training pictures:
 #   batch    of 4, 8 and 16 the largest that leaves 1,000 steps in 64 epochs
-#   steps    64 epochs as on ADE20K, at least 1,000 and at most its 40,000
+#   steps    64 epochs as on ADE20K and at most its 40,000, at least 1,000, but no
+#            more than 300 epochs
 #   warm-up  100 steps, at most one epoch; then poly to 0
 #   crop     the usual (median) shorter side, in steps of 32 up to 512; --size: another
 # 205 pictures of 640 x 480: 8 a step, 1,600 steps, crops of 480 x 480. The learning

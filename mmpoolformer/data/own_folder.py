@@ -16,6 +16,7 @@ from mmpoolformer.data.class_names import read_json
 from mmpoolformer.data.classification import TimmDataset
 
 LEAST_STEPS = 1000  # what a detector or segmentor needs to learn anything
+MOST_EPOCHS = 300  # for that: the same few pictures teach nothing after so many passes
 LOOKED_AT = 100  # pictures of which the headers are read
 UNKNOWN = (1333, 800)  # COCO's long and short side
 DIVISOR = 32  # the last stage's stride
@@ -51,7 +52,8 @@ def fit_schedule(pictures: int, epochs: int, batch_sizes: Sequence[int]) -> Sche
 
     Args:
         pictures: To train on.
-        epochs: Passes over many pictures; there are more over few, for `LEAST_STEPS`.
+        epochs: Passes over many pictures; there are more over few, for `LEAST_STEPS`,
+            up to `MOST_EPOCHS`.
         batch_sizes: What to choose from, powers of two, the least first: the largest
             that leaves `LEAST_STEPS` in `epochs`, else the least.
     """
@@ -60,7 +62,8 @@ def fit_schedule(pictures: int, epochs: int, batch_sizes: Sequence[int]) -> Sche
     while batch_size > max(2, pictures):
         batch_size //= 2
     steps = max(1, pictures // batch_size)
-    return Schedule(batch_size, steps, max(epochs, math.ceil(LEAST_STEPS / steps)))
+    needed = min(math.ceil(LEAST_STEPS / steps), MOST_EPOCHS)
+    return Schedule(batch_size, steps, max(epochs, needed))
 
 
 def coco_pictures(ann_file: str | Path) -> tuple[int, tuple[int, int]]:

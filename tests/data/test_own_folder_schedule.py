@@ -32,8 +32,8 @@ def load(monkeypatch: pytest.MonkeyPatch, name: str, root: Path) -> Config:
         (1000, 30, (16, 32, 64, 128), (16, 62, 30)),
         # Few pictures: more epochs, and no batch larger than the data.
         (26, 12, (2, 4, 8), (2, 13, 77)),
-        (5, 30, (16, 32), (4, 1, 1000)),
-        (1, 12, (2, 4), (2, 1, 1000)),
+        (5, 30, (16, 32), (4, 1, 300)),
+        (1, 12, (2, 4), (2, 1, 300)),
         # Many: the largest batch, no more epochs.
         (118_000, 12, (2, 4, 8), (8, 14_750, 12)),
     ],
@@ -108,7 +108,7 @@ def test_segmentation_takes_its_crop_from_the_pictures(
     resize, crop = config.train_dataloader.dataset.pipeline[3:5]
     assert (resize.scale, crop.crop_size) == ((4 * side, side), (side, side))
     assert config.val_dataloader.dataset.pipeline[1].scale == (4 * side, side)
-    assert config.train_cfg.max_iters == config.param_scheduler[-1].end == 1000
+    assert config.train_cfg.max_iters == config.param_scheduler[-1].end == 300
     assert config.train_dataloader.batch_size == 4
 
 
