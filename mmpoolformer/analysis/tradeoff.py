@@ -98,7 +98,7 @@ def plot(rows: Sequence[Tested], path: str | PathLike) -> None:
     axes.set_xlim(left=0)
     # Digits that differ by rounding alone do not fill the picture.
     values = [row.value for row in rows]
-    margin = max(0.15 * (max(values) - min(values)), LEAST_MARGIN * max(values))
+    margin = max(0.15 * (max(values) - min(values)), LEAST_MARGIN * (max(values) or 1))
     axes.set_ylim(min(values) - margin, max(values) + margin)
     axes.grid(alpha=0.3)
     figure.legend(loc='outside lower center', ncols=2, fontsize=8)

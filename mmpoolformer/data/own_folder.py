@@ -16,7 +16,7 @@ from mmpoolformer.data.class_names import read_json
 from mmpoolformer.data.classification import TimmDataset
 
 LEAST_STEPS = 1000  # what a detector or segmentor needs to learn anything
-MOST_EPOCHS = 300  # for that: the same few pictures teach nothing after so many passes
+MOST_EPOCHS = 300  # on a handful of pictures; after so many they teach nothing new
 LOOKED_AT = 100  # pictures of which the headers are read
 UNKNOWN = (1333, 800)  # COCO's long and short side
 DIVISOR = 32  # the last stage's stride
