@@ -103,7 +103,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='path, URL or zoo://NAME of the weights of the whole model, or a file of '
         'mmpoolformer export, .onnx or .xml (OpenVINO), which runs on the CPU; or '
         "predictions, with which no model runs: COCO's list of results (.json), "
-        'or of a segmentor a folder of label maps (.png) called as the pictures',
+        'or of a segmentor a folder of label maps (.png) named like the pictures',
     )
     add_entry_option(parser)
     parser.add_argument(

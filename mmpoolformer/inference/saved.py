@@ -30,7 +30,7 @@ def run_saved(model: nn.Module, dataset: Dataset, source: str | PathLike) -> Non
         dataset: Its test data, of a detector with the ids of the file.
         source: COCO's list of results, such as `predictions.json` of `mmpoolformer
             infer --ids`; of a segmentor the folder of label maps, `masks` of
-            `mmpoolformer infer`, which are called as the pictures, with the number of
+            `mmpoolformer infer`, which are named like the pictures, with the number of
             the class in each pixel.
 
     Raises:
