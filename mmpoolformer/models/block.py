@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 
 from mmpoolformer.models.base import RecomputedSequential, resampled_position
 from mmpoolformer.models.layers import (
@@ -42,6 +42,13 @@ HOOKS = (
     '_forward_pre_hooks',
     '_backward_hooks',
     '_backward_pre_hooks',
+)
+# Those of all modules; torch changes these four dicts, it never replaces them.
+GLOBAL_HOOKS = (
+    torch_module._global_forward_hooks,
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_backward_hooks,
+    torch_module._global_backward_pre_hooks,
 )
 
 
@@ -328,7 +335,7 @@ def _is_plain(x: Tensor) -> bool:
 
 def _seen(*modules: nn.Module) -> bool:
     """Tell whether a hook wants to see what goes through one of these modules."""
-    return _has_any_global_hook() or any(
+    return any(GLOBAL_HOOKS) or any(
         getattr(part, hooks)
         for module in modules
         for part in module.modules()
