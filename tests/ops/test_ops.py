@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from mmpoolformer.ops import POOLINGS, mlp_residual, pool_residual, star_relu
 from mmpoolformer.ops.activations import ACTIVATIONS
@@ -155,7 +155,7 @@ class WithoutFloat64(TorchDispatchMode):
         self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
     ) -> object:
         result = func(*args, **(kwargs or {}))
-        for found in tree_leaves(result):
+        for found in tree_flatten(result)[0]:
             if isinstance(found, Tensor) and found.dtype == torch.float64:
                 raise TypeError(f'{func}: this device has no float64')
         return result
