@@ -121,6 +121,7 @@ PRIVATE = [
         'ops/products.py',
     ),
     ('torch.utils.data', 'DataLoader', '_get_iterator', 'engine/hooks/stop.py'),
+    ('torch.utils.data', 'DataLoader', '_iterator', 'engine/loops.py'),
 ]
 # Python's own, and parts of the way to a name above.
 OTHERS = {'_ActionsContainer', '_C', '_Unpickler', '_exit', '_functorch', '_schema'}

@@ -50,7 +50,12 @@ from mmpoolformer.engine.fsdp import (
 from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, read_first
 from mmpoolformer.engine.hooks.finite import FiniteGuard
 from mmpoolformer.engine.hooks.norms import AverageStatistics
-from mmpoolformer.engine.loops import placed_loader, resumable_loop, seed_items
+from mmpoolformer.engine.loops import (
+    end_readers,
+    placed_loader,
+    resumable_loop,
+    seed_items,
+)
 from mmpoolformer.engine.mixed_precision import (
     CpuAmpOptimWrapper,
     prepare_for_bfloat16,
@@ -175,6 +180,21 @@ class ToolRunner(Runner):
         with as_user_error(str(self.cfg.filename or 'config')):
             self._test_loop = self.build_test_loop(self._test_loop)
             check_classes(unwrapped(self.model), self.test_dataloader.dataset)
+
+    def train(self) -> nn.Module:
+        """Train as mmengine does, and end the processes that read pictures."""
+        try:
+            return super().train()
+        finally:
+            end_readers(self._train_loop)
+            end_readers(self._val_loop)
+
+    def test(self) -> dict[str, float]:
+        """Test as mmengine does, and end the processes that read pictures."""
+        try:
+            return super().test()
+        finally:
+            end_readers(self._test_loop)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """Build mmengine's training loop as one that can resume anywhere."""

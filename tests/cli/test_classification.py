@@ -1,6 +1,7 @@
 """The tools on classification: train, stop, resume, test, and pretrain a detector."""
 
 import json
+import multiprocessing
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +106,11 @@ def runs(pictures: SimpleNamespace, long_mode: bool) -> SimpleNamespace:
         stopped=pictures.folder / 'stopped',
         out=done[0]['out'],
     )
+
+
+def test_readers_end_with_their_run(runs: SimpleNamespace) -> None:
+    # Those of the last run; garbage collection would wait for them.
+    assert multiprocessing.active_children() == []
 
 
 def lines(work_dir: Path) -> list[dict]:
