@@ -311,7 +311,8 @@ def save_picture(picture: ndarray, path: str | PathLike) -> Path:
     """Write a picture (H, W, 3) as a PNG file, whose folder is made if need be."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, 'PNG')
+    # A third of the default's time for a quarter more bytes.
+    Image.fromarray(picture).save(path, 'PNG', compress_level=1)
     return path
 
 

@@ -12,7 +12,11 @@ from pycocotools.cocoeval import COCOeval
 from tiny_data import COUNTS
 from torchvision.ops import box_iou
 
-from mmpoolformer.visual.drawing import detections_from_instances, draw_detections
+from mmpoolformer.visual.drawing import (
+    detections_from_instances,
+    draw_detections,
+    draw_segmentation,
+)
 
 pytestmark = pytest.mark.slow
 KEYS = ('bboxes', 'scores', 'labels')
@@ -120,8 +124,9 @@ def test_pictures_hold_truth_beside_prediction(
     assert [p.name for p in pictures] == [f'{i:03d}.png' for i in range(COUNTS['val'])]
     for picture in pictures:
         image = np.asarray(Image.open(picture))
-        assert image.shape == (64, 128, 3)
-        assert not np.array_equal(image[:, :64], image[:, 64:])
+        assert image.shape[1:] == (128, 3)
+        assert (image.shape[0] > 64) == (name == 'seg')  # a legend below
+        assert not np.array_equal(image[:64, :64], image[:64, 64:])
 
 
 def test_boxes_are_drawn_like_those_of_other_commands(
@@ -139,6 +144,22 @@ def test_boxes_are_drawn_like_those_of_other_commands(
         ('square', 'disc'),
     )
     assert np.array_equal(picture[:, 64:], expected)
+
+
+def test_regions_are_drawn_like_those_of_other_commands(
+    tested: SimpleNamespace,
+) -> None:
+    found = predictions(tested, 'seg')[0]
+    picture = np.asarray(
+        Image.open(tested.out / 'seg' / f'{Path(found["img_path"]).stem}.png')
+    )
+    image = np.asarray(Image.open(found['img_path']))
+    palette = np.array([[230, 40, 40], [40, 60, 230], [99, 99, 99]], dtype=np.uint8)
+    truth = Image.open(found['img_path'].replace('images', 'annotations'))
+    sides = np.asarray(truth).astype(int) - 1, found['pred_sem_seg']['data'].numpy()[0]
+    for place, labels in enumerate(sides):
+        expected = draw_segmentation(image, labels, palette)
+        assert np.array_equal(picture[:64, 64 * place : 64 * (place + 1)], expected)
 
 
 def test_released_files_with_old_names_give_the_same_metrics(

@@ -1,6 +1,9 @@
 """Drawings of the tested images."""
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import mmcv
@@ -12,17 +15,28 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from numpy import ndarray
 
+from mmpoolformer.utils.results import Detections
 from mmpoolformer.visual.drawing import (
+    IGNORED,
+    class_colours,
     detections_from_instances,
     draw_detections,
+    draw_legend,
+    draw_segmentation,
+    labels_from_sample,
     save_picture,
 )
 
 BOXES, PANOPTIC = {'gt_instances', 'pred_instances'}, 'pred_panoptic_seg'
+REGIONS = {'gt_sem_seg', 'pred_sem_seg'}
+MOST_WAITING = 8  # pictures that are still to be drawn
 
 
 class DrawPictures(Hook):
-    """Draw truth beside prediction of each tested image.
+    """Draw truth beside prediction of each tested image, while the next ones are run.
+
+    Boxes, masks and regions are drawn as all other commands do, others by the config's
+    visualizer.
 
     Args:
         folder: Where the pictures go, as PNG under the image's name; None for none.
@@ -46,6 +60,8 @@ class DrawPictures(Hook):
         self.names: dict[str, int] = {}
         self.taken: set[str] = set()
         self.drawn = 0
+        self.painter = ThreadPoolExecutor(1)
+        self.waiting: deque[Future] = deque()
 
     def after_test_iter(
         self,
@@ -56,37 +72,52 @@ class DrawPictures(Hook):
     ) -> None:
         """Draw the images of a batch."""
         for sample in outputs or ():
-            content = mmengine.fileio.get(sample.img_path)
-            image = mmcv.imfrombytes(content, channel_order='rgb')
-            name, file = Path(sample.img_path).name, self._file(sample.img_path)
-            classes = runner.visualizer.dataset_meta.get('classes')
-            if classes and {*sample.keys()} >= BOXES and PANOPTIC not in sample:
-                drawing = self._boxes(image, sample, classes)
-                if file:
-                    save_picture(drawing, file)
-                if self.show:
-                    runner.visualizer.show(drawing, name, self.wait_time)
+            path, file = sample.img_path, self._file(sample.img_path)
+            draw = self._painting(sample, runner.visualizer.dataset_meta or {})
+            if draw is None:
+                runner.visualizer.add_datasample(
+                    Path(path).name,
+                    _read(path),
+                    data_sample=sample,
+                    show=self.show,
+                    wait_time=self.wait_time,
+                    out_file=file,
+                    step=batch_idx,
+                    **self.drawing,
+                )
                 continue
-            runner.visualizer.add_datasample(
-                name,
-                image,
-                data_sample=sample,
-                show=self.show,
-                wait_time=self.wait_time,
-                out_file=file,
-                step=batch_idx,
-                **self.drawing,
-            )
+            self.waiting.append(self.painter.submit(_paint, draw, path, file))
+            if self.show:
+                picture = self.waiting.pop().result()
+                runner.visualizer.show(picture, Path(path).name, self.wait_time)
+        self._wait(MOST_WAITING)
 
-    def _boxes(
-        self, image: ndarray, sample: BaseDataElement, classes: Sequence[str]
-    ) -> ndarray:
-        """Draw a detector's truth and prediction as all other commands do."""
-        truth = detections_from_instances(sample.gt_instances)
-        found = detections_from_instances(sample.pred_instances)
-        found = found.above(self.drawing.get('pred_score_thr', 0.3))
-        sides = [draw_detections(image, side, classes) for side in (truth, found)]
-        return np.concatenate(sides, axis=1)
+    def after_test(self, runner: Runner) -> None:
+        """Wait for the last pictures."""
+        self._wait(0)
+
+    def _wait(self, most: int) -> None:
+        """Wait until at most so many are to be drawn; raise what went wrong."""
+        while len(self.waiting) > most:
+            self.waiting.popleft().result()
+
+    def _painting(
+        self, sample: BaseDataElement, meta: dict
+    ) -> Callable[[ndarray], ndarray] | None:
+        """Return what draws on an image, or None where that is left to mmengine."""
+        there, classes = {*sample.keys()}, meta.get('classes')
+        if not classes or PANOPTIC in there:
+            return None
+        if there >= BOXES:
+            truth = detections_from_instances(sample.gt_instances)
+            found = detections_from_instances(sample.pred_instances)
+            found = found.above(self.drawing.get('pred_score_thr', 0.3))
+            return partial(_draw_boxes, sides=(truth, found), classes=classes)
+        if there >= REGIONS:
+            maps = [labels_from_sample(sample, name) for name in sorted(REGIONS)]
+            colours = meta.get('palette') or class_colours(len(classes))
+            return partial(_draw_regions, maps=maps, classes=classes, colours=colours)
+        return None
 
     def _file(self, image: str) -> str | None:
         """Name the picture of an image; no two get the same name, over all ranks."""
@@ -112,3 +143,41 @@ class DrawPictures(Hook):
         self.names[stem] = number
         self.taken.add(name)
         return name
+
+
+def _read(path: str) -> ndarray:
+    return mmcv.imfrombytes(mmengine.fileio.get(path), channel_order='rgb')
+
+
+def _paint(draw: Callable[[ndarray], ndarray], path: str, file: str | None) -> ndarray:
+    picture = draw(_read(path))
+    if file:
+        save_picture(picture, file)
+    return picture
+
+
+def _draw_boxes(
+    image: ndarray, sides: Sequence[Detections], classes: Sequence[str]
+) -> ndarray:
+    drawn = [draw_detections(image, side, classes) for side in sides]
+    return np.concatenate(drawn, axis=1)
+
+
+def _draw_regions(
+    image: ndarray,
+    maps: Sequence[ndarray],
+    classes: Sequence[str],
+    colours: Sequence[Sequence[int]],
+) -> ndarray:
+    """Draw label maps side by side, and below the names of the classes that are there.
+
+    Labels that are no class, which the metrics leave out, stay uncoloured.
+    """
+    count = len(classes)
+    maps = [np.where(labels < count, labels, IGNORED) for labels in maps]
+    colours = np.array(colours, dtype=np.uint8).reshape(count, 3)
+    drawn = [draw_segmentation(image, labels, colours) for labels in maps]
+    picture = np.concatenate(drawn, axis=1)
+    present = [number for number in np.unique(maps) if number < count]
+    legend = {classes[number]: colours[number] for number in present}
+    return np.concatenate([picture, draw_legend(legend, picture.shape[1])])
