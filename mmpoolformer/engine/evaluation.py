@@ -2,14 +2,18 @@
 
 mmdet's metric counts every picture of the annotation file, so that AP of a part of a
 data set is too low; and it gives no number at all if no object was detected, which
-ends early stopping and the choice of the best checkpoint.
+ends early stopping and the choice of the best checkpoint. Where faster-coco-eval is
+installed (the extra `[det]`), it evaluates in pycocotools' place, to the same digits in
+a tenth of the time.
 """
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +22,8 @@ from mmengine.logging import print_log
 
 from mmpoolformer.utils.errors import UserError
 
+# Where mmdet's metric looks its evaluations up.
+COCO_MODULE = 'mmdet.evaluation.metrics.coco_metric'
 # What mmdet's metric of LVIS gives by default, of boxes or masks and of proposals.
 LVIS_ITEMS = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'APr', 'APc', 'APf')
 PROPOSALS = ('AR@300', 'ARs@300', 'ARm@300', 'ARl@300')
@@ -61,9 +67,42 @@ def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
     metric._coco_api = copy(api)
     metric._coco_api.loadRes = partial(_load_detections, api)
     try:
-        return compute(results)
+        with _fast_evaluation():
+            return compute(results)
     finally:
         metric._coco_api = api
+
+
+def faster(kind: Callable) -> Callable:
+    """Return what evaluates as pycocotools' `COCOeval` does, faster where that can be.
+
+    Args:
+        kind: What makes an evaluation; all but `COCOeval` itself stay as they are.
+    """
+    from pycocotools.cocoeval import COCOeval  # only there for detection
+
+    return _evaluation if kind is COCOeval and find_spec('faster_coco_eval') else kind
+
+
+def _evaluation(truth: object, found: object, kind: str) -> object:
+    from faster_coco_eval import COCOeval_faster
+    from pycocotools.cocoeval import COCOeval
+
+    # It keeps ids as whole numbers.
+    if not all(type(number) is int for number in [*truth.imgs, *truth.cats]):
+        return COCOeval(truth, found, kind)
+    return COCOeval_faster(truth, found, kind, print_function=print)
+
+
+@contextmanager
+def _fast_evaluation() -> Iterator[None]:
+    module = sys.modules[COCO_MODULE]
+    before = module.COCOeval
+    module.COCOeval = faster(before)
+    try:
+        yield
+    finally:
+        module.COCOeval = before
 
 
 def _number_annotations(api: object) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from mmengine.evaluator import BaseMetric, Evaluator
 
 from mmpoolformer.classification.metric import Accuracy, topk_accuracy
+from mmpoolformer.engine.evaluation import COCO_MODULE, faster
 
-COCO_MODULE = 'mmdet.evaluation.metrics.coco_metric'
 EVALUATIONS = ('COCOeval', 'COCOevalMP')
 
 
@@ -23,7 +23,8 @@ class PerClass:
         tables: Rows by what was measured: `bbox` and `segm` (AP from 0 to 1), `pixels`
             (IoU and others, in percent), `pictures` (top-1 in percent). A class of
             which there is nothing to find has NaN.
-        keeps_evaluations: Whether to keep those of pycocotools, which are large.
+        keeps_evaluations: Whether to keep those of pycocotools, which are large and
+            slow.
         coco: They, by `bbox` and `segm`.
     """
 
@@ -112,15 +113,22 @@ def _keep_coco(
             if kept.keeps_evaluations:
                 kept.coco[kind] = evaluation
 
-    with _recorded(keep):
+    # The faster ones do not tell what was matched.
+    with _recorded(keep, (lambda kind: kind) if kept.keeps_evaluations else faster):
         return compute(results)
 
 
 @contextmanager
-def _recorded(keep: Callable[[object], None]) -> Iterator[None]:
-    """Hand over each evaluation of pycocotools that mmdet's metric makes and ends.
+def _recorded(
+    keep: Callable[[object], None], chosen: Callable[[Callable], Callable]
+) -> Iterator[None]:
+    """Hand over each evaluation that mmdet's metric makes and ends.
 
     They stay as they are, since `COCOevalMP` pickles itself.
+
+    Args:
+        keep: Gets them.
+        chosen: Gives what makes them in place of one of `EVALUATIONS`.
     """
     module, last = sys.modules[COCO_MODULE], []
     kinds = {name: getattr(module, name) for name in EVALUATIONS}
@@ -132,7 +140,7 @@ def _recorded(keep: Callable[[object], None]) -> Iterator[None]:
         return last[0]
 
     for name, kind in kinds.items():
-        setattr(module, name, partial(record, kind))
+        setattr(module, name, partial(record, chosen(kind)))
     try:
         yield
         if last:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TextIO
 
-# Of mmdet and mmseg at import, and of pycocotools, whose table of results goes to the
-# log, if there is one.
+# Of mmdet and mmseg at import, and of pycocotools and faster-coco-eval, whose table of
+# results goes to the log, if there is one.
 PRINTS = (
     'Could not import OneDL',
     'loading annotations into memory',
@@ -16,6 +16,7 @@ PRINTS = (
     'Running per image evaluation',
     'Evaluate annotation type',
     'Accumulating evaluation results',
+    'COCOeval_opt.',
     'Done (t=',
     'DONE (t=',
 )

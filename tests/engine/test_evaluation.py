@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ pytest.importorskip('mmdet')
 from mmdet.evaluation import CocoMetric, LVISMetric
 from mmdet.evaluation.metrics import lvis_metric
 from mmengine.evaluator import Evaluator
+from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmpoolformer.engine.evaluation import count_run_pictures
+from mmpoolformer.engine.evaluation import count_run_pictures, faster
 from mmpoolformer.utils.errors import UserError
 
 CLASSES = ('box', 'disc')
@@ -106,6 +108,78 @@ def by_pycocotools(truth: Path, found: list[dict], images: Sequence[int]) -> flo
     evaluation.accumulate()
     evaluation.summarize()
     return evaluation.stats[0]
+
+
+def crowded_scenes(seed: int) -> tuple[dict, list[dict]]:
+    """Objects of all sizes, some of them crowds, and detections near and far."""
+    rng = np.random.default_rng(seed)
+    sides = np.exp(rng.uniform(1.5, 5.5, (150, 2)))
+    boxes = np.concatenate([rng.uniform(0, 400, (150, 2)), sides], axis=1).round(2)
+    images, classes = rng.integers(12, size=150), rng.integers(3, size=150)
+    objects, found = [], []
+    for number, (box, image, label) in enumerate(
+        zip(boxes.tolist(), images.tolist(), classes.tolist(), strict=True), 1
+    ):
+        x, y, w, h = box
+        outline = [[x, y, x + w, y, x + w, y + h]]
+        own = dict(image_id=image, category_id=5 * label + 1, bbox=box)
+        crowd = int(rng.random() < 0.1)
+        area = w * h * rng.uniform(0.5, 1)
+        objects.append(
+            dict(id=number, area=area, iscrowd=crowd, segmentation=outline, **own)
+        )
+        for _ in range(rng.integers(4)):
+            moved = (np.array(box) * rng.uniform(0.95, 1.05, 4)).round(2).tolist()
+            x, y, w, h = moved
+            other = label if rng.random() < 0.7 else int(rng.integers(3))
+            own = own | {'bbox': moved, 'category_id': 5 * other + 1}
+            (mask,) = masks.frPyObjects([[x, y, x + w, y, x + w, y + h]], 800, 800)
+            score = round(float(rng.random()), 1)  # many of the same
+            found.append(dict(score=score, segmentation=mask, **own))
+    pictures = [dict(id=i, width=800, height=800) for i in range(12)]
+    kinds = [dict(id=5 * label + 1, name=str(label)) for label in range(3)]
+    return dict(images=pictures, categories=kinds, annotations=objects), found
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('kind', ['bbox', 'segm', 'proposal'])
+def test_the_faster_evaluation_is_that_of_pycocotools(kind: str, seed: int) -> None:
+    pytest.importorskip('faster_coco_eval')
+    truth, found = crowded_scenes(seed)
+    if kind == 'segm':
+        found = [{k: v for k, v in one.items() if k != 'bbox'} for one in found]
+    else:
+        found = [{k: v for k, v in one.items() if k != 'segmentation'} for one in found]
+    api, evaluations = COCO(), []
+    api.dataset = truth
+    api.createIndex()
+    for make in (COCOeval, faster(COCOeval)):
+        seen = api.loadRes(deepcopy(found))  # which gets boxes and areas
+        one = make(api, seen, 'segm' if kind == 'segm' else 'bbox')
+        one.params.maxDets = [100, 300, 1000]
+        one.params.useCats = int(kind != 'proposal')
+        one.evaluate()
+        one.accumulate()
+        one.summarize()
+        evaluations.append(one)
+    ours, theirs = evaluations[1], evaluations[0]
+    assert type(ours) is not type(theirs)
+    assert theirs.stats[0] > 0.01
+    np.testing.assert_allclose(ours.stats[:12], theirs.stats, rtol=0, atol=1e-15)
+    for name in ('precision', 'recall', 'scores'):
+        expected = theirs.eval[name]
+        np.testing.assert_allclose(ours.eval[name], expected, rtol=0, atol=1e-15)
+
+
+def test_other_ids_than_whole_numbers_are_evaluated_by_pycocotools() -> None:
+    truth, found = crowded_scenes(0)
+    for one in [*truth['annotations'], *found]:
+        one['image_id'] = f'{one["image_id"]}.jpg'
+    truth['images'] = [{**one, 'id': f'{one["id"]}.jpg'} for one in truth['images']]
+    api = COCO()
+    api.dataset = truth
+    api.createIndex()
+    assert type(faster(COCOeval)(api, api.loadRes(found), 'bbox')) is COCOeval
 
 
 @pytest.mark.parametrize('images', [range(5), (7, 3, 11), range(PICTURES)])
