@@ -54,6 +54,8 @@ CSS = """
           margin-right: 0.6em; vertical-align: -0.1em; border: 1px solid #0004; }
 button[aria-label^="Share"], button[title^="Share"] { display: none !important; }
 footer { display: none !important; }
+/* On a phone the drawing is as wide as the screen, and as high as that makes it. */
+@media (max-width: 640px) { .drawing { height: auto !important; min-height: 120px; } }
 """
 FONTS = {
     'font': ('system-ui', 'sans-serif'),
@@ -147,6 +149,7 @@ def _build_outputs() -> list[gr.components.Component]:
             interactive=False,
             format='png',
             height=520,
+            elem_classes='drawing',
         ),
         gr.Label(label='Likeliest classes', visible=False),
         gr.HTML(visible=False, padding=False, elem_classes='flush'),
