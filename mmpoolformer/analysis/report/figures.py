@@ -93,6 +93,8 @@ def draw_bars(values: Mapping[str, float], label: str) -> Figure:
     axes.set_yticks(range(len(known)), _short([n for n, _ in known]), fontsize=8)
     axes.set_xlabel(label)
     axes.margins(x=0.12, y=0.02)
+    if not any(value for _, value in known):
+        axes.set_xlim(0, 1)  # else zeros stand in the middle
     _grid(axes)
     return figure
 
