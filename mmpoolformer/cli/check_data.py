@@ -23,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
     """Check what the command line says."""
     args = parse(argv)
     # torch: not for --help
-    from mmpoolformer.data.checks.preflight import Options
+    from mmpoolformer.data.checks.part import Options
     from mmpoolformer.engine.launch import Job, check
 
     options = Options(args.decode, args.workers)

@@ -22,9 +22,8 @@ from torch.utils.data import Dataset
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.checkpoints.loading import unwrapped
 from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
+from mmpoolformer.data.checks.part import LOADERS, Options
 from mmpoolformer.data.checks.preflight import (
-    LOADERS,
-    Options,
     check_and_report,
     check_before_training,
     refuse_errors,

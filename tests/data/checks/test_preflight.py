@@ -28,11 +28,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmpoolformer.data.checks import preflight
+from mmpoolformer.data.checks import detection, part, preflight, segmentation
 from mmpoolformer.data.checks.built import check_dataset
 from mmpoolformer.data.checks.coco import decode_counts, rle_problem
+from mmpoolformer.data.checks.part import Options
 from mmpoolformer.data.checks.preflight import (
-    Options,
     check_and_report,
     check_data,
     leaf_datasets,
@@ -1105,7 +1105,7 @@ def test_an_unknown_option_of_a_transform_is_refused(seg: Path) -> None:
 
 
 def test_few_labels_are_read_of_many(seg: Path, monkeypatch) -> None:
-    monkeypatch.setattr(preflight, 'LABELS_READ', 1)
+    monkeypatch.setattr(segmentation, 'LABELS_READ', 1)
     with_pixel(200)(seg)  # a is read, b is not
     assert_refused(seg_config(seg), seg, 'value 200')
     write_labels(seg, labels())
@@ -1265,8 +1265,8 @@ def test_a_second_start_reads_nothing(coco: Path, monkeypatch, capsys) -> None:
     rewrite(coco, (*NOTE, 'bbox'), [4, 4, 0.5, 8])
     config = coco_config(coco)
     first = check_data(config)
-    monkeypatch.setattr(preflight, 'inspect_image', None)
-    monkeypatch.setattr(preflight, 'read_json', None)
+    monkeypatch.setattr(part, 'inspect_image', None)
+    monkeypatch.setattr(detection, 'read_json', None)
     second = check_and_report(config, ['train_dataloader'])
     assert [report.lines() for report in second] == [report.lines() for report in first]
     assert 'warning: boxes or areas of less than a pixel' in capsys.readouterr().out
