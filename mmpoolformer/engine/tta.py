@@ -14,7 +14,7 @@ CHANCES = (0.0, 1.0)
 DEFAULTS = {
     'mmdet': dict(
         model=dict(
-            type='DetTTAModel',  # mmdet registers it in mmengine's own registry
+            type='mmdet.DetTTAModel',
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         ),
         pack=dict(
