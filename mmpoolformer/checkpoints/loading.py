@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.logging import print_log
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from mmpoolformer.checkpoints.errors import CheckpointError, entry_cure
@@ -23,7 +22,6 @@ from mmpoolformer.checkpoints.keymaps import (
 from mmpoolformer.checkpoints.paddle import SUFFIX as PADDLE
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
-from mmpoolformer.utils.errors import UserError, one_line
 from mmpoolformer.utils.paths import split_entry
 from mmpoolformer.utils.text import first_few
 
@@ -35,11 +33,6 @@ NO_ENTRY = ('ema_state_dict', 'optimizer', 'optimizer_state_dict', 'message_hub'
 FIRST_LAYERS = {'stem.conv.weight', 'patch_embed.conv.weight'}
 DEEPEST = 3  # levels of dicts that are looked through for weights
 OUTPUT_NORMS = ('norm0', 'norm1', 'norm2', 'norm3')
-
-BACKBONE = 'backbone.'
-COUNTS = 'num_batches_tracked'  # of BatchNorm, which files may lack
-# What torch says of a tensor: its name, the shape in the file and in the model.
-SHAPES = re.compile(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)')
 
 
 @dataclass(frozen=True)
@@ -417,166 +410,3 @@ def _cure(missing: Sequence[str], reshaped: Sequence[str]) -> str:
 
 def _counted(what: str, names: Sequence[str]) -> str:
     return f'{len(names)} {what}' + (f' ({first_few(names)})' if names else '')
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside wrappers (distributed, test-time augmentation)."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
-
-
-def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
-    """Load a checkpoint that must hold all tensors of a model.
-
-    Args:
-        model: The model, perhaps wrapped.
-        checkpoint: What the file holds: the state dict, or a dict with it inside.
-        filename: Its name, for messages. Unexpected tensors are logged.
-
-    Returns:
-        What was loaded, and what was left.
-
-    Raises:
-        UserError: If a tensor is missing or differs in shape.
-    """
-    model = unwrapped(model)
-    entry, weights = model_weights(checkpoint, filename)
-    try:
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        shapes = [
-            f'{name} {ours}, not {own}'
-            for name, ours, own in SHAPES.findall(str(error))
-        ]
-        listed = first_few(shapes, between='; ')
-        text = f'tensors of another shape: {listed}' if shapes else one_line(error)
-        raise UserError(f'{filename}: {text}') from error
-    missing = [key for key in missing if not key.endswith(COUNTS)]
-    if missing:
-        own = model.state_dict()
-        raise UserError(
-            f"{filename}: lacks {len(missing)} of the model's {len(own)} tensors: "
-            f'{first_few(missing)}; '
-            f'{place_cure(own, weights) or "is it a checkpoint of this config?"}'
-        )
-    if unexpected:
-        print_log(
-            f'{filename}: {len(unexpected)} tensors that the model has no place for: '
-            f'{first_few(unexpected)}',
-            logger='current',
-            level=logging.WARNING,
-        )
-    return _model_report(model, weights, filename, entry, missing, unexpected)
-
-
-def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
-    """Load what fits of a checkpoint for a model like this one.
-
-    Args:
-        model: The model, perhaps wrapped.
-        checkpoint: What the file holds: the state dict, or a dict with it inside.
-        filename: Its name, for messages.
-
-    Returns:
-        What was loaded, is new (also for its shape), and was left.
-
-    Raises:
-        UserError: If nothing fits, or nothing of the model's backbone.
-    """
-    model = unwrapped(model)
-    entry, weights = model_weights(checkpoint, filename)
-    own = model.state_dict()
-    reshaped = [
-        key for key in own if key in weights and weights[key].shape != own[key].shape
-    ]
-    shapes = [
-        f'{key} {list(weights[key].shape)}, not {list(own[key].shape)}'
-        for key in reshaped
-    ]
-    chosen = {key: weights[key] for key in weights if key not in reshaped}
-    missing, unexpected = model.load_state_dict(chosen, strict=False)
-    missing = [key for key in missing if key not in reshaped]
-    report = _model_report(model, weights, filename, entry, missing, unexpected, shapes)
-    loaded = [key for key in report.loaded if not key.endswith(COUNTS)]
-    if not loaded:
-        cure = place_cure(own, weights) or _part_cure(filename)
-        raise UserError(f'{filename}: no tensor fits the model: {report}. {cure}')
-    has_backbone = any(key.startswith(BACKBONE) for key in own)
-    if has_backbone and not any(key.startswith(BACKBONE) for key in loaded):
-        raise UserError(
-            f"{filename}: no tensor fits the model's backbone: {report}. "
-            f'{_part_cure(filename)}'
-        )
-    return report
-
-
-def place_cure(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
-    """Say how to get at a whole model that weights hold under a prefix.
-
-    Args:
-        own: The model's own tensors.
-        weights: What the file holds.
-
-    Returns:
-        The line; empty if no prefix has all of the model's tensors.
-    """
-    needed = [key for key in own if not key.endswith(COUNTS)]
-    starts = [
-        key.removesuffix(needed[0]) for key in weights if key.endswith(f'.{needed[0]}')
-    ]
-    whole = [s for s in starts if all(f'{s}{key}' in weights for key in needed)]
-    if not whole:
-        return ''
-    listed = first_few(map(repr, whole))
-    return f'it is under {listed}: {entry_cure(whole[-1].rstrip("."))}'
-
-
-def _part_cure(filename: str) -> str:
-    return (
-        'Weights of a backbone alone go into model.backbone.init_cfg: --cfg-options '
-        "model.backbone.init_cfg=\"{'type': 'Pretrained', 'checkpoint': "
-        f"'{filename}'}}\"; for no weights leave out load_from"
-    )
-
-
-def model_weights(checkpoint: dict, filename: str) -> tuple[str, dict[str, Tensor]]:
-    """Find the weights of a whole model, without `module.` of a distributed one.
-
-    Args:
-        checkpoint: What the file holds: the state dict, or a dict with it inside.
-        filename: Its name, for messages.
-
-    Returns:
-        The entry's name, empty if there is none, and the weights.
-    """
-    entry, weights = 'state_dict', checkpoint.get('state_dict')
-    if not weights:
-        entry, weights = unwrap(checkpoint, filename)
-    if all(key.startswith('module.') for key in weights):
-        weights = {key.removeprefix('module.'): weights[key] for key in weights}
-    return entry, weights
-
-
-def _model_report(
-    model: nn.Module,
-    weights: Mapping[str, Tensor],
-    filename: str,
-    entry: str,
-    missing: Sequence[str],
-    unexpected: Sequence[str],
-    shapes: Sequence[str] = (),
-) -> LoadReport:
-    kept = {*missing, *(text.split(' ')[0] for text in shapes)}
-    # Torch fills in the counts of batches that a file lacks.
-    own = [k for k in model.state_dict() if k in weights or not k.endswith(COUNTS)]
-    return LoadReport(
-        source=filename,
-        format='OpenMMLab',
-        wrapper=split_entry(filename)[1] or entry,
-        prefix='',
-        loaded=tuple(key for key in own if key not in kept),
-        new=tuple(missing),
-        left=tuple(unexpected),
-        reshaped=tuple(shapes),
-    )

@@ -7,7 +7,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from mmpoolformer.checkpoints.loading import unwrapped
+from mmpoolformer.checkpoints.filling import unwrapped
 from mmpoolformer.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 from mmpoolformer.utils.text import first_few
 

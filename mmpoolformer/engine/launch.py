@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmpoolformer.checkpoints import register_safe_loaders
-from mmpoolformer.checkpoints.loading import unwrapped
+from mmpoolformer.checkpoints.filling import unwrapped
 from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
 from mmpoolformer.data.checks.part import LOADERS, Options
 from mmpoolformer.data.checks.preflight import (

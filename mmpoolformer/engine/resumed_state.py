@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-from mmpoolformer.checkpoints.loading import unwrapped
+from mmpoolformer.checkpoints.filling import unwrapped
 from mmpoolformer.engine.loops import DONE
 from mmpoolformer.engine.optimizers import by_name
 from mmpoolformer.engine.resuming import check_files, is_count, is_name, kind, refused

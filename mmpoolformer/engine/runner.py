@@ -22,7 +22,7 @@ from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmpoolformer.checkpoints.loading import (
+from mmpoolformer.checkpoints.filling import (
     fill_model,
     fill_partly,
     model_weights,

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmpoolformer.checkpoints import read_source, register_safe_loaders
-from mmpoolformer.checkpoints.loading import fill_model
+from mmpoolformer.checkpoints.filling import fill_model
 from mmpoolformer.models.timm_models import TIMM
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.paths import RANDOM

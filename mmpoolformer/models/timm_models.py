@@ -6,7 +6,7 @@ import timm
 from torch import Tensor, nn
 
 from mmpoolformer.checkpoints import CheckpointError, read_source, unwrap
-from mmpoolformer.checkpoints.loading import place_cure
+from mmpoolformer.checkpoints.filling import place_cure
 from mmpoolformer.utils.text import nearest
 
 TIMM = 'timm/'  # what stands before timm's names

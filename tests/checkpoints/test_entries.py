@@ -22,7 +22,7 @@ from mmpoolformer.checkpoints import (
     read_source,
     unwrap,
 )
-from mmpoolformer.checkpoints.loading import fill_model, fill_partly
+from mmpoolformer.checkpoints.filling import fill_model, fill_partly
 from mmpoolformer.cli.convert import main as convert
 from mmpoolformer.inference.classifiers import load_classifier
 from mmpoolformer.utils.errors import UserError, run_tool

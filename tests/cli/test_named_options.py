@@ -36,7 +36,7 @@ CALLED_BY = {
     'checkpoints/converting.py': 'convert',
     # The message says what stands for --entry in train.
     'checkpoints/errors.py': 'convert demo export gradcam infer predict test validate',
-    'checkpoints/loading.py': 'train',  # for load_from
+    'checkpoints/filling.py': 'train',  # for load_from
     'checkpoints/reading.py': 'check-data convert demo export gradcam infer predict '
     'test train validate',
     'data/checks/preflight.py': 'train',

@@ -12,8 +12,8 @@ from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from PIL import Image
 from torch import nn
 
-from mmpoolformer.checkpoints import loading
-from mmpoolformer.checkpoints.loading import fill_model, fill_partly
+from mmpoolformer.checkpoints import filling
+from mmpoolformer.checkpoints.filling import fill_model, fill_partly
 from mmpoolformer.data.checks.built import SAMPLES, check_dataset, explain_empty
 from mmpoolformer.engine.hooks.logs import DumpSegResults
 from mmpoolformer.engine.mixed_precision import CpuAmpOptimWrapper
@@ -67,7 +67,7 @@ def test_filling_a_model_names_what_is_wrong() -> None:
 
 def test_unexpected_tensors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
-    monkeypatch.setattr(loading, 'print_log', lambda text, **_: told.append(text))
+    monkeypatch.setattr(filling, 'print_log', lambda text, **_: told.append(text))
     weights = {**Net().state_dict(), 'head.bias': torch.ones(1)}
     fill_model(Net(), weights, 'x.pth')
     assert told == ['x.pth: 1 tensors that the model has no place for: head.bias']

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
-from mmpoolformer.checkpoints.loading import unwrapped
+from mmpoolformer.checkpoints.filling import unwrapped
 from mmpoolformer.engine.distributed import all_true
 from mmpoolformer.engine.fsdp import full_tensor, sharded_like
 from mmpoolformer.engine.resuming import (

@@ -14,7 +14,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from mmpoolformer.checkpoints.loading import unwrapped
+from mmpoolformer.checkpoints.filling import unwrapped
 from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook
 from mmpoolformer.engine.hooks.curves import PICTURE
 from mmpoolformer.engine.hooks.logs import ValidationLog

@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmpoolformer.checkpoints.loading import unwrapped
+from mmpoolformer.checkpoints.filling import unwrapped
 from mmpoolformer.models.neck_and_heads import is_roi_extractor, network_parts
 
 READING, PREPARING = 'reading', 'pre-processing'
