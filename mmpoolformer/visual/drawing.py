@@ -5,19 +5,17 @@ the image they belong to; the right and bottom edges lie outside, as in COCO.
 """
 
 import colorsys
-import warnings
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from numpy import ndarray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from mmpoolformer.utils.results import Detections
+from mmpoolformer.visual.fonts import font_for
 
 # Colours that people with any colour vision can tell (Okabe and Ito, 2008), the
 # pale and dark ones last.
@@ -35,31 +33,6 @@ INK, PAPER = (25, 25, 25), (255, 255, 255)
 GAP = 10
 # Captions grow with the picture: they are made for this many pixels.
 MADE_FOR = 900
-# Fonts with Chinese, Japanese and Korean letters, those with all of them first.
-CJK_FONTS = (
-    *(f'Noto Sans CJK {part}' for part in ('SC', 'TC', 'JP', 'KR', 'HK')),
-    *(f'Source Han Sans {part}' for part in ('SC', 'TC', 'JP', 'KR')),
-    'WenQuanYi Zen Hei',
-    'WenQuanYi Micro Hei',
-    'Droid Sans Fallback',
-    'Arial Unicode MS',
-    'Microsoft YaHei',
-    'SimHei',
-    'PingFang SC',
-    'Hiragino Sans GB',
-    'Yu Gothic',
-    'Malgun Gothic',
-    'NanumGothic',
-    'IPAGothic',
-)
-# First and last of: kana, ideographs and Hangul; their full-width forms; rarer ones.
-CJK_LETTERS = (
-    ('\u1100', '\u11ff'),
-    ('\u2e80', '\ud7ff'),
-    ('\uf900', '\ufaff'),
-    ('\uff00', '\uffef'),
-    ('\U00020000', '\U0003ffff'),
-)
 MOST_OF_8_BITS = 300  # some more than 255, as resizing and normalising may overshoot
 HEAT = matplotlib.colormaps['turbo']
 
@@ -244,7 +217,7 @@ def caption(picture: ndarray, text: str) -> ndarray:
     """
     width = picture.shape[1]
     weight = max(1, round(width / MADE_FOR))
-    font = _font(13 * weight, text)
+    font = font_for(13 * weight, text)
     if font.getlength(text) > width:
         while text and font.getlength(f'{text}...') > width:
             text = text[:-1]
@@ -264,7 +237,7 @@ def draw_legend(legend: Mapping[str, Sequence[int]], width: int) -> ndarray:
     Returns:
         uint8 (H, width, 3), H by the number of lines.
     """
-    font = _font(13, ''.join(legend))
+    font = font_for(13, ''.join(legend))
     places, x, y = [], GAP, 0
     for name in legend:
         needed = 18 + round(font.getlength(name)) + 16
@@ -389,7 +362,7 @@ def _draw_tags(
     """Write a text on a plate at each box, the first ones on top of the others."""
     letters = max(11, round(sum(size) / 130))
     margin = letters // 4
-    fonts = [_font(letters, text) for text in texts]
+    fonts = [font_for(letters, text) for text in texts]
     plates = [
         (round(font.getlength(text)) + 2 * margin, sum(font.getmetrics()))
         for font, text in zip(fonts, texts, strict=True)
@@ -457,7 +430,7 @@ def _ink_on(colour: tuple[int, ...]) -> tuple[int, int, int]:
 
 def _title_line(title: str, width: int) -> ndarray:
     canvas = Image.new('RGB', (width, 34), PAPER)
-    ImageDraw.Draw(canvas).text((GAP, 8), title, font=_font(17, title), fill=INK)
+    ImageDraw.Draw(canvas).text((GAP, 8), title, font=font_for(17, title), fill=INK)
     return np.array(canvas)
 
 
@@ -466,7 +439,7 @@ def _heading_line(headings: Sequence[str], widths: list[int], width: int) -> nda
     pen = ImageDraw.Draw(canvas)
     x = GAP
     for heading, column in zip(headings, widths, strict=True):
-        pen.text((x, 2), heading, font=_font(14, heading), fill=INK)
+        pen.text((x, 2), heading, font=font_for(14, heading), fill=INK)
         x += column + GAP
     return np.array(canvas)
 
@@ -479,33 +452,3 @@ def _picture_row(row: Sequence[ndarray], width: int) -> ndarray:
         strip[: picture.shape[0], x : x + picture.shape[1]] = picture
         x += picture.shape[1] + GAP
     return strip
-
-
-def _font(size: int, text: str = '') -> ImageFont.FreeTypeFont:
-    """Return a font that has the letters of a text, as far as one is installed."""
-    return _font_file(size, _font_path(any(map(_is_cjk, text))))
-
-
-@lru_cache
-def _font_file(size: int, path: str) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(path, size)
-
-
-@lru_cache
-def _font_path(cjk: bool) -> str:
-    """Return the font that comes with matplotlib, or an installed one for CJK."""
-    if cjk:
-        found = {entry.name: entry.fname for entry in font_manager.fontManager.ttflist}
-        for name in CJK_FONTS:
-            if name in found and Path(found[name]).is_file():
-                return found[name]
-        warnings.warn(
-            'no font for Chinese, Japanese and Korean names is installed, so they are '
-            'drawn as boxes: install Noto Sans CJK (Debian: fonts-noto-cjk)',
-            stacklevel=2,
-        )
-    return str(Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSans.ttf')
-
-
-def _is_cjk(letter: str) -> bool:
-    return any(first <= letter <= last for first, last in CJK_LETTERS)

@@ -11,7 +11,7 @@ from matplotlib import font_manager
 from PIL import Image
 
 from mmpoolformer.utils.results import Detections
-from mmpoolformer.visual import drawing
+from mmpoolformer.visual import fonts
 from mmpoolformer.visual.drawing import (
     GAP,
     arrange,
@@ -19,6 +19,7 @@ from mmpoolformer.visual.drawing import (
     class_colours,
     detections_from_instances,
     draw_detections,
+    draw_legend,
     draw_segmentation,
     enlarge,
     heat_legend,
@@ -326,21 +327,21 @@ def test_legend_of_heat_shows_its_ends(grey):
 
 @pytest.fixture
 def fresh_fonts() -> Iterator[None]:
-    drawing._font_path.cache_clear()
+    fonts._font_path.cache_clear()
     yield
-    drawing._font_path.cache_clear()
+    fonts._font_path.cache_clear()
 
 
 @pytest.mark.parametrize('name', ['猫', 'ねこ', '고양이'])
 @pytest.mark.usefixtures('fresh_fonts')
 def test_letters_that_no_font_has_are_told_once(name: str, monkeypatch) -> None:
-    monkeypatch.setattr(drawing.font_manager.fontManager, 'ttflist', [])
+    monkeypatch.setattr(font_manager.fontManager, 'ttflist', [])
     with pytest.warns(UserWarning, match='install Noto Sans CJK'):
-        drawing.draw_legend({name: (1, 2, 3)}, 90)
+        draw_legend({name: (1, 2, 3)}, 90)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        drawing.draw_legend({name: (1, 2, 3)}, 90)
-        drawing.draw_legend({'Katze, größer': (1, 2, 3)}, 90)
+        draw_legend({name: (1, 2, 3)}, 90)
+        draw_legend({'Katze, größer': (1, 2, 3)}, 90)
 
 
 @pytest.mark.parametrize('family', ['Noto Sans CJK JP', 'WenQuanYi Zen Hei'])
@@ -348,6 +349,6 @@ def test_letters_that_no_font_has_are_told_once(name: str, monkeypatch) -> None:
 def test_an_installed_font_draws_cjk_names(family: str, monkeypatch) -> None:
     file = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf' / 'DejaVuSerif.ttf'
     entry = font_manager.FontEntry(fname=str(file), name=family)
-    monkeypatch.setattr(drawing.font_manager.fontManager, 'ttflist', [entry])
-    assert drawing._font(12, 'ant').getname()[0] == 'DejaVu Sans'
-    assert drawing._font(12, '犬 dog').getname()[0] == 'DejaVu Serif'
+    monkeypatch.setattr(font_manager.fontManager, 'ttflist', [entry])
+    assert fonts.font_for(12, 'ant').getname()[0] == 'DejaVu Sans'
+    assert fonts.font_for(12, '犬 dog').getname()[0] == 'DejaVu Serif'
