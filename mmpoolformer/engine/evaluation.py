@@ -76,6 +76,8 @@ def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
 def faster(kind: Callable) -> Callable:
     """Return what evaluates as pycocotools' `COCOeval` does, faster where that can be.
 
+    It has an AP also where `proposal_nums` is without 100; pycocotools gives -1 there.
+
     Args:
         kind: What makes an evaluation; all but `COCOeval` itself stay as they are.
     """
