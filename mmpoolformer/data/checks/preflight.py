@@ -170,7 +170,8 @@ def check_before_training(config: Config) -> None:
     """
     refusal = []
     if launched_rank() == 0:
-        loaders = LOADERS[:2] if config.get('val_cfg') else LOADERS[:1]
+        validates = config.get('val_cfg') is not None  # dict() is mmengine's loop
+        loaders = LOADERS[:2] if validates else LOADERS[:1]
         reports = check_and_report(config, loaders, briefly=True)
         try:
             refuse_errors(reports, '--no-check trains all the same')

@@ -34,6 +34,7 @@ from mmpoolformer.data.checks.coco import decode_counts, rle_problem
 from mmpoolformer.data.checks.part import Options
 from mmpoolformer.data.checks.preflight import (
     check_and_report,
+    check_before_training,
     check_data,
     leaf_datasets,
     refuse_errors,
@@ -695,6 +696,17 @@ def test_other_classes_in_validation_are_refused(coco: Path) -> None:
     config.val_dataloader.dataset.metainfo = dict(classes=('ant',))
     config.model = dict(type='X')
     assert_refused(config, coco, 'other classes than in train_dataloader')
+
+
+@pytest.mark.parametrize('loop', [{}, {'type': 'ValLoop'}, None])
+def test_what_a_training_validates_on_is_checked(coco: Path, loop: object) -> None:
+    config = coco_config(coco)
+    config.val_dataloader = copy.deepcopy(config.train_dataloader)
+    config.val_dataloader.dataset.ann_file = 'gone.json'
+    config.val_cfg = loop
+    refusal = pytest.raises(UserError, match='no such file')
+    with nullcontext() if loop is None else refusal:
+        check_before_training(config)
 
 
 def test_pickles_are_told_of(coco: Path) -> None:
