@@ -13,7 +13,12 @@
 # ImageNet, and no mixing. No result is published for your data.
 _base_ = '_base_/poolformer.py'
 
-from mmpoolformer.data.own_folder import class_pictures, fit_schedule, usual_side
+from mmpoolformer.data.own_folder import (
+    class_pictures,
+    fit_schedule,
+    fit_workers,
+    usual_side,
+)
 
 data_root = '{{$DATA_ROOT:data/mine}}'
 # Labels follow the folders' names (2 before 10, capitals as small letters). For another
@@ -22,6 +27,7 @@ classes = None
 _classes, _pictures = class_pictures(data_root, classes)
 _fitted = fit_schedule(len(_pictures), epochs=30, batch_sizes=(16, 32, 64, 128))
 _side = usual_side(_pictures, least=64, most=224)
+_workers = fit_workers(4)
 
 model = dict(
     mixup=None,
@@ -35,7 +41,7 @@ model = dict(
 )
 train_dataloader = dict(
     batch_size=_fitted.batch_size,
-    num_workers=4,
+    num_workers=_workers,
     dataset=dict(
         root=data_root,
         classes=_classes,
@@ -45,7 +51,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    num_workers=4,
+    num_workers=_workers,
     dataset=dict(root=data_root, classes=_classes, transform=dict(input_size=_side)),
 )
 test_dataloader = val_dataloader
@@ -54,4 +60,4 @@ optim_wrapper = dict(optimizer=dict(lr=5e-4), clip_grad=dict(max_norm=5))
 auto_scale_lr = dict(base_batch_size=_fitted.batch_size)
 param_scheduler = dict(t_initial=_fitted.epochs, warmup_t=1, lr_min=1e-6)
 train_cfg = dict(max_epochs=_fitted.epochs, val_interval=_fitted.interval)
-del _classes, _fitted, _pictures, _side, classes
+del _classes, _fitted, _pictures, _side, _workers, classes

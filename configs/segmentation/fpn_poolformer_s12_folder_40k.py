@@ -15,7 +15,12 @@
 _base_ = 'fpn_poolformer_s12_ade20k_40k.py'
 
 from mmpoolformer.data.class_names import seg_classes
-from mmpoolformer.data.own_folder import fit_schedule, seg_pictures, usual_side
+from mmpoolformer.data.own_folder import (
+    fit_schedule,
+    fit_workers,
+    seg_pictures,
+    usual_side,
+)
 
 data_root = '{{$DATA_ROOT:data/mine}}'
 img_suffix = '{{$IMG_SUFFIX:.jpg}}'
@@ -29,6 +34,7 @@ _pictures = seg_pictures(data_root, img_suffix)
 _fitted = fit_schedule(len(_pictures), epochs=64, batch_sizes=(4, 8, 16))
 _steps = min(40000, _fitted.epochs * _fitted.steps)
 _side = usual_side(_pictures, least=64, most=512)
+_workers = fit_workers(4)
 
 model = dict(
     data_preprocessor=dict(size=(_side, _side)),
@@ -79,6 +85,7 @@ tta_pipeline = [
 
 train_dataloader = dict(
     batch_size=_fitted.batch_size,
+    num_workers=_workers,
     dataset=dict(
         type='mmpoolformer.SegFolderDataset',
         metainfo=metainfo,
@@ -89,6 +96,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
+    num_workers=_workers,
     dataset=dict(
         type='mmpoolformer.SegFolderDataset',
         metainfo=metainfo,
@@ -96,7 +104,7 @@ val_dataloader = dict(
         img_suffix=img_suffix,
         reduce_zero_label=False,
         pipeline=test_pipeline,
-    )
+    ),
 )
 test_dataloader = val_dataloader
 
@@ -117,4 +125,4 @@ param_scheduler = [
 optim_wrapper = dict(clip_grad=dict(max_norm=10, norm_type=2))
 auto_scale_lr = dict(base_batch_size=_fitted.batch_size)
 default_hooks = dict(checkpoint=dict(interval=_steps // 10, max_keep_ckpts=3))
-del _classes, _fitted, _pictures, _side, _steps
+del _classes, _fitted, _pictures, _side, _steps, _workers

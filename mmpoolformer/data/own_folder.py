@@ -4,6 +4,7 @@ For the own-folder configs, whose heads say what they do with it.
 """
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -64,6 +65,11 @@ def fit_schedule(pictures: int, epochs: int, batch_sizes: Sequence[int]) -> Sche
     steps = max(1, pictures // batch_size)
     needed = min(math.ceil(LEAST_STEPS / steps), MOST_EPOCHS)
     return Schedule(batch_size, steps, max(epochs, needed))
+
+
+def fit_workers(most: int) -> int:
+    """Return how many processes read pictures: at most one per core, as torch wants."""
+    return min(most, len(os.sched_getaffinity(0)))
 
 
 def coco_pictures(ann_file: str | Path) -> tuple[int, tuple[int, int]]:

@@ -1,12 +1,15 @@
 """The own-folder configs take schedule, batch and picture size from the data."""
 
 import json
+import os
+import warnings
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
 from mmpoolformer.data.own_folder import fit_schedule
@@ -118,6 +121,21 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = DemoSettings(train=12, val=6, size=96)
     make_demo_data(root, settings, workers=1, progress=False)
     return root
+
+
+@pytest.mark.parametrize(
+    ('name', 'task'), [(SEGMENTS, 'segmentation'), (CLASSES, 'classification')]
+)
+def test_torch_agrees_with_the_number_of_reading_processes(
+    monkeypatch: pytest.MonkeyPatch, demo: Path, name: str, task: str
+) -> None:
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0, 1})
+    config = load(monkeypatch, name, demo / task)
+    for part in ('train_dataloader', 'val_dataloader'):
+        assert config[part].num_workers == 2
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            DataLoader(range(2), num_workers=config[part].num_workers)
 
 
 @pytest.mark.slow
