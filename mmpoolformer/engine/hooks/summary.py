@@ -1,6 +1,7 @@
 """What a run tells its user: what runs, how good it gets, where everything lies."""
 
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from mmpoolformer.utils.text import first_few, wrapped
 LABEL = 12  # columns
 # The metric that counts where `save_best` names none, and metrics in percent.
 MAIN = 'mIoU'
-PERCENT = ('mIoU', 'mDice', 'mFscore', 'aAcc', 'mAcc', 'accuracy/top1')
+PERCENT = re.compile(r'(mIoU|mDice|mFscore|aAcc|mAcc|accuracy/top\d+)$')
 
 
 class RunSummary(Hook):
@@ -125,7 +126,8 @@ def training_facts(runner: Runner) -> dict[str, str]:
     length, unit = f'{loop.max_iters} iterations', 'iteration'
     if isinstance(loop, EpochBasedTrainLoop):
         unit = 'epoch'
-        length = f'{loop.max_epochs} epochs of {len(loop.dataloader)} iterations'
+        epochs = '1 epoch' if loop.max_epochs == 1 else f'{loop.max_epochs} epochs'
+        length = f'{epochs} of {len(loop.dataloader)} iterations'
     if runner.val_loop is not None:
         datasets['evaluation'] = runner.val_dataloader.dataset
         every = f'{loop.val_interval} {unit}s' if loop.val_interval > 1 else unit
@@ -169,7 +171,7 @@ class Score(NamedTuple):
     def text(self, than: 'Score | None' = None) -> str:
         """Return the value, or its difference to another's."""
         value, sign = (self.value - than.value, '+') if than else (self.value, '')
-        if self.name.endswith(PERCENT):
+        if PERCENT.search(self.name):
             return f'{value:{sign}.2f} {"points" if than else "%"}'
         return f'{value:{sign}.4g}'
 

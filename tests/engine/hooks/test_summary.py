@@ -10,7 +10,12 @@ from mmengine.runner import Runner
 from tiny_training import STEPS, VALIDATION, settings, train
 
 from mmpoolformer.engine.hooks.logs import ValidationLog
-from mmpoolformer.engine.hooks.summary import RunSummary, ending, example_picture
+from mmpoolformer.engine.hooks.summary import (
+    RunSummary,
+    Score,
+    ending,
+    example_picture,
+)
 
 
 def reported(config: Config) -> tuple[Runner, ValidationLog]:
@@ -68,6 +73,23 @@ def test_a_best_checkpoint_that_is_gone_is_not_promised(
     assert last.endswith(f'best: of iter {best}, not kept')
     first, *_ = ending(runner, validations.entries)
     assert first == f'last checkpoint: {tmp_path / f"iter_{STEPS}.pth"}'
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'shown', 'difference'),
+    [
+        ('accuracy/top1', 46.4539, '46.45 %', '+1.00 points'),
+        ('accuracy/top5', 85.1064, '85.11 %', '+1.00 points'),
+        ('mIoU', 2.1, '2.10 %', '+1.00 points'),
+        ('coco/bbox_mAP', 0.333, '0.333', '+1'),
+    ],
+)
+def test_percentages_are_shown_as_such(
+    name: str, value: float, shown: str, difference: str
+) -> None:
+    score = Score(name, value, {})
+    assert score.text() == shown
+    assert score.text(Score(name, value - 1, {})) == difference
 
 
 @pytest.mark.parametrize(
