@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmpoolformer.cli.options import (
     MODEL,
@@ -141,4 +142,6 @@ def _save_folder(args: argparse.Namespace) -> None:
             license=args.license,
             force=args.force,
         )
-    print(f'{args.destination}: config.json, model.safetensors and README.md')
+    folder = Path(args.destination).expanduser()
+    names = sorted(file.name for file in folder.iterdir())
+    print(f'{args.destination}: {", ".join(names)}')

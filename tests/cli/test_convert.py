@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 @pytest.mark.parametrize('name', ['masks', 'segmentation', 'classification'])
 def test_folder_of_a_trained_model_finds_the_same(
-    made: Models, tmp_path: Path, name: str
+    made: Models, tmp_path: Path, name: str, capsys: pytest.CaptureFixture
 ) -> None:
     results = tmp_path / 'results.json'
     results.write_text(json.dumps({'metrics': {'coco/bbox_mAP': 0.25}}))
@@ -52,6 +52,8 @@ def test_folder_of_a_trained_model_finds_the_same(
     words += [str(made.config(name)), '--results', str(results), '--license', 'mit']
     main(words)
     folder = tmp_path / 'hub'
+    files = 'README.md, config.json, config.py, model.safetensors'
+    assert capsys.readouterr().out.endswith(f'{folder}: {files}\n')
     found = Predictor(folder / 'config.py', folder)(made.pictures[0]).found
     expected = made.predictor(name)(made.pictures[0]).found
     other = asdict(expected)
