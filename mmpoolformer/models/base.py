@@ -149,7 +149,8 @@ def checked_rate(name: str, rate: float) -> float:
 def checked_fusing(fused: bool | str) -> bool | str:
     """Return how blocks run, or raise a `ValueError`."""
     if not isinstance(fused, bool) and (type(fused) is int or fused not in POOLINGS):
-        raise ValueError(f'fused={fused!r}: choose from True, False, {POOLINGS}')
+        choices = ', '.join(map(repr, POOLINGS))
+        raise ValueError(f'fused={fused!r}: choose from True, False, {choices}')
     return fused
 
 
