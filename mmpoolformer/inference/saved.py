@@ -1,5 +1,6 @@
 """Saved predictions in place of the network of a config's detector or segmentor."""
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
 from torch import Tensor, nn
@@ -76,6 +78,13 @@ def _by_image(entries: object, dataset: Dataset, masks: bool) -> dict:
     found = defaultdict(list)
     for one in entries:
         found[one['image_id']].append(one)
+    if len(found) < len(images):
+        print_log(
+            f'the file has boxes in {len(found)} of the {len(images)} pictures of the '
+            'test data: in the others nothing counts as found',
+            logger='current',
+            level=logging.WARNING,
+        )
     return found
 
 

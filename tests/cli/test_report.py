@@ -176,6 +176,10 @@ def test_saved_detections_give_the_same_report(
         assert found[kind]['calibration']['error'] == pytest.approx(error, abs=1e-5)
     assert len(list((tmp_path / 'p').iterdir())) == 7
     entries = json.loads((tmp_path / 'found' / 'predictions.json').read_text())
+    some = [one for one in entries if one['image_id'] == entries[0]['image_id']]
+    (tmp_path / 'some.json').write_text(json.dumps(some))
+    done = run_here(['tools/test.py', config, 'some.json'], tmp_path)
+    assert 'boxes in 1 of the 7 pictures' in ' '.join(done['out'].split())
     wrong = {
         'bad.json: image_id 77: not in the test data': dict(image_id=77),
         'bad.json: category_id x: not in the test data': dict(category_id='x'),
