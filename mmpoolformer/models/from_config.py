@@ -1,5 +1,7 @@
 """Models for the tools of this folder: by name, or whole ones of configs."""
 
+import warnings
+
 import timm
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
@@ -103,6 +105,8 @@ def build_from_config(config: Config) -> nn.Module:
         The model, in evaluation mode.
     """
     scope = config.get('default_scope') or 'mmengine'
-    with DefaultScope.overwrite_default_scope(scope):
+    with DefaultScope.overwrite_default_scope(scope), warnings.catch_warnings():
+        # mmseg's, of a loss that is not computed here.
+        warnings.filterwarnings('ignore', 'Default ``avg_non_ignore`` is False')
         model = MODELS.build(config.model)
     return revert_sync_batchnorm(model).eval()

@@ -275,3 +275,11 @@ def test_a_config_without_a_scope_is_loaded_and_built(tmp_path: Path) -> None:
     )
     model = build_from_config(load_config(own, ['model']))
     assert type(model).__name__ == 'PoolFormer'
+
+
+def test_a_segmentor_is_built_without_warnings(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    file = Path(__file__).parents[2] / 'configs/segmentation/demo_fpn_poolformer_s12.py'
+    build_from_config(load_config(file, ['model']))
+    assert [str(one.message) for one in recwarn] == []
