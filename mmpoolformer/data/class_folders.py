@@ -307,10 +307,21 @@ def class_notes(
     """
     if len(names) == 1:
         yield f'{root}: one class only ({names[0]}), so nothing to tell apart'
+    if not chosen:
+        yield from order_notes(root, names)
+
+
+def order_notes(root: str | os.PathLike, names: Sequence[str]) -> Iterator[str]:
+    """Say if class names in natural order have other labels than names sorted plainly.
+
+    Args:
+        root: Where the pictures are.
+        names: The class names in the order of the labels.
+    """
     differ = [
         pair for pair in zip(names, sorted(names), strict=True) if len({*pair}) > 1
     ]
-    if differ and not chosen:
+    if differ and tuple(names) == in_order(names):
         name, plain = differ[0]
         yield (
             f'{root}: classes in natural order, as by timm (2 before 10, capitals like '

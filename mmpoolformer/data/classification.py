@@ -16,12 +16,12 @@ from mmengine.logging import print_log
 from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import Dataset, IterableDataset
 
-from mmpoolformer.data.class_folders import SPLITS, ClassFolders, ClassTar
+from mmpoolformer.data.class_folders import SPLITS, ClassFolders, ClassTar, order_notes
 from mmpoolformer.data.class_names import chosen_classes
 from mmpoolformer.registry import DATASETS
 from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
 from mmpoolformer.utils.seeding import seeded
-from mmpoolformer.utils.text import first_few
+from mmpoolformer.utils.text import first_few, shown
 
 ON_ERROR = ('raise', 'skip')
 NO_CLASS = -1  # the label of what takes no part in the evaluation
@@ -146,12 +146,14 @@ class TimmDataset(Dataset):
         reader = getattr(self.data, 'reader', None)
         if not isinstance(reader, (ClassFolders, ClassTar)):
             return []
-        if self.is_training and reader.missing:
-            missing = (
-                f'{self.root}: no picture to learn {first_few(reader.missing)} from'
-            )
-            return [*reader.notes, missing]
-        return list(reader.notes)
+        notes = list(reader.notes)
+        if self.is_training:  # the own-folder config lists the classes itself
+            order = map(shown, order_notes(self.root, self.metainfo['classes']))
+            notes += [note for note in order if note not in notes]
+            if reader.missing:
+                names = first_few(reader.missing)
+                notes.append(f'{self.root}: no picture to learn {names} from')
+        return notes
 
     def _item(self, index: int, place: list[int]) -> dict:
         picture, label = self._read(index)

@@ -418,6 +418,25 @@ def test_tar_files_have_the_same_rules(tmp_path: Path) -> None:
     assert found == dict(zip(names, (0, 1, 3, 4), strict=True))
 
 
+@pytest.mark.parametrize(
+    ('classes', 'training', 'told'),
+    [
+        (['apple', 'Banana'], True, True),  # as the own-folder config lists them
+        (['apple', 'Banana'], False, False),
+        (['Banana', 'apple'], True, False),
+        (None, True, True),
+    ],
+)
+def test_the_order_to_learn_is_told_of_listed_classes_too(
+    tmp_path: Path, classes: list[str] | None, training: bool, told: bool
+) -> None:
+    write(tmp_path, 'apple/0.png', 'Banana/0.png')
+    transform = dict(input_size=16, is_training=training)
+    data = TimmDataset(str(tmp_path), classes=classes, quiet=True, transform=transform)
+    natural = 'label 0 is apple, but Banana in the plain order'
+    assert [natural in note for note in data.notes] == [True] * told
+
+
 def test_of_tar_files_the_order_is_told_too(tmp_path: Path) -> None:
     path = packed(tmp_path, 'apple/0.png', 'Banana/0.png')
     (note,) = TimmDataset(str(path), quiet=True).notes
