@@ -29,7 +29,10 @@ MAX_SIZE = 10 * 10**9  # bytes; the largest published file has 0.7e9
 TIMEOUT = 30.0  # seconds without a byte
 
 _CHUNK = 1 << 20
-_CURE = 'or download it by other means and give its path'
+_CURE = (
+    'or download it by other means and give its path (in a config '
+    'model.backbone.init_cfg.checkpoint)'
+)
 _HUB_URL = re.compile(r'https://huggingface\.co/([^/]+/[^/]+)/resolve/([^/]+)/([^?#]+)')
 _RETRY = Retry(
     2,
@@ -201,7 +204,9 @@ def _fetch_by_pooch(url: str, sha256: str | None, folder: Path) -> Path:
             if sha256 or not first:
                 record.write_text(f'{pooch.file_hash(str(file))}\n')
     except requests.RequestException as error:
-        raise DownloadError(f'{url}: {cause_of(error)}: try again, {_CURE}') from error
+        # Without a connection urllib3 tells of its pool, too, and of the URL again.
+        reason = getattr(error.args[0] if error.args else None, 'reason', error)
+        raise DownloadError(f'{url}: {cause_of(reason)}: try again, {_CURE}') from error
     except DownloadError:
         raise
     except ValueError as error:  # pooch's, of a hash

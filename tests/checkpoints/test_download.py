@@ -7,6 +7,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from tool_process import free_port
 
 from mmpoolformer.checkpoints import DownloadError, fetch
 
@@ -84,6 +85,15 @@ def test_truncated_download_leaves_nothing(server, tmp_path) -> None:
         fetch(server.url, cache_dir=tmp_path)
     assert names(tmp_path) == set()
     assert fetch(server.url, cache_dir=tmp_path).read_bytes() == server.content
+
+
+def test_without_a_connection_the_cure_is_told(tmp_path: Path) -> None:
+    url = f'http://127.0.0.1:{free_port()}/weights.pth'
+    with pytest.raises(DownloadError) as refusal:
+        fetch(url, cache_dir=tmp_path)
+    message = str(refusal.value)
+    assert 'Connection refused' in message and 'Max retries' not in message
+    assert message.count(url) == 1 and 'init_cfg.checkpoint' in message
 
 
 def test_passing_failures_are_retried(server, tmp_path) -> None:
