@@ -102,7 +102,7 @@ def check_sharding(runner: Runner) -> None:
         )
     if not runner.distributed:
         raise UserError(
-            '--strategy fsdp: shares out a model over processes; start them by '
+            '--strategy fsdp: shards a model over several processes; start them by '
             'tools/dist_train.sh or tools/slurm_train.sh'
         )
     if runner.optim_wrapper.get('type') == 'AmpOptimWrapper':
