@@ -1,6 +1,7 @@
 """Test-time augmentation: the config's own, or horizontal flips."""
 
 from copy import deepcopy
+from importlib import import_module
 
 from mmengine.config import Config, ConfigDict
 
@@ -14,7 +15,7 @@ CHANCES = (0.0, 1.0)
 DEFAULTS = {
     'mmdet': dict(
         model=dict(
-            type='mmdet.DetTTAModel',
+            type='DetTTAModel',  # mmdet registers it in mmengine's own registry
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         ),
         pack=dict(
@@ -61,6 +62,8 @@ def use_tta(config: Config) -> None:
         dataset = dataset.dataset
     if 'tta_pipeline' not in config:
         config.tta_pipeline = _with_flips(dataset.pipeline, scope)
+    if scope == 'mmdet':
+        import_module('mmdet.models')  # without a default scope nothing else does
     model = config.get('tta_model') or defaults['model']
     config.model = ConfigDict(**model, module=config.model)
     dataset.pipeline = config.tta_pipeline
