@@ -115,7 +115,9 @@ class DrawPictures(Hook):
             return partial(_draw_boxes, sides=(truth, found), classes=classes)
         if there >= REGIONS:
             maps = [labels_from_sample(sample, name) for name in sorted(REGIONS)]
-            colours = meta.get('palette') or class_colours(len(classes))
+            colours = meta.get('palette') or ()
+            if len(colours) != len(classes):
+                colours = class_colours(len(classes))
             return partial(_draw_regions, maps=maps, classes=classes, colours=colours)
         return None
 
