@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -56,6 +55,7 @@ from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
 from mmpoolformer.utils.files import write_json
 from mmpoolformer.utils.images import PictureError, limit_formats
 from mmpoolformer.utils.paths import split_entry
+from mmpoolformer.utils.prints import ignore_noise
 
 Result = TypeVar('Result')
 TRAIN_NEEDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -64,20 +64,6 @@ TEST_NEEDS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
 
 # Tasks whose predictions can be drawn on the picture.
 DRAWN_SCOPES = ('mmdet', 'mmseg')
-
-# Warnings of mmdet and mmseg about what every config has or nobody asked for.
-NOISE = (
-    'faster_coco_eval is not installed',
-    'Default ``avg_non_ignore`` is False',
-    'The draw is False',
-    '`reduce_zero_label` will be deprecated',
-    'The shape of value will convert from',
-    '``build_loss`` would be deprecated',
-    'Detected call of `scheduler.step',  # true of every accumulation of gradients
-    'Setting OMP_NUM_THREADS environment variable',
-    'Setting MKL_NUM_THREADS environment variable',
-    "'pin_memory' argument is set as true but no accelerator",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,8 +202,7 @@ def check(job: Job, options: Options, cached: bool = True) -> None:
     Raises:
         UserError: If the config is wrong, or the data has errors.
     """
-    for message in NOISE:
-        warnings.filterwarnings('ignore', message)
+    ignore_noise()
     config = _load_config(job, CHECK_NEEDS)
     if not any(config.get(loader) for loader in LOADERS):
         raise UserError(f'{job.config}: has none of {", ".join(LOADERS)}')
@@ -238,8 +223,7 @@ def _load_config(job: Job, needed: Sequence[str]) -> Config:
 def _run(
     start: Callable[[Job, Config], Result], job: Job, needs: Sequence[str]
 ) -> Result:
-    for message in NOISE:
-        warnings.filterwarnings('ignore', message)
+    ignore_noise()
     try:
         config = _load_config(job, needs)
         register_safe_loaders()

@@ -11,6 +11,7 @@ from torch import nn
 
 from mmpoolformer.models import VARIANTS, create_model, list_models
 from mmpoolformer.models.timm_models import TIMM, build_timm
+from mmpoolformer.utils.prints import ignore_noise
 from mmpoolformer.utils.text import nearest
 
 DEFAULT_SIZE = (224, 224)
@@ -106,7 +107,6 @@ def build_from_config(config: Config) -> nn.Module:
     """
     scope = config.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope), warnings.catch_warnings():
-        # mmseg's, of a loss that is not computed here.
-        warnings.filterwarnings('ignore', 'Default ``avg_non_ignore`` is False')
+        ignore_noise()
         model = MODELS.build(config.model)
     return revert_sync_batchnorm(model).eval()

@@ -1,6 +1,7 @@
-"""Standard output without what libraries print of their doings."""
+"""Output without what libraries print of their doings, and needless warnings."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import TextIO
@@ -21,6 +22,19 @@ PRINTS = (
     'DONE (t=',
 )
 SUMMARY = (' Average Precision ', ' Average Recall ')
+# Warnings, mostly of mmdet and mmseg.
+NOISE = (
+    'faster_coco_eval is not installed',
+    'Default ``avg_non_ignore`` is False',
+    'The draw is False',
+    '`reduce_zero_label` will be deprecated',
+    'The shape of value will convert from',
+    '``build_loss`` would be deprecated',
+    'Detected call of `scheduler.step',  # true of every accumulation of gradients
+    'Setting OMP_NUM_THREADS environment variable',
+    'Setting MKL_NUM_THREADS environment variable',
+    "'pin_memory' argument is set as true but no accelerator",
+)
 
 
 class FilteredPrints:
@@ -55,3 +69,9 @@ def filtered_prints() -> Iterator[None]:
     """Keep what libraries print of their doings from standard output."""
     with redirect_stdout(FilteredPrints(sys.stdout)):
         yield
+
+
+def ignore_noise() -> None:
+    """Ignore warnings about what every config has or nobody asked for."""
+    for message in NOISE:
+        warnings.filterwarnings('ignore', message)
