@@ -23,11 +23,11 @@ from mmpoolformer.visual.drawing import (
     IGNORED,
     arrange,
     caption,
-    class_colours,
     detections_from_instances,
     draw_detections,
     draw_segmentation,
     labels_from_sample,
+    region_colours,
     shown_bands,
 )
 
@@ -108,9 +108,8 @@ def open_data(config: Config, split: str) -> FedData:
         read = _reader(config, dataset, split, loader.dataset)
     meta = getattr(dataset, 'metainfo', {})
     classes = tuple(map(str, meta.get('classes') or ()))
-    colours = class_colours(len(classes))
-    if scope == 'mmseg' and meta.get('palette'):
-        colours = np.array(meta['palette'], dtype=np.uint8)
+    # Boxes have colours that all eyes can tell, not mmdet's.
+    colours = region_colours(meta if scope == 'mmseg' else {}, len(classes))
     return FedData(dataset, read, classes, colours)
 
 

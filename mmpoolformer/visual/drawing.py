@@ -47,6 +47,21 @@ def class_colours(count: int) -> ndarray:
     return np.array(colours[:count], dtype=np.uint8).reshape(-1, 3)
 
 
+def region_colours(meta: Mapping, count: int) -> ndarray:
+    """Return the palette of a data set, or `class_colours` where it has none that fits.
+
+    Args:
+        meta: What is known of the data set, of mmseg's names.
+        count: Number of classes.
+
+    Returns:
+        A colour for each class, uint8 (count, 3).
+    """
+    palette = meta.get('palette') or ()
+    fits = len(palette) == count
+    return np.array(palette, dtype=np.uint8) if fits else class_colours(count)
+
+
 def shown_bands(values: ndarray) -> ndarray:
     """Return what is to see of a picture of any number of bands and any values.
 

@@ -26,6 +26,7 @@ from mmpoolformer.visual.drawing import (
     labels_from_sample,
     overlay_heat,
     place_tags,
+    region_colours,
     save_picture,
 )
 
@@ -316,6 +317,13 @@ def test_heat_goes_from_blue_to_red_over_the_picture(grey):
     assert np.array_equal(overlay_heat(grey, heat, opacity=0), grey)
     with pytest.raises(ValueError, match=r'heat \(5, 5\) for a picture \(60, 80\)'):
         overlay_heat(grey, np.zeros((5, 5)))
+
+
+def test_a_palette_that_does_not_fit_is_not_used() -> None:
+    palette = [[1, 2, 3], [4, 5, 6]]
+    assert region_colours({'palette': palette}, 2).tolist() == palette
+    for meta, count in (({'palette': palette}, 3), ({'palette': None}, 3), ({}, 3)):
+        assert np.array_equal(region_colours(meta, count), class_colours(count))
 
 
 def test_legend_of_heat_shows_its_ends(grey):

@@ -18,12 +18,12 @@ from numpy import ndarray
 from mmpoolformer.utils.results import Detections
 from mmpoolformer.visual.drawing import (
     IGNORED,
-    class_colours,
     detections_from_instances,
     draw_detections,
     draw_legend,
     draw_segmentation,
     labels_from_sample,
+    region_colours,
     save_picture,
 )
 
@@ -115,9 +115,7 @@ class DrawPictures(Hook):
             return partial(_draw_boxes, sides=(truth, found), classes=classes)
         if there >= REGIONS:
             maps = [labels_from_sample(sample, name) for name in sorted(REGIONS)]
-            colours = meta.get('palette') or ()
-            if len(colours) != len(classes):
-                colours = class_colours(len(classes))
+            colours = region_colours(meta, len(classes))
             return partial(_draw_regions, maps=maps, classes=classes, colours=colours)
         return None
 
@@ -169,7 +167,7 @@ def _draw_regions(
     image: ndarray,
     maps: Sequence[ndarray],
     classes: Sequence[str],
-    colours: Sequence[Sequence[int]],
+    colours: ndarray,
 ) -> ndarray:
     """Draw label maps side by side, and below the names of the classes that are there.
 
@@ -177,7 +175,6 @@ def _draw_regions(
     """
     count = len(classes)
     maps = [np.where(labels < count, labels, IGNORED) for labels in maps]
-    colours = np.array(colours, dtype=np.uint8).reshape(count, 3)
     drawn = [draw_segmentation(image, labels, colours) for labels in maps]
     picture = np.concatenate(drawn, axis=1)
     present = [number for number in np.unique(maps) if number < count]
