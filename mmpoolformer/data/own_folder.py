@@ -69,9 +69,9 @@ def fit_schedule(pictures: int, epochs: int, batch_sizes: Sequence[int]) -> Sche
 
 def fit_workers(most: int) -> int:
     """Return how many processes read pictures: at most one per core, as torch wants."""
-    # Not there on Windows and macOS, where torch, too, counts all cores.
-    cores = getattr(os, 'sched_getaffinity', lambda _: range(os.cpu_count() or 1))
-    return min(most, len(cores(0)))
+    if hasattr(os, 'sched_getaffinity'):  # else torch, too, counts all
+        return min(most, len(os.sched_getaffinity(0)))
+    return min(most, os.cpu_count() or 1)
 
 
 def coco_pictures(ann_file: str | Path) -> tuple[int, tuple[int, int]]:
