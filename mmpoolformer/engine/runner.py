@@ -12,6 +12,7 @@ from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import (
+    BaseTTAModel,
     convert_sync_batchnorm,
     is_model_wrapper,
     revert_sync_batchnorm,
@@ -74,6 +75,7 @@ from mmpoolformer.engine.resumed_settings import (
 )
 from mmpoolformer.engine.resumed_state import check_resumed
 from mmpoolformer.engine.seeding import SeedSteps
+from mmpoolformer.models.label_maps import predict_labels_only
 from mmpoolformer.utils.errors import UserError, as_user_error
 
 CHECKPOINT_ERRORS = (
@@ -89,6 +91,8 @@ CHECKPOINT_ERRORS = (
 )
 # What configs call mmengine's hook.
 CHECKPOINT_HOOKS = ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook)
+# Packages whose metrics of segmentors look at label maps alone.
+WITHOUT_LOGITS = ('mmseg', 'mmpoolformer')
 RESUME_PARTS = ('meta', 'message_hub', 'optimizer')
 
 
@@ -156,6 +160,7 @@ class ToolRunner(Runner):
             check_averages(self.hooks, task_scope(self.cfg))
             if self._val_loop is not None:
                 self._val_loop = self.build_val_loop(self._val_loop)
+                self._skip_logits(self._val_loop.evaluator)
                 check_classes(unwrapped(self.model), self.val_dataloader.dataset)
             if shards(self.cfg):
                 self._shard_model()
@@ -179,7 +184,16 @@ class ToolRunner(Runner):
         """
         with as_user_error(str(self.cfg.filename or 'config')):
             self._test_loop = self.build_test_loop(self._test_loop)
+            self._skip_logits(self._test_loop.evaluator)
             check_classes(unwrapped(self.model), self.test_dataloader.dataset)
+
+    def _skip_logits(self, evaluator: Evaluator) -> None:
+        """Let segmentors leave out the logits, unless something may want them."""
+        kinds = (type(metric).__module__ for metric in evaluator.metrics)
+        known = all(kind.split('.')[0] in WITHOUT_LOGITS for kind in kinds)
+        merged = any(isinstance(part, BaseTTAModel) for part in self.model.modules())
+        if known and not merged:
+            predict_labels_only(unwrapped(self.model))
 
     def train(self) -> nn.Module:
         """Train as mmengine does, and end the processes that read pictures."""

@@ -68,7 +68,7 @@ def run_exported(model: nn.Module, engine: Engine) -> None:
     classes = getattr(model.backbone, 'num_classes', None)
     model.backbone = ExportedNetwork(engine, channels, classes)
     if hasattr(model, 'decode_head'):
-        model.encode_decode = lambda images, _: model.backbone(images)
+        model.neck, model.decode_head.forward = None, _unchanged
     elif not isinstance(model, ImageClassifier):
         model.predict = partial(_detect, model)
     model.cpu().eval()
@@ -157,6 +157,11 @@ def _check(model: nn.Module, engine: Engine) -> None:
                 f'{engine.path}: for images with {name}={info[name]}, but the config '
                 f'says data_preprocessor.{name}={own.tolist()}'
             )
+
+
+def _unchanged(logits: Tensor) -> Tensor:
+    """Stand for a head whose work is done; resizing is left."""
+    return logits
 
 
 def num_classes(model: nn.Module) -> int:

@@ -19,6 +19,7 @@ from mmpoolformer.engine.config import task_scope
 from mmpoolformer.inference.engines import Engine
 from mmpoolformer.inference.exported import num_classes, weights_or_exported
 from mmpoolformer.models.from_config import build_from_config
+from mmpoolformer.models.label_maps import predict_labels_only
 from mmpoolformer.utils.images import PictureError, as_picture_error
 from mmpoolformer.utils.text import type_name
 from mmpoolformer.visual.drawing import class_colours, shown_bands
@@ -121,6 +122,7 @@ def load_openmmlab(
     """
     model = build_from_config(config)
     weights = weights_or_exported(model, config, checkpoint, trust, may_be_random)
+    predict_labels_only(model)
     dataset = _innermost(config.test_dataloader.dataset)
     steps = [
         dict(step)
