@@ -102,6 +102,20 @@ def show_boxes(
     return shown
 
 
+def regions(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize logits (K, h, w), and return the class of each pixel, (H, W).
+
+    Pillow's bilinear filter is that of align_corners=False where it enlarges.
+    """
+    best, labels = None, np.zeros(size[::-1], np.int64)
+    for number, one in enumerate(logits):
+        large = np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BILINEAR))
+        best = large if best is None else best
+        labels[large > best] = number
+        best = np.maximum(large, best)
+    return labels
+
+
 def show_regions(labels: np.ndarray, about: dict) -> None:
     """Print the share of each class of a label map (H, W)."""
     numbers, counts = np.unique(labels, return_counts=True)
@@ -137,7 +151,7 @@ def tinted(picture: Image.Image, labels: np.ndarray) -> Image.Image:
     """Mix a colour for each class into a picture."""
     colours = np.random.default_rng(0).integers(40, 256, (labels.max() + 1, 3))
     overlay = Image.fromarray(colours[labels].astype(np.uint8))
-    return Image.blend(picture, overlay.resize(picture.size, 0), 0.5)
+    return Image.blend(picture, overlay, 0.5)
 
 
 def main() -> None:
@@ -153,7 +167,7 @@ def main() -> None:
     if about['kind'] == 'classifier':
         show_classes(outputs[0][0], about)
     elif about['kind'] == 'segmentor':
-        labels = outputs[0][0].argmax(0)
+        labels = regions(outputs[0][0], picture.size)
         show_regions(labels, about)
         picture = tinted(picture, labels)
     elif about['kind'] == 'detector':

@@ -56,7 +56,9 @@ what a file takes and gives:
   file, mmpoolformer.json.
     classifier  logits (batch, classes)
     backbone    stage0 to stage3, the maps
-    segmentor   logits (batch, classes, height, width), of the input's size
+    segmentor   logits (batch, classes, h, w) as its head gives them, of a quarter of
+                the input's size in Semantic FPN; resized bilinearly (align_corners is
+                in the JSON) to the picture, the largest is each pixel's class
     RetinaNet   boxes (batch, N, 4): left, top, right, bottom in pixels of the
                 input, scores (batch, N), labels (batch, N). In .onnx and .xml
                 these are detections, the rest filled up with score 0 and label -1;

@@ -430,6 +430,8 @@ def _description(graph: Graph, suffix: str, size: tuple[int, int] | None) -> dic
         'outputs': {name: list(dims) for name, dims in graph.outputs.items()},
         'version': __version__,
     }
+    if graph.align_corners is not None:
+        found['align_corners'] = graph.align_corners
     if graph.boxes is not None:
         boxes = {k: v for k, v in asdict(graph.boxes).items() if v is not None}
         found['boxes'] = {**boxes, 'suppressed': suffix in SUPPRESSED}

@@ -2,8 +2,8 @@
 
 Every graph takes normalised images (B, C, H, W) and is a copy, so that the model it was
 made of stays as it is. What follows the network of mmdet's and mmseg's models in their
-own code (decoding of boxes, resizing of logits) is part of the graph, written so that
-image sizes may change; `Graph.eager` runs their own code for comparison.
+own code to the boxes and masks is part of the graph, written so that image sizes may
+change; `Graph.eager` runs their own code for comparison.
 """
 
 import copy
@@ -43,6 +43,9 @@ class Graph:
         eager: Images to the same outputs, for comparison: the model's own code, or the
             module where the model has none that ends there.
         in_channels: Channels of the images.
+        align_corners: For segmentors, how the logits are resized bilinearly to the
+            images' size, see `torch.nn.functional.interpolate`. A file leaves that to
+            its user: it is most of what it would have to write.
         boxes: For detectors, how boxes are chosen.
         detect: For detectors, the module with the suppression of overlapping boxes.
         find: For detectors, the model's own code to the end: images and a score
@@ -55,6 +58,7 @@ class Graph:
     outputs: Mapping[str, Sequence[str]]
     eager: Callable[[Tensor], tuple[Tensor, ...]] | None
     in_channels: int = 3
+    align_corners: bool | None = None
     boxes: BoxSettings | None = None
     detect: nn.Module | None = None
     find: Callable[[Tensor, float], list[tuple[Tensor, ...]]] | None = None
@@ -124,7 +128,7 @@ class Tuple(nn.Module):
 
 
 class SegmentorGraph(nn.Module):
-    """An encoder-decoder of mmseg, to logits of the images' size.
+    """An encoder-decoder of mmseg, to the logits of its head.
 
     Args:
         model: The segmentor; it is copied.
@@ -133,22 +137,14 @@ class SegmentorGraph(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = copy.deepcopy(model)
-        self.align_corners = model.decode_head.align_corners
         for part in list(self.model.modules()):
             for name, child in part.named_children():
                 if type(child).__name__ == 'Upsample':
                     setattr(part, name, _upsample(child))
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """Return logits (B, K, H, W) of images (B, C, H, W)."""
-        logits = self.model.decode_head(self.model.extract_feat(images))
-        logits = F.interpolate(
-            logits,
-            (images.shape[2], images.shape[3]),
-            mode='bilinear',
-            align_corners=self.align_corners,
-        )
-        return (logits,)
+        """Return logits (B, K, h, w) of images (B, C, H, W)."""
+        return (self.model.decode_head(self.model.extract_feat(images)),)
 
 
 def _upsample(layer: nn.Module) -> nn.Module:
@@ -192,16 +188,15 @@ def _segmentor_graph(model: nn.Module) -> Graph:
         )
 
     def eager(images: Tensor) -> tuple[Tensor]:
-        size = tuple(images.shape[2:])
-        meta = dict(ori_shape=size, img_shape=size, pad_shape=size)
-        return (model.encode_decode(images, [meta] * len(images)),)
+        return (model(images, mode='tensor'),)
 
     return Graph(
         kind='segmentor',
         module=SegmentorGraph(model).eval(),
-        outputs={'logits': ('batch', 'classes', 'height', 'width')},
+        outputs={'logits': ('batch', 'classes', 'logits_height', 'logits_width')},
         eager=eager,
         in_channels=getattr(model.backbone, 'in_channels', 3),
+        align_corners=model.align_corners,
     )
 
 

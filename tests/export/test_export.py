@@ -26,6 +26,7 @@ from PIL import Image
 from tiny_data import write_segmentation_config
 from tool_process import ROOT, run_many
 from torch import nn
+from torch.nn import functional as F
 from torchvision.ops import batched_nms
 
 from mmpoolformer.export.compare import compare_candidates, compare_detections
@@ -481,7 +482,8 @@ def test_semantic_fpn(suffix, tmp_path):
         with torch.no_grad():
             expected = model.encode_decode(images, [meta] * 2)
         (given,) = RUNS[suffix](tmp_path / f'm{suffix}', images)
-        assert given.shape == (2, 3, *size)
+        assert given.shape == (2, 3, *(-(-side // 4) for side in size))
+        given = F.interpolate(torch.from_numpy(given), size, mode='bilinear')
         np.testing.assert_allclose(given, expected, atol=2e-4, rtol=1e-4)
     model.test_cfg.mode = 'slide'
     with pytest.raises(ValueError, match=r'test_cfg\.mode=slide'):
@@ -557,6 +559,29 @@ def test_the_example_detects_without_torch(picture, tmp_path):
     )
     assert 'boxes with a score from 0.1' in text
     assert Image.open(out).size == (120, 90)
+
+
+def test_the_example_finds_regions_without_torch(picture, tmp_path):
+    pytest.importorskip('mmseg')
+    write_segmentation_config(tmp_path / 'config.py', tmp_path)
+    torch.manual_seed(0)
+    model = randomised(build_from_config(Config.fromfile(tmp_path / 'config.py')))
+    info = {**INFO_FOR_EXAMPLE, 'classes': ['square', 'disc', 'ground']}
+    export_model(model, tmp_path / 'm.onnx', info=info)
+    text = run_example(tmp_path / 'm.onnx', picture, '--short-side', 128)
+    shares = dict(reversed(line.split()) for line in text.splitlines())
+    with Image.open(picture) as opened:
+        pixels = np.asarray(opened.resize((192, 128), Image.Resampling.BILINEAR))
+    mean, std = (np.float32(INFO_FOR_EXAMPLE[name]) for name in ('mean', 'std'))
+    images = torch.from_numpy(((pixels - mean) / std).transpose(2, 0, 1)[None])
+    with torch.no_grad():
+        logits = model(images, mode='tensor')
+    labels = F.interpolate(logits, (90, 120), mode='bilinear').argmax(1)
+    counts = labels.unique(return_counts=True)
+    assert len(shares) == len(counts[0]) > 1
+    for label, count in zip(*counts, strict=True):
+        share = float(shares[info['classes'][label]].rstrip('%'))
+        assert share == pytest.approx(100 * count.item() / labels.numel(), abs=0.05)
 
 
 @pytest.mark.long

@@ -12,8 +12,8 @@ from mmpoolformer.models import label_maps
 from mmpoolformer.models.label_maps import predict_labels_only
 
 pytest.importorskip('mmseg')
-from mmseg.models import EncoderDecoder  # noqa: E402
-from mmseg.structures import SegDataSample  # noqa: E402
+from mmseg.models import EncoderDecoder
+from mmseg.structures import SegDataSample
 
 
 class Picture(torch.nn.Module):
