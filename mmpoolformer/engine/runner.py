@@ -67,6 +67,7 @@ from mmpoolformer.engine.optimizers import (
     keep_layouts,
     with_fused_adam,
 )
+from mmpoolformer.engine.pixel_losses import lay_out_losses
 from mmpoolformer.engine.resumed_settings import (
     replay_schedules,
     report_differences,
@@ -243,6 +244,8 @@ class ToolRunner(Runner):
         precision needs a prepared model, too. A model of which something is to be
         sharded stays as it is until that is done.
         """
+        if on_cpu():
+            lay_out_losses(model)
         if wants_amp(self.optim_wrapper) and on_cpu():
             prepare_for_bfloat16(model)
         is_whole = not shards(self.cfg)
