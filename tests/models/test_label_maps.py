@@ -87,12 +87,44 @@ def test_labels_are_mmsegs(make, align_corners, size, band, monkeypatch):
         dict(flip=True, flip_direction='vertical', padding_size=(0, 0, 0, 6)),
         dict(flip=False, flip_direction=None),
         dict(pad_shape=(80, 96)),
+        dict(pad_shape=(9, 130)),  # less than the head's 16 x 24
     ],
 )
 def test_padding_and_flips_are_undone(make, meta, monkeypatch):
     monkeypatch.setattr(label_maps, 'BAND', 3000)
     images = torch.randn(1, 3, 64, 96)
     compare(make(), images, [dict(size=(100, 131), pad_shape=(64, 96)) | meta])
+
+
+@pytest.mark.parametrize('size', [(150, 201), (64, 96), (30, 11)])
+@pytest.mark.parametrize('seed', range(5))
+def test_classes_that_cannot_win_are_left_out(make, size, seed, monkeypatch):
+    model, kept = make(classes=12), []
+    torch.manual_seed(seed)
+    logits = torch.randn(1, 12, 16, 24) ** 3 + 30 * torch.randn(12, 1, 1)
+    model.decode_head.forward = lambda maps: logits
+
+    def spy(*arguments):
+        kept.append(possible(*arguments))
+        return kept[-1]
+
+    possible = label_maps._possible
+    monkeypatch.setattr(label_maps, '_possible', spy)
+    meta = dict(size=size, pad_shape=(64, 96))
+    [found] = compare(model, torch.randn(1, 3, 64, 96), [meta])
+    assert 1 < len(kept[0]) < 12
+    assert set(found.pred_sem_seg.data.unique().tolist()) <= set(kept[0].tolist())
+
+
+def test_logits_that_are_no_numbers_end_nothing(make):
+    model = make()
+    logits = torch.randn(1, 5, 16, 24)
+    logits[0, :, 3] = torch.nan
+    model.decode_head.forward = lambda maps: logits
+    predict_labels_only(model)
+    sample = sample_of((100, 80), pad_shape=(64, 96))
+    model.predict(torch.randn(1, 3, 64, 96), [sample])
+    assert sample.pred_sem_seg.data.shape == (1, 100, 80)
 
 
 def test_windows_that_slide(make):
