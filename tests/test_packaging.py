@@ -316,9 +316,9 @@ def test_every_import_is_required(
 
 
 # Not ours to name: OpenCV has several packages, of which mmcv brings one; torch brings
-# Triton where there is one; transformers is a peer in the benchmark, if installed;
-# tifffile is what mmcv reads some images by, if a config says so.
-ELSEWHERE = {'cv2', 'tifffile', 'triton', 'transformers'}
+# Triton where there is one; transformers and mmpretrain are peers in the benchmark, if
+# installed; tifffile is what mmcv reads some images by, if a config says so.
+ELSEWHERE = {'cv2', 'tifffile', 'triton', 'transformers', 'mmpretrain'}
 
 
 def third_party_imports() -> set[str]:

@@ -39,9 +39,10 @@ from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.paths import is_config
 
 OURS = ('fused', 'plain', 'folded', 'compiled')
-PEERS = ('timm', 'timm-channels-last', 'timm-compiled', 'transformers')
+PEERS = ('timm', 'timm-channels-last', 'timm-compiled', 'transformers', 'mmpretrain')
 ENGINES = {'onnx': '.onnx', 'openvino': '.xml'}  # with the files that they run
 TASKS = ('inference', 'training')
+MMPRETRAIN_MAPS = (0, 2, 4, 6)  # its stages; between them it counts downsamplings
 PRODUCTS = (
     'aten::addmm',
     'aten::mm',
@@ -237,8 +238,12 @@ def _peer(case: Case) -> nn.Module:
         return model
     size = re.fullmatch(r'poolformer_([sm]\d+)', case.model)
     if size is None:
-        raise ValueError(f'transformers has no {case.model}')
-    # Not required by this package, and slow to load: only for those who compare it.
+        raise ValueError(f'{case.implementation} has no {case.model}')
+    # Neither is required by this package; both are for those who compare them.
+    if case.implementation == 'mmpretrain':
+        from mmpretrain.models import PoolFormer
+
+        return PoolFormer(size[1], out_indices=MMPRETRAIN_MAPS)
     from transformers import PoolFormerConfig, PoolFormerModel
 
     row = VARIANTS[case.model]

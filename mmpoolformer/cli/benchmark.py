@@ -18,7 +18,7 @@ from mmpoolformer.utils.paths import is_config
 from mmpoolformer.utils.progress import progress_bar
 
 FOR_INFERENCE = ('folded', 'compiled', 'onnx', 'openvino')
-PEERS = ('timm', 'timm-channels-last', 'timm-compiled', 'transformers')
+PEERS = ('timm', 'timm-channels-last', 'timm-compiled', 'transformers', 'mmpretrain')
 
 DESCRIPTION = """Time models beside their peers and the machine's limits.
 
@@ -73,8 +73,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="fused: this package's default; plain: module by module; for inference "
         'only: folded, compiled, and onnx and openvino, which run an exported file '
         '(a detector to its boxes); the peers, if installed: timm, '
-        'timm-channels-last, timm-compiled, transformers (default: timm plain fused '
-        'folded)',
+        'timm-channels-last, timm-compiled, transformers, mmpretrain (default: timm '
+        'plain fused folded)',
     )
     parser.add_argument(
         '--task', default='inference', choices=('inference', 'training')

@@ -102,8 +102,9 @@ def test_peers_are_those_of_the_same_name() -> None:
     ]
     with pytest.raises(ValueError, match='timm has no identityformer_s12'):
         prepare(Case('identityformer_s12', 'timm'))
-    with pytest.raises(ValueError, match='transformers has no convformer_s18'):
-        prepare(Case('convformer_s18', 'transformers'))
+    for peer in ('transformers', 'mmpretrain'):
+        with pytest.raises(ValueError, match=f'{peer} has no convformer_s18'):
+            prepare(Case('convformer_s18', peer))
 
 
 def test_training_step_fills_every_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
