@@ -6,11 +6,12 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.runner import Runner
 
 from mmpoolformer.engine.bases import package_bases
@@ -79,7 +80,7 @@ def load_config(
             that is not installed, or if an option does not fit it.
     """
     path = Path(path)
-    with as_user_error(str(path), CONFIG_ERRORS), package_bases():
+    with as_user_error(str(path), CONFIG_ERRORS), package_bases(), _warnings_alone():
         config = Config.fromfile(str(path))
     if size:
         with as_user_error('--size', CONFIG_ERRORS):
@@ -94,6 +95,18 @@ def load_config(
     stem = Path('work_dirs') / path.stem
     config.work_dir = str(work_dir or config.get('work_dir') or stem)
     return config
+
+
+@contextmanager
+def _warnings_alone() -> Iterator[None]:
+    """Drop mmengine's notes, such as that a config reads an environment variable."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def task_scope(config: Config) -> str:

@@ -54,7 +54,7 @@ from mmpoolformer.engine.tta import use_tta
 from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
 from mmpoolformer.utils.files import write_json
 from mmpoolformer.utils.images import PictureError, limit_formats
-from mmpoolformer.utils.paths import split_entry
+from mmpoolformer.utils.paths import is_exported, split_entry
 from mmpoolformer.utils.prints import ignore_noise
 
 Result = TypeVar('Result')
@@ -394,8 +394,9 @@ def _report(
     stem = Path(source).stem + re.sub(r'[^\w.-]', '_', f'_{entry}' if entry else '')
     stem += '_tta' if job.tta else ''
     stem += f'_optimized_{job.dtype}' if job.optimize else ''
-    stem += f'{Path(source).suffix}_{job.dtype}' if job.install else ''
+    stem += f'{Path(source).suffix}_{job.dtype}' if is_exported(source) else ''
     path = Path(config.work_dir) / f'results_{stem}.json'
+    has_run = is_exported(source) or not job.install  # not of saved predictions
     record = {
         'config': str(job.config),
         'checkpoint': job.checkpoint,
@@ -403,12 +404,13 @@ def _report(
         'tta': job.tta,
         'optimized': job.dtype if job.optimize else None,
         'dtype': job.dtype,
-        'seconds_per_image': times.per_image(),
+        'seconds_per_image': times.per_image() if has_run else None,
         'metrics': metrics,
         'per_class': per_class,
     }
     write_json(path, record)
-    print(times.text())
+    if has_run:
+        print(times.text())
     if job.out:
         print(f'predictions: {job.out}')
     if job.show_dir:

@@ -1,6 +1,7 @@
 """Names in messages."""
 
 import difflib
+import shlex
 import textwrap
 from collections.abc import Container, Iterable
 
@@ -31,6 +32,24 @@ def wrapped(text: str, first: str = '', rest: str = '  ') -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def command_lines(words: Iterable[object], indent: str = '  ') -> list[str]:
+    """Return a command for a shell, in lines of at most `WIDTH` columns if words fit.
+
+    Args:
+        words: The program and its arguments.
+        indent: What the first line starts with, and the others twice more.
+    """
+    first, *rest = (shlex.quote(str(word)) for word in words)
+    lines = [indent + first]
+    for word in rest:
+        if len(f'{lines[-1]} {word} \\') > WIDTH:
+            lines[-1] += ' \\'
+            lines.append(3 * indent + word)
+        else:
+            lines[-1] += f' {word}'
+    return lines
 
 
 def first_few(names: Iterable[object], most: int = 5, between: str = ', ') -> str:

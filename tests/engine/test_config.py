@@ -1,9 +1,11 @@
+import logging
 from pathlib import Path
 
 import pytest
 from mmdet.models import RetinaNet
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.logging import MMLogger, print_log
 from mmseg.models import EncoderDecoder
 from tiny_data import ROOT
 
@@ -105,6 +107,20 @@ def test_a_variable_of_the_file_is_changed_with_a_warning(
     merge_options(config, ['data_root=new'])
     assert config.data_root == 'new'
     assert 'data_root is a variable of the config file' in told[0]
+
+
+def test_variables_of_the_environment_are_read_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / 'config.py'
+    path.write_text("root = '{{$ITS_ROOT:data}}'")
+    monkeypatch.setenv('ITS_ROOT', 'elsewhere')
+    said, handler = [], logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    monkeypatch.setattr(MMLogger.get_current_instance(), 'handlers', [handler])
+    assert load_config(path).root == 'elsewhere'
+    print_log('a note', logger='current')
+    assert said == ['a note']  # what follows is heard again
 
 
 def test_resume_finds_the_latest_checkpoint_or_starts(tmp_path: Path) -> None:

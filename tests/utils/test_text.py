@@ -1,6 +1,15 @@
+import shlex
+
 import pytest
 
-from mmpoolformer.utils.text import did_you_mean, distinct, first_few, nearest
+from mmpoolformer.utils.text import (
+    WIDTH,
+    command_lines,
+    did_you_mean,
+    distinct,
+    first_few,
+    nearest,
+)
 
 
 @pytest.mark.parametrize(
@@ -14,6 +23,21 @@ def test_first_few_of_many(count: int, expected: str) -> None:
 def test_first_few_cannot_steer_the_terminal_and_are_short() -> None:
     said = first_few(['a\x1b[2J', 'b' * 1000], between='; ')
     assert said == rf'a\x1b[2J; {"b" * 200}'
+
+
+def test_a_long_command_is_one_for_a_shell() -> None:
+    words = [
+        'mmpoolformer',
+        'test',
+        'work dirs/a.py',
+        *(f'{"x" * n}.py' for n in (60, 9)),
+    ]
+    lines = command_lines([*words, '--out', 'found'])
+    assert len(lines) > 1 and max(map(len, lines)) <= WIDTH
+    assert all(line.startswith('  ') for line in lines)
+    joined = '\n'.join(lines).replace('\\\n', ' ')
+    assert shlex.split(joined) == [*words, '--out', 'found']
+    assert command_lines(['test', 'a b', 1]) == ["  test 'a b' 1"]
 
 
 def test_similar_names_are_named() -> None:

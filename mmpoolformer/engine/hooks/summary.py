@@ -2,8 +2,8 @@
 
 import math
 import re
-import shlex
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from mmpoolformer.engine.hooks.logs import ValidationLog
 from mmpoolformer.engine.optimizers import by_name
 from mmpoolformer.utils.files import plain
 from mmpoolformer.utils.progress import say
-from mmpoolformer.utils.text import first_few, wrapped
+from mmpoolformer.utils.text import command_lines, first_few, wrapped
 
 LABEL = 12  # columns
 # The metric that counts where `save_best` names none, and metrics in percent.
@@ -271,8 +271,8 @@ def next_commands(runner: Runner, checkpoint: Path) -> list[str]:
     if runner.cfg.get('test_dataloader'):
         # Not in the work dir, where it would write its own config over this one.
         commands.insert(0, ['test', *model, '--work-dir', work / 'test'])
-    words = [shlex.join(map(str, ['mmpoolformer', *one])) for one in commands]
-    return ['next:', *(f'  {line}' for line in words)]
+    lines = [command_lines(['mmpoolformer', *one]) for one in commands]
+    return ['next:', *chain.from_iterable(lines)]
 
 
 def example_picture(dataset: Dataset) -> str:
