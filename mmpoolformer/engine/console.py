@@ -21,6 +21,7 @@ NOISE = (
     '"FileClient" will be deprecated',
     '"HardDiskBackend" is the alias',
     'The prefix is not set in metric class',
+    'Please make sure that the mlflow server is running',  # there may be none
 )
 
 
@@ -61,6 +62,8 @@ class ShortFormatter(logging.Formatter):
 
 class AboveBars:
     """Standard output, where text does not run into a progress bar."""
+
+    closed = False  # mmengine's MLflow backend asks
 
     def write(self, text: str) -> None:
         """Write text above the bars."""

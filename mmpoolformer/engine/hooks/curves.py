@@ -112,7 +112,19 @@ def use_trackers(config: Config, names: Sequence[str]) -> None:
             )
         backends = _backends(config)
         if TRACKERS[name] not in {type_name(one['type']) for one in backends}:
-            config.visualizer.vis_backends = [*backends, dict(type=TRACKERS[name])]
+            config.visualizer.vis_backends = [*backends, _backend(name)]
+
+
+def _backend(name: str) -> dict:
+    """Return mmengine's backend for a tracker."""
+    backend = dict(type=TRACKERS[name])
+    if name == 'mlflow':
+        # Where MLflow itself puts runs, or MLFLOW_TRACKING_URI says: mmengine's own
+        # choice, files in the work dir, is refused by MLflow since version 3.
+        from mlflow import get_tracking_uri
+
+        backend['tracking_uri'] = get_tracking_uri()
+    return backend
 
 
 def _backends(config: Config) -> Sequence[dict]:

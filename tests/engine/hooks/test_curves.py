@@ -1,12 +1,17 @@
+import importlib
 import json
 import logging
+import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
 from mmengine.registry import VISBACKENDS
 from PIL import Image
+from tiny_training import settings
 
+from mmpoolformer.engine.console import QuietRunner
 from mmpoolformer.engine.hooks import curves as plots
 from mmpoolformer.engine.hooks.curves import DrawCurves, use_tensorboard, use_trackers
 from mmpoolformer.utils.errors import UserError
@@ -109,12 +114,15 @@ def test_without_tensorboard_nothing_changes(monkeypatch):
 @pytest.mark.parametrize('name', plots.TRACKERS)
 def test_trackers_join_what_the_config_has(name, monkeypatch):
     monkeypatch.setattr(plots, 'find_spec', lambda _: True)
+    mlflow = SimpleNamespace(get_tracking_uri=lambda: 'sqlite:///its.db')
+    monkeypatch.setitem(sys.modules, 'mlflow', mlflow)
     own = dict(type='LocalVisBackend', scalar_save_file='a.json')
     config = Config(dict(visualizer=dict(type='V', vis_backends=[own])))
     use_trackers(config, [name])
     use_trackers(config, [name])  # once is enough
     kind = config.visualizer.vis_backends[1]['type']
-    assert config.visualizer.vis_backends == [own, dict(type=kind)]
+    place = {'tracking_uri': 'sqlite:///its.db'} if name == 'mlflow' else {}
+    assert config.visualizer.vis_backends == [own, dict(type=kind, **place)]
     assert kind.lower() == f'{name}visbackend'
     assert VISBACKENDS.get(kind).__module__ == 'mmengine.visualization.vis_backend'
 
@@ -125,3 +133,21 @@ def test_missing_tracker_is_named_with_its_cure(name):
         pytest.skip(f'{name} is installed')
     with pytest.raises(UserError, match=f'{name} is not installed: .* install {name}$'):
         use_trackers(Config(), [name])
+
+
+@pytest.mark.parametrize('name', ['wandb', 'mlflow'])
+def test_trackers_get_the_losses_without_a_network(name, tmp_path, monkeypatch):
+    pytest.importorskip(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/runs.db')
+    config = settings(tmp_path / 'work', steps=3)
+    use_trackers(config, [name])
+    runner = QuietRunner.from_cfg(config)
+    runner.train()
+    if name == 'mlflow':
+        [run] = importlib.import_module(name).search_runs(output_format='list')
+        assert run.data.metrics['loss'] > 0
+    else:
+        [file] = (tmp_path / 'work').rglob('run-*.wandb')
+        assert b'loss' in file.read_bytes()
