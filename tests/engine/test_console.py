@@ -43,6 +43,8 @@ def test_a_hook_of_ones_own_is_heard(
     runner = QuietRunner.from_cfg(config)
     runner.register_hook(Talkative())
     runner.train()
+    # What mmengine's MLflow backend asks.
+    assert not any(handler.stream.closed for handler in runner.logger.handlers)
     out = capsys.readouterr().out
     assert ' '.join(out.split()).count('word said by a hook') == 1
     assert 'warning: said by print_log\n' in out
