@@ -7,7 +7,6 @@ a tenth of a training step in float32, and twice that in bfloat16.
 """
 
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ def lay_out_losses(model: nn.Module) -> None:
         method = getattr(type(head), 'loss_by_feat', None)
         if getattr(method, '__qualname__', '') != 'BaseDecodeHead.loss_by_feat':
             continue
-        head.loss_by_feat = MethodType(_loss_by_feat, head)
+        head.loss_by_feat = partial(_loss_by_feat, head)
         for loss in head.loss_decode.modules():
             criterion = getattr(loss, 'cls_criterion', None)
             if getattr(criterion, '__name__', '') == 'cross_entropy':

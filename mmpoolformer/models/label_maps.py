@@ -9,7 +9,7 @@ same steps one by one, so that only labels leave the processor's cache.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ def predict_labels_only(model: nn.Module) -> None:
     """
     has_steps = hasattr(model, 'decode_head') and _has_own(model, STEPS)
     if has_steps and model.out_channels > 1:
-        model.predict = MethodType(_predict, model)
+        model.predict = partial(_predict, model)
 
 
 def _has_own(part: nn.Module, steps: Mapping[str, Sequence[str]]) -> bool:

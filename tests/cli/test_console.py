@@ -106,7 +106,8 @@ def test_lines_of_figures_are_those_of_the_log(told: SimpleNamespace) -> None:
 def test_the_last_lines_lead_on(tiny: SimpleNamespace, told: SimpleNamespace) -> None:
     for label in ('log', 'curves', 'results'):
         assert Path(fact(told.lines, label)).is_file()
-    *_, test, infer = (shlex.split(line) for line in told.lines)
+    text = '\n'.join(told.lines).replace('\\\n', ' ')
+    *_, test, infer = (shlex.split(line) for line in text.splitlines())
     for command in (test, infer):
         assert command[0] == 'mmpoolformer'
         done = run_here([f'tools/{command[1]}.py', *command[2:]], tiny.folder)

@@ -48,6 +48,8 @@ def compare(model, images, metas):
     """Predict in both ways; return the label maps of the last."""
     faster = copy.deepcopy(model)
     predict_labels_only(faster)
+    faster = copy.deepcopy(faster)
+    assert faster.predict.args == (faster,)  # not those of what was copied
     samples = [[sample_of(**meta) for meta in metas] for _ in range(2)]
     with torch.no_grad():
         theirs = model.predict(images, samples[0])
