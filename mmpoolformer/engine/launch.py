@@ -231,7 +231,8 @@ def _run(
         if job.trust:
             os.environ[TRUST_VARIABLE] = '1'
         connect_processes(job.launcher, config.get('env_cfg', {}).get('dist_cfg'))
-        return start(job, config)
+        with settings.laid_out_once():
+            return start(job, config)
     except PictureError as error:
         let_first_process_speak()
         raise UserError(str(error)) from error
