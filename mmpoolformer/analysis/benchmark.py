@@ -218,7 +218,7 @@ def _build(case: Case) -> nn.Module:
         kind = MetaFormerClassifier if case.classifier else MetaFormer
         model = kind(VARIANTS[case.model], fused=case.implementation != 'plain')
     if case.implementation in ('folded', 'compiled'):
-        compiled = case.implementation == 'compiled'
+        compiled = 'fixed' if case.implementation == 'compiled' else False
         return optimize_for_inference(model, DTYPES[case.dtype], compiled)
     return model
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmpoolformer.models.block import (
     ACTIVATIONS,
@@ -20,7 +21,13 @@ from mmpoolformer.models.block import (
 from mmpoolformer.models.layers import ChannelNorm, GroupNorm1
 from mmpoolformer.models.metaformer import MetaFormerTrunk
 from mmpoolformer.models.neck_and_heads import optimize_neck_and_heads, read_plain_maps
-from mmpoolformer.ops.products import can_pack, linear, pack
+from mmpoolformer.ops.products import (
+    activated,
+    can_pack,
+    is_compiling,
+    linear,
+    pack,
+)
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 
@@ -135,9 +142,7 @@ class _Compiled(nn.Module):
     def __init__(self, trunk: nn.Module, dynamic: bool) -> None:
         super().__init__()
         self.trunk, self.dynamic = trunk, dynamic
-        # Frozen: weights are constants, laid out for the library that is called.
-        options = {'freezing': True}
-        self.compiled = torch.compile(trunk, dynamic=dynamic, options=options)
+        self.code = torch.compile(trunk, dynamic=dynamic)
         self.gains: dict[torch.Size | None, bool] = {}
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -145,6 +150,15 @@ class _Compiled(nn.Module):
         if size not in self.gains:
             self.gains[size] = self._gains(x)
         return self.compiled(x) if self.gains[size] else self.trunk(x)
+
+    def compiled(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run the trunk's code, which is made at the first time."""
+        from torch._inductor import config  # takes seconds: for those who compile
+
+        # Frozen: weights are constants, laid out for the library that is called. As an
+        # option of `torch.compile` it would not reach what traces the Python code.
+        with config.patch(freezing=True):
+            return self.code(x)
 
     def _gains(self, x: Tensor) -> bool:
         """Tell whether compiled is faster, by the best of some runs in turns."""
@@ -203,11 +217,19 @@ class FoldedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
         x = self.mixing(x)
+        if is_compiling():
+            return self.res_scale2(x) + self._convolved(self.norm2(x))
         rows = self.norm2(x).permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
         weight1, weight2 = self._weights(rows)
         hidden = linear(rows, weight1, self.bias1, self.activation)
         branch = linear(hidden, weight2, self.bias2)
         return self.res_scale2(x) + branch.permute(0, 3, 1, 2)
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """Run the MLP as convolutions, which Inductor fuses with what is around."""
+        weight1, weight2 = (w[..., None, None] for w in (self.weight1, self.weight2))
+        hidden = F.conv2d(x, weight1, self.bias1)
+        return F.conv2d(activated(hidden, self.activation), weight2, self.bias2)
 
     def _weights(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return both weights, packed at their first use."""

@@ -33,12 +33,12 @@ def linear(
     if not weight.is_mkldnn:
         if not _uses_onednn(x, weight):
             result = F.linear(x, weight, bias)
-            return result if activation is None else _activated(result, activation)
+            return result if activation is None else activated(result, activation)
         weight = weight.contiguous()
     if activation in _IN_ONEDNN:
         name, kind = _IN_ONEDNN[activation]
         return _ONEDNN(x, weight, bias, name, [], kind)
-    return _activated(_ONEDNN(x, weight, bias, 'none', [], ''), activation)
+    return activated(_ONEDNN(x, weight, bias, 'none', [], ''), activation)
 
 
 def can_pack(x: Tensor, weight: Tensor) -> bool:
@@ -57,7 +57,8 @@ def pack(x: Tensor, weight: Tensor) -> Tensor:
     return _PACK(weight.contiguous(), x.shape[:-1].numel())
 
 
-def _activated(x: Tensor, activation: str) -> Tensor:
+def activated(x: Tensor, activation: str) -> Tensor:
+    """Return an activation of x, by a name in `activations.ACTIVATIONS`."""
     return ACTIVATIONS[activation].forward(x)
 
 
@@ -88,16 +89,19 @@ def is_traced() -> bool:
     Tracing, export, compiling, the transforms of `torch.func`, forward derivatives,
     and dispatch modes such as PyTorch's counter of flops: all want plain operations.
     """
-    if torch.jit.is_tracing():
-        return True
-    compiler = torch.compiler if hasattr(torch.compiler, 'is_compiling') else None
-    if (compiler or torch._dynamo).is_compiling():
-        return True
     return (
-        is_transformed()
+        torch.jit.is_tracing()
+        or is_compiling()
+        or is_transformed()
         or forward_ad._current_level >= 0
         or _get_current_dispatch_mode() is not None
     )
+
+
+def is_compiling() -> bool:
+    """Tell whether `torch.compile` or `torch.export` looks at the operations."""
+    compiler = torch.compiler if hasattr(torch.compiler, 'is_compiling') else None
+    return (compiler or torch._dynamo).is_compiling()
 
 
 def is_transformed() -> bool:

@@ -1,6 +1,7 @@
 """The optimized models against those that they were made from."""
 
 import io
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 
@@ -12,6 +13,7 @@ from mmengine.registry import DefaultScope
 from random_weights import randomised
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
+from torch.nn import functional as F
 
 from mmpoolformer.models import (
     MetaFormer,
@@ -93,6 +95,28 @@ def test_compiled_once_for_all_sizes(
     assert graphs[2] == graphs[1]
 
 
+def test_weights_are_constants_of_the_compiled_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graphs = []
+
+    def keep(module: torch.fx.GraphModule, _: list) -> Callable:
+        graphs.append(module.graph)
+        return module.forward
+
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend=keep))
+    model = MetaFormer(shallow('poolformer_s12'), out_indices=(0,)).eval()
+    faster = optimize_for_inference(model, compiled='fixed')
+    with torch.no_grad():
+        faster.compiled(image(1, 3, 64, 64))
+    [graph] = graphs
+    inputs = [node for node in graph.nodes if node.op == 'placeholder']
+    assert len(inputs) == 1  # the images; weights would follow, if they might change
+    called = {node.target for node in graph.nodes if node.op == 'call_function'}
+    # As products of four dimensions they would be slower than without compiling.
+    assert torch.conv2d in called and F.linear not in called
+
+
 @pytest.mark.parametrize(
     ('way', 'count'), [('fixed', [1, 1, 2]), ('dynamic', [1, 1, 1])]
 )
@@ -105,7 +129,7 @@ def test_what_is_slower_compiled_is_not_used(
     model = MetaFormer(shallow('poolformer_s12'), out_indices=(0,)).eval()
     faster = optimize_for_inference(model, compiled=way)
     monkeypatch.setattr(
-        folding, '_seconds', lambda run, x: 2.0 if run is faster.compiled else 1.0
+        folding, '_seconds', lambda run, x: 2.0 if run == faster.compiled else 1.0
     )
     sizes = (1, 3, 64, 64), (1, 3, 64, 64), (1, 3, 32, 96)
     for size, expected_count in zip(sizes, count, strict=True):
