@@ -107,10 +107,10 @@ def regions(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Pillow's bilinear filter is that of align_corners=False where it enlarges.
     """
-    best, labels = None, np.zeros(size[::-1], np.int64)
+    labels = np.zeros(size[::-1], np.int64)
+    best = np.full(labels.shape, -np.inf, np.float32)
     for number, one in enumerate(logits):
         large = np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BILINEAR))
-        best = large if best is None else best
         labels[large > best] = number
         best = np.maximum(large, best)
     return labels

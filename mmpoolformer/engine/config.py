@@ -111,24 +111,24 @@ def _warnings_alone() -> Iterator[None]:
 
 
 @contextmanager
-def laid_out_once() -> Iterator[None]:
-    """Lay out a config's text once in the block, not at each log and checkpoint.
+def formatted_once() -> Iterator[None]:
+    """Format a config's text once in the block, not at each log and checkpoint.
 
     With the names and colours of 133 classes that takes 2.3 s, and a test does it five
     times.
     """
-    lay_out, known = yapf_api.FormatCode, {}
+    original, known = yapf_api.FormatCode, {}
 
     def format_code(text: str, **style: object) -> tuple[str, bool]:
         if text not in known:
-            known[text] = lay_out(text, **style)
+            known[text] = original(text, **style)
         return known[text]
 
     yapf_api.FormatCode = format_code  # mmengine looks it up at each use
     try:
         yield
     finally:
-        yapf_api.FormatCode = lay_out
+        yapf_api.FormatCode = original
 
 
 def task_scope(config: Config) -> str:

@@ -231,7 +231,7 @@ def _run(
         if job.trust:
             os.environ[TRUST_VARIABLE] = '1'
         connect_processes(job.launcher, config.get('env_cfg', {}).get('dist_cfg'))
-        with settings.laid_out_once():
+        with settings.formatted_once():
             return start(job, config)
     except PictureError as error:
         let_first_process_speak()

@@ -2,8 +2,8 @@
 
 mmseg resizes the logits of all classes to the labels' size. Laid out class after class,
 the softmax over them jumps through the memory for each pixel; laid out pixel after
-pixel it takes half the time, in a network as small as PoolFormer-S12 with Semantic FPN
-a tenth of a training step in float32, and twice that in bfloat16.
+pixel it takes less than 60 % of the time: 6 to 10 % of a training step of Semantic FPN
+with PoolFormer-S12 in float32, 17 to 22 % in bfloat16.
 """
 
 from functools import partial
@@ -11,6 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from mmpoolformer.models.label_maps import inherits
+
+METHOD = {'BaseDecodeHead': ('loss_by_feat',)}
 
 
 def lay_out_losses(model: nn.Module) -> None:
@@ -24,8 +28,7 @@ def lay_out_losses(model: nn.Module) -> None:
             cross entropy.
     """
     for head in model.modules():
-        method = getattr(type(head), 'loss_by_feat', None)
-        if getattr(method, '__qualname__', '') != 'BaseDecodeHead.loss_by_feat':
+        if not inherits(head, METHOD):
             continue
         head.loss_by_feat = partial(_loss_by_feat, head)
         for loss in head.loss_decode.modules():

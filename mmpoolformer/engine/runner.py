@@ -246,8 +246,8 @@ class ToolRunner(Runner):
         """
         if on_cpu():
             lay_out_losses(model)
-        if wants_amp(self.optim_wrapper) and on_cpu():
-            prepare_for_bfloat16(model)
+            if wants_amp(self.optim_wrapper):
+                prepare_for_bfloat16(model)
         is_whole = not shards(self.cfg)
         is_ours = self.distributed and (on_cpu() or not is_whole)
         if not is_ours or is_model_wrapper(model):

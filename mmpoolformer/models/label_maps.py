@@ -17,7 +17,7 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BAND = 2**20  # numbers in a band, about what a core's cache holds
+BAND = 2**20  # elements of a band, about what a core's cache holds
 # Where mmseg's steps are, by class; models that have others keep them.
 STEPS = {'EncoderDecoder': ('predict',), 'BaseSegmentor': ('postprocess_result',)}
 WHOLE = {'EncoderDecoder': ('inference', 'whole_inference', 'encode_decode')}
@@ -34,17 +34,22 @@ def predict_labels_only(model: nn.Module) -> None:
         model: A segmentor of mmseg; other models stay as they are, as do segmentors
             with a single class or steps of their own.
     """
-    has_steps = hasattr(model, 'decode_head') and _has_own(model, STEPS)
+    has_steps = hasattr(model, 'decode_head') and inherits(model, STEPS)
     if has_steps and model.out_channels > 1:
         model.predict = partial(_predict, model)
 
 
-def _has_own(part: nn.Module, steps: Mapping[str, Sequence[str]]) -> bool:
-    """Tell whether the methods of a part are those of the classes of these names."""
+def inherits(part: object, methods: Mapping[str, Sequence[str]]) -> bool:
+    """Tell whether methods are those of base classes, and not overridden.
+
+    Args:
+        part: An object.
+        methods: Their names by the name of the class.
+    """
     return all(
-        getattr(getattr(type(part), step, None), '__qualname__', '') == f'{kind}.{step}'
-        for kind, names in steps.items()
-        for step in names
+        getattr(getattr(type(part), name, None), '__qualname__', '') == f'{kind}.{name}'
+        for kind, names in methods.items()
+        for name in names
     )
 
 
@@ -74,7 +79,7 @@ def _logits(
 ) -> tuple[Tensor, tuple[int, int]]:
     """Return logits (B, K, h, w), and the size to which mmseg resizes them first."""
     head, mode = model.decode_head, model.test_cfg.get('mode', 'whole')
-    if mode == 'whole' and _has_own(model, WHOLE) and _has_own(head, HEAD):
+    if mode == 'whole' and inherits(model, WHOLE) and inherits(head, HEAD):
         logits = head.forward(model.extract_feat(images))
         # mmseg's own rule, by one class of one image.
         resized = head.predict_by_feat(logits[:1, :1], metas)

@@ -14,7 +14,7 @@ from mmpoolformer.engine import config as settings
 from mmpoolformer.engine import launch
 from mmpoolformer.engine.config import (
     check_weights,
-    laid_out_once,
+    formatted_once,
     load_config,
     merge_options,
     parse_value,
@@ -125,21 +125,21 @@ def test_variables_of_the_environment_are_read_without_a_word(
     assert said == ['a note']  # what follows is heard again
 
 
-def test_a_text_is_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    laid_out = []
+def test_a_text_is_formatted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    formatted = []
 
     def format_code(text: str, **_: object) -> tuple[str, bool]:
-        laid_out.append(text)
+        formatted.append(text)
         return f'{text}# done', True
 
     monkeypatch.setattr(yapf_api, 'FormatCode', format_code)
     config = Config(dict(a=1))
-    with laid_out_once():
+    with formatted_once():
         texts = {config.pretty_text for _ in range(3)}
         config.a = 2
         other = config.pretty_text
     assert len(texts) == 1 and texts != {other}
-    assert [text.strip() for text in laid_out] == ['a=1', 'a=2']
+    assert [text.strip() for text in formatted] == ['a=1', 'a=2']
     assert yapf_api.FormatCode is format_code
 
 
