@@ -5,16 +5,28 @@ mmengine imports this module by itself when it meets a type such as
 name. So any OpenMMLab config can use the package without `custom_imports`.
 """
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from importlib import import_module
 
 from mmengine import registry as mmengine
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope, Registry
 
 # Data sets derived from those of mmdet and mmseg, with their modules.
 FOLDERS = {
     'CocoFolderDataset': 'mmpoolformer.data.coco_folder',
     'SegFolderDataset': 'mmpoolformer.data.seg_folder',
 }
+
+
+def scope_of(config: Mapping) -> AbstractContextManager:
+    """Look names up as mmengine's Runner does for a config, whatever ran before.
+
+    Without a `default_scope` they are mmengine's; a scope of None would leave that of
+    the last run in this process, where `mmseg.LoadImageFromFile`, say, is not found.
+    """
+    scope = config.get('default_scope') or 'mmengine'
+    return DefaultScope.overwrite_default_scope(scope)
 
 
 class DatasetRegistry(Registry):

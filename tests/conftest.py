@@ -69,7 +69,7 @@ def fast_starts() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope='module')
 def own_process() -> Iterator[None]:
-    """Undo what tools leave in this process: checkpoint loaders, signal handlers."""
+    """Undo what tools leave here: checkpoint loaders, scope, signal handlers."""
     with own_handlers():
         yield
     if 'openvino' in sys.modules:

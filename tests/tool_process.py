@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import ManagerMixin
 
@@ -193,13 +194,15 @@ def _run_apart(command: list[object], cwd: Path, variables: dict[str, str]) -> N
 
 @contextlib.contextmanager
 def own_handlers() -> Iterator[None]:
-    """Undo what tools set in this process: checkpoint loaders, signal handlers."""
+    """Undo what tools set in a process: checkpoint loaders, scope, signal handlers."""
     schemes = dict(CheckpointLoader._schemes)
+    scopes = OrderedDict(DefaultScope._instance_dict)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
     finally:
         CheckpointLoader._schemes = schemes
+        DefaultScope._instance_dict = scopes
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import set_random_seed
 from numpy import ndarray
 from PIL import Image
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from mmpoolformer.classification.preprocessing import normalisation
 from mmpoolformer.data.checks.built import check_dataset
 from mmpoolformer.engine.config import task_scope
+from mmpoolformer.registry import scope_of
 from mmpoolformer.utils.results import Detections
 from mmpoolformer.utils.text import type_name
 from mmpoolformer.visual.drawing import (
@@ -100,7 +101,7 @@ def open_data(config: Config, split: str) -> FedData:
         there = [name for name in SPLITS if config.get(f'{name}_dataloader')]
         raise ValueError(f'no {split} data in the config: choose {", ".join(there)}')
     scope = task_scope(config)
-    with DefaultScope.overwrite_default_scope(scope):
+    with scope_of(config):
         dataset = DATASETS.build(loader.dataset)
         if hasattr(dataset, 'full_init'):
             dataset.full_init()

@@ -10,7 +10,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.registry import DATASETS, TRANSFORMS, DefaultScope
+from mmengine.registry import DATASETS, TRANSFORMS
 from numpy import ndarray
 from torch import nn
 
@@ -20,6 +20,7 @@ from mmpoolformer.inference.engines import Engine
 from mmpoolformer.inference.exported import num_classes, weights_or_exported
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.models.label_maps import predict_labels_only
+from mmpoolformer.registry import scope_of
 from mmpoolformer.utils.images import PictureError, as_picture_error
 from mmpoolformer.utils.text import type_name
 from mmpoolformer.visual.drawing import class_colours, shown_bands
@@ -133,7 +134,7 @@ def load_openmmlab(
     first, steps[0] = steps[0], dict(type=f'{scope}.LoadImageFromNDArray')
     steps[0]['to_float32'] = first.get('to_float32', False)
     title = Path(config.filename or 'config').stem
-    with DefaultScope.overwrite_default_scope(scope):
+    with scope_of(config):
         loader = None if _reads_colours(first) else TRANSFORMS.build(first)
         pipeline = Compose(steps)
         names, colours = _class_names(weights.content, dataset, model)

@@ -5,12 +5,13 @@ import warnings
 import timm
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from timm.models import get_pretrained_cfg
 from torch import nn
 
 from mmpoolformer.models import VARIANTS, create_model, list_models
 from mmpoolformer.models.timm_models import TIMM, build_timm
+from mmpoolformer.registry import scope_of
 from mmpoolformer.utils.prints import ignore_noise
 from mmpoolformer.utils.text import nearest
 
@@ -105,8 +106,7 @@ def build_from_config(config: Config) -> nn.Module:
     Returns:
         The model, in evaluation mode.
     """
-    scope = config.get('default_scope') or 'mmengine'
-    with DefaultScope.overwrite_default_scope(scope), warnings.catch_warnings():
+    with scope_of(config), warnings.catch_warnings():
         ignore_noise()
         model = MODELS.build(config.model)
     return revert_sync_batchnorm(model).eval()

@@ -289,7 +289,7 @@ def test_augmentation_of_a_config_without_a_scope(scope: str, tmp_path: Path) ->
     use_tta(config)
     assert MODELS.get(config.model.type).__name__ == augmented
     Image.new('RGB', (9, 6)).save(tmp_path / 'a.png')
-    with DefaultScope.overwrite_default_scope(None):
+    with DefaultScope.overwrite_default_scope('mmengine'):
         run = Compose(config.test_dataloader.dataset.dataset.pipeline)
         views = run(dict(img_path=str(tmp_path / 'a.png'), img_id=0))
     assert [view.flip for view in views['data_samples']] == [False, True]

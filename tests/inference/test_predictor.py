@@ -284,6 +284,7 @@ def test_configs_without_a_scope_are_used_as_those_with_one(
     config.default_scope = None
     for part in ('model', 'test_dataloader'):
         config[part] = in_full(config[part].to_dict(), scope)
+    config.test_dataloader.dataset.pipeline[0].type = f'{scope}.LoadImageFromFile'
     predictor = Predictor(config, models.checkpoint(name))
     for path in models.pictures:
         assert_same(predictor(path), models.predictor(name)(path))

@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS
 from torch.utils.data import Dataset
 
 from mmpoolformer.data.checks.classification import check_classification
@@ -37,6 +37,7 @@ from mmpoolformer.data.checks.report import (
 )
 from mmpoolformer.data.checks.segmentation import check_segmentation
 from mmpoolformer.data.classification import TimmDataset
+from mmpoolformer.registry import scope_of
 from mmpoolformer.utils.distributed import launched_rank
 from mmpoolformer.utils.errors import SETTING_ERRORS, UserError, as_user_error, one_line
 from mmpoolformer.version import __version__
@@ -191,7 +192,7 @@ def _checked(
     report = DataReport(f'{loader}: {step_name(leaf)} {what}'.strip())
     if str(what).endswith(PICKLES):
         report.findings.warning('is a pickle, which can run any program')
-    with DefaultScope.overwrite_default_scope(config.get('default_scope')):
+    with scope_of(config):
         try:
             dataset = _built(leaf)
         except (UserError, *SETTING_ERRORS) as error:
