@@ -23,6 +23,7 @@ from mmpoolformer.utils.devices import choose_device
 from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
 from mmpoolformer.utils.files import atomic_path
 from mmpoolformer.utils.images import SUFFIXES, find_pictures
+from mmpoolformer.utils.memory import keep_freed_memory
 from mmpoolformer.utils.progress import progress_bar
 from mmpoolformer.utils.results import DETECTION, INSTANCES, SEGMENTATION, Result
 from mmpoolformer.utils.text import distinct
@@ -94,6 +95,8 @@ def infer(job: Inference) -> None:
     with as_user_error('', MISTAKES):
         inputs = find_inputs(job.inputs, out)
     device = choose_device(job.device)
+    if device.type == 'cpu':
+        keep_freed_memory()
     with as_user_error('', MISTAKES):
         classes = read_class_names(job.classes) if job.classes else ()
         predictor = Predictor(

@@ -34,6 +34,7 @@ from mmpoolformer.utils.devices import choose_device
 from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
 from mmpoolformer.utils.files import write_atomically, write_csv
 from mmpoolformer.utils.images import find_pictures
+from mmpoolformer.utils.memory import keep_freed_memory
 from mmpoolformer.utils.paths import is_config, split_entry
 from mmpoolformer.utils.progress import progress_bar
 from mmpoolformer.utils.results import CLASSIFICATION
@@ -181,6 +182,8 @@ def choose_placement(settings: Settings) -> Placement:
     if settings.workers is not None and settings.workers < 0:
         raise UsageError(f'--workers {settings.workers}: give a number from 0')
     device = choose_device(settings.device)
+    if device.type == 'cpu':
+        keep_freed_memory()
     dtype = TORCH_DTYPES[settings.dtype]
     if device.type == 'cpu' and dtype == torch.float16:
         raise UsageError('--dtype fp16: needs a GPU; CPUs compute in bf16')

@@ -78,6 +78,7 @@ from mmpoolformer.engine.resumed_state import check_resumed
 from mmpoolformer.engine.seeding import SeedSteps
 from mmpoolformer.models.label_maps import predict_labels_only
 from mmpoolformer.utils.errors import UserError, as_user_error
+from mmpoolformer.utils.memory import keep_freed_memory
 
 CHECKPOINT_ERRORS = (
     OSError,
@@ -245,6 +246,7 @@ class ToolRunner(Runner):
         sharded stays as it is until that is done.
         """
         if on_cpu():
+            keep_freed_memory()
             lay_out_losses(model)
             if wants_amp(self.optim_wrapper):
                 prepare_for_bfloat16(model)
