@@ -146,7 +146,7 @@ class _MlpResidual(Function):
         rows = branch_rows.to(hidden.dtype)
         # (C, hidden): times the factors it is weight2's gradient, times weight2 and
         # summed it is the factors'.
-        product = rows.mT @ activation.forward(hidden)
+        product = linear(rows.mT, activation.forward(hidden).mT)
         grad_factors = None
         if factors is not None:
             grad_factors = (product * weight2).sum(1, dtype=factors.dtype)
