@@ -172,7 +172,7 @@ def predict(
 
 
 def choose_placement(settings: Settings) -> Placement:
-    """Return where and how to compute.
+    """Return where and how to compute; on CPUs freed memory is kept from here on.
 
     Raises:
         UsageError: If a number or the device is none that can be used.
