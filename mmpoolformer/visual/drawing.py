@@ -359,7 +359,7 @@ def _draw_box(
 ) -> None:
     """Draw a frame, with a dark line inside that sets it off."""
     left, top, right, bottom = box
-    thick = max(1, round(sum(size) / 700))
+    thick = max(1, round(sum(size) / 600))
     if min(right - left, bottom - top) > 3 * thick:
         inner = (left + thick, top + thick, right - thick, bottom - thick)
         pen.rectangle(inner, outline=INK, width=max(1, thick // 2))

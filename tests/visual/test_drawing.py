@@ -82,7 +82,9 @@ def test_tag_of_a_box_at_the_upper_right_edge_stays_in_the_picture(grey):
     assert plate.all(0).any()
 
 
-@pytest.mark.parametrize(('shape', 'lines'), [((240, 320), 1), ((3000, 4000), 10)])
+@pytest.mark.parametrize(
+    ('shape', 'lines'), [((240, 320), 1), ((512, 512), 2), ((3000, 4000), 12)]
+)
 def test_lines_and_letters_grow_with_the_picture(
     shape: tuple[int, int], lines: int
 ) -> None:
