@@ -19,6 +19,6 @@ def keep_freed_memory() -> None:
     if sys.platform != 'linux':
         return
     allocator = getattr(ctypes.CDLL(None), 'mallopt', None)  # musl has none
-    # Alone the second would keep the first at its start, far below a tensor's size.
+    # The trim threshold alone would fix the other at 128 kB, below most tensors.
     if allocator is not None and allocator(M_MMAP_THRESHOLD, MOST):
         allocator(M_TRIM_THRESHOLD, -1)
