@@ -154,6 +154,7 @@ class _MlpResidual(Function):
             weight2 = (weight2 * factors[:, None]).to(weight2.dtype)
         grad_hidden = activation.backward_(linear(rows, weight2.mT), hidden)
         grad_normed = _maps(linear(grad_hidden, weight1.mT), grad) if needs[1] else None
+        # Not by `linear`: with many more rows than columns oneDNN is slower.
         grad_weight1 = grad_hidden.mT @ _rows(normed) if needs[2] else None
         grad_bias1 = grad_hidden.sum(0) if needs[3] else None
         grad_bias2 = branch_rows.sum(0) if needs[5] else None
