@@ -153,9 +153,12 @@ class _PoolResidual(Function):
         layout = torch.channels_last
         if x.is_contiguous(memory_format=layout):
             grad = grad.contiguous(memory_format=layout)
-        pooled = F.avg_pool2d(x, size, 1, size // 2, count_include_pad=False)
+        # Of pool(x) - x. The weights, one a channel, can be applied behind pooling.
+        grad_moved = torch.ops.aten.avg_pool2d_backward(
+            grad, x, [size] * 2, [1, 1], [size // 2] * 2, False, False, None
+        ).sub_(grad)
         # (B, C): how much the result grows with the weight of each channel
-        along = pooled.sub_(x).mul_(grad).sum((2, 3), dtype=wide)
+        along = (grad_moved * x).sum((2, 3), dtype=wide)
         if kept is not None:
             along = along * kept.flatten(1)
         grad_factors = (along * rstd.flatten(1)).sum(0).to(factors.dtype)
@@ -164,16 +167,10 @@ class _PoolResidual(Function):
             grad_res = (grad * x).sum((0, 2, 3), dtype=wide).to(res_scale.dtype)
         if not ctx.needs_input_grad[0]:
             return None, grad_factors, None, grad_res, None, None
+        if res_scale is not None:
+            grad = grad * res_scale.view(-1, 1, 1).to(x.dtype)
         weights = _weights(factors, rstd, kept).to(x.dtype)
-        weighted = grad * weights
-        grad_x = torch.ops.aten.avg_pool2d_backward(
-            weighted, x, [size] * 2, [1, 1], [size // 2] * 2, False, False, None
-        )
-        grad_x.sub_(weighted)
-        if res_scale is None:
-            grad_x.add_(grad)
-        else:
-            grad_x.addcmul_(grad, res_scale.view(-1, 1, 1).to(x.dtype))
+        grad_x = torch.addcmul(grad, grad_moved, weights)
         # Through rstd: d rstd / d x = -rstd ** 3 * (x - mean) / count
         along_rstd = (along * factors.to(wide)).sum(1).view(-1, 1, 1, 1)
         slope = -along_rstd * rstd.pow(3) / x[0].numel()
