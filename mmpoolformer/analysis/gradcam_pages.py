@@ -23,7 +23,6 @@ from mmpoolformer.utils.text import did_you_mean
 from mmpoolformer.visual.drawing import (
     arrange,
     caption,
-    class_colours,
     detections_from_instances,
     draw_detections,
     draw_segmentation,
@@ -247,8 +246,7 @@ def _regions(
     small = _to_width(picture.pixels, WHOLE_WIDTH)
     rows = np.arange(small.shape[0]) * height // small.shape[0]
     columns = np.arange(small.shape[1]) * width // small.shape[1]
-    colours = class_colours(len(whole.classes))
-    drawing = draw_segmentation(small, labels[rows[:, None], columns], colours)
+    drawing = draw_segmentation(small, labels[rows[:, None], columns], whole.colours)
     yield caption(drawing, f'{picture.name}, {_titled(whole)}')
     numbers, areas = np.unique(labels, return_counts=True)
     largest = numbers[np.argsort(-areas)][: settings.top].tolist()

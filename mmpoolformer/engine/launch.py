@@ -349,7 +349,9 @@ def _test(job: Testing, config: Config) -> Tested | None:
         return None
     _report_unreadable(runner.test_dataloader.dataset)
     _report(job, config, times, metrics, kept.tables)
-    return Tested(scope, metrics, kept, keeper.kept if keeper else ())
+    outcomes = keeper.kept if keeper else ()
+    meta = runner.test_evaluator.dataset_meta
+    return Tested(scope, metrics, kept, outcomes, meta)
 
 
 def _report_unreadable(dataset: Dataset) -> None:

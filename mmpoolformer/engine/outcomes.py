@@ -58,12 +58,14 @@ class Tested:
         per_class: Figures of each class.
         outcomes: Of each picture a `Classified` or `Segmented`, or of detectors its id
             and path (`per_class.coco` has all else); none if not asked for.
+        meta: What the data set tells of itself, such as its palette.
     """
 
     scope: str
     metrics: dict
     per_class: PerClass
     outcomes: Sequence[Classified | Segmented | tuple] = ()
+    meta: dict | None = None
 
 
 class KeepOutcomes(BaseMetric):

@@ -217,6 +217,10 @@ def test_segmentor_draws_a_map_for_each_region(
     assert page.shape[1] == 2 * (WHOLE_WIDTH + GAP) + GAP
     height = round(128 * WHOLE_WIDTH / 256)
     assert page.shape[0] == TOP + height + 22 + GAP
+    whole.colours[:] = 0, 200, 0  # as a data set may have them
+    page = config_page([halves], [whole], Settings(top=1))
+    found = page[TOP + 20 : TOP + height - 20, GAP + 20 : GAP + WHOLE_WIDTH - 20]
+    assert np.abs(found[..., 1].astype(int) - 0.6 * 200).max() < 3
 
 
 def test_weights_of_the_whole_model_are_loaded(

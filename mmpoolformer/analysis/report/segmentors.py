@@ -20,8 +20,8 @@ from mmpoolformer.engine.outcomes import NO_TRUTH, Segmented, Tested
 from mmpoolformer.visual.drawing import (
     IGNORED,
     arrange,
-    class_colours,
     draw_segmentation,
+    region_colours,
 )
 
 
@@ -31,6 +31,7 @@ def explain_segmentor(tested: Tested) -> Report:
     names = [row['class'] for row in rows]
     matrix = count_pixels(tested.outcomes, len(names))
     worst = worst_maps(tested.outcomes, len(names))
+    colours = region_colours(tested.meta or {}, len(names))
     main = 'IoU' if 'IoU' in rows[0] else list(rows[0])[1]
     values = {row['class']: float(row[main]) for row in rows}
     sections = [
@@ -49,7 +50,7 @@ def explain_segmentor(tested: Tested) -> Report:
             'Worst pictures',
             'Those with the lowest mean IoU of the classes in them; truth left, '
             'prediction right.',
-            pictures=_pictures(worst, names),
+            pictures=_pictures(worst, names, colours),
             data={'worst pictures': [one.path for _, one in worst]},
         ),
     ]
@@ -80,9 +81,9 @@ def worst_maps(
 
 
 def _pictures(
-    worst: Sequence[tuple[float, Segmented]], names: Sequence[str]
+    worst: Sequence[tuple[float, Segmented]], names: Sequence[str], colours: ndarray
 ) -> dict[str, ndarray]:
-    drawn, colours = {}, class_colours(len(names))
+    drawn = {}
     for iou, one in worst:
         read = fitted(one.path)
         if read is None:
