@@ -36,8 +36,6 @@ class SeedSteps(Hook):
             if hasattr(part, 'set_epoch'):
                 part.set_epoch(runner.epoch)
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
         """Start the generators for this step and process."""
         start_generators(runner.seed, runner.iter, get_rank())

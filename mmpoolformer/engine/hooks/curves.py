@@ -46,22 +46,13 @@ class DrawCurves(Hook):
         self.work_dir = Path(work_dir)
         self.next_time = 0.0
 
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Draw if it is time."""
-        self._draw_if_due()
-
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Draw if it is time."""
-        self._draw_if_due()
-
     def after_train(self, runner: Runner) -> None:
         """Draw the whole training."""
         self.next_time = 0.0
-        self._draw_if_due()
+        self.after_train_epoch(runner)
 
-    def _draw_if_due(self) -> None:
+    def after_train_epoch(self, *_: object, **__: object) -> None:
+        """Draw if it is time."""
         start = time.monotonic()
         if start < self.next_time or not is_main_process():
             return
@@ -78,6 +69,8 @@ class DrawCurves(Hook):
             )
         end = time.monotonic()
         self.next_time = end + (end - start) / SHARE
+
+    after_val_epoch = after_train_epoch
 
 
 def use_tensorboard(config: Config) -> None:

@@ -84,9 +84,7 @@ class FiniteGuard(Hook):
             one.optimizer.register_step_pre_hook(self._check_gradients)
         self.scale = loss_scale(runner)
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
         """Keep the running statistics of norms, if steps may be skipped."""
         if self.policy == 'skip':
             self.statistics = [buffer.clone() for buffer in statistics(runner.model)]

@@ -57,9 +57,7 @@ class ValidationLog(Hook):
         is_due = getattr(runner.train_loop, 'is_validation_due', None)
         return is_own and is_due is not None and is_due()
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Add the metrics of this validation, in place of an earlier one there.
 
         A run that is over validates again when it is resumed.

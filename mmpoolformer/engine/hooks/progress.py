@@ -45,13 +45,7 @@ class ProgressHook(Hook):
             text = f'{self.indent}epoch {runner.epoch + 1}/{runner.max_epochs}'
             self.bar.set_description_str(text)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
         """Count the iteration and show its figures."""
         self.bar.set_postfix_str(figures(runner), refresh=False)
         self.bar.update()
@@ -64,21 +58,13 @@ class ProgressHook(Hook):
         """Begin a bar over the batches."""
         self._begin_part(runner.test_dataloader)
 
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: list | None = None,
-    ) -> None:
+    def after_val_iter(self, *_: object, **__: object) -> None:
         """Count the batch."""
         self.part.update()
 
     after_test_iter = after_val_iter
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
+    def after_val_epoch(self, *_: object, **__: object) -> None:
         """End the bar over the batches."""
         self.part.close()
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import Value
@@ -73,13 +73,7 @@ class StopOnSignal(Hook):
         """Look at signals after iterations only, from now on."""
         self.request.on_signal = OnSignal.NOTE
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: dict | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
         """Stop, if a signal has come.
 
         Raises:
@@ -95,11 +89,7 @@ class StopOnSignal(Hook):
         self.shared_batches = least(len(runner.val_dataloader))
 
     def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: dict | None = None,
-        outputs: Sequence | None = None,
+        self, runner: Runner, batch_idx: int, *_: object, **__: object
     ) -> None:
         """Stop within a validation; a resumed run makes up for all of it.
 

@@ -56,16 +56,12 @@ class RunSummary(Hook):
         for label, text in facts.items():
             _say(*wrapped(str(text), f'{label}:'.ljust(LABEL), ' ' * LABEL))
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Print the metric that counts, and which checkpoint is the best."""
         if metrics:
             _say(*wrapped(evaluation_line(runner, self.validations.entries)))
 
-    def after_test_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
+    def after_test_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         """Print all metrics."""
         entry = {'metrics': metrics or {}}
         for name, value in numbers(entry).items():
