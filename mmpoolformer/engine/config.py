@@ -25,6 +25,7 @@ from mmpoolformer.utils.errors import (
     as_user_error,
     one_line,
 )
+from mmpoolformer.utils.nested import dicts_in
 from mmpoolformer.utils.paths import split_entry
 from mmpoolformer.utils.text import did_you_mean
 
@@ -239,25 +240,21 @@ def _check_packages(config: Config) -> None:
     raise UserError(f'the config needs {scope}, which is not installed{cure}')
 
 
-def _check_class_names(node: object, file: Path, place: str = '') -> None:
+def _check_class_names(config: Config, file: Path) -> None:
     """Refuse names of classes that are one text, of which each letter would count."""
-    if isinstance(node, dict | Config):
-        about_data = place.endswith('metainfo')
-        if about_data and 'CLASSES' in node:
+    for place, node in dicts_in(config):
+        if not place.endswith('metainfo'):
+            continue
+        if 'CLASSES' in node:
             raise UserError(
                 f'{file}: {place}.CLASSES is not read: write {place}.classes'
             )
-        classes = node.get('classes') if about_data else None
+        classes = node.get('classes')
         if isinstance(classes, str) and not Path(classes).is_file():  # a list of names
             raise UserError(
                 f'{file}: {place}.classes={classes!r} is text, not a list of names: '
                 f'write classes=({classes!r},), with the comma'
             )
-        children = node.items()
-    else:
-        children = enumerate(node) if isinstance(node, list | tuple) else ()
-    for key, child in children:
-        _check_class_names(child, file, f'{place}.{key}'.removeprefix('.'))
 
 
 def check_weights(config: Config) -> None:
@@ -266,28 +263,16 @@ def check_weights(config: Config) -> None:
     Raises:
         UserError: Naming the setting and the file.
     """
-    for setting, file in _weight_files(config):
-        file = split_entry(file)[0]
+    files = {'load_from': config.get('load_from')}
+    for place, node in dicts_in(config.model, 'model'):
+        if node.get('type') == 'Pretrained':
+            files[f'{place}.checkpoint'] = node.get('checkpoint')
+    for setting, named in files.items():
+        if not isinstance(named, str | os.PathLike):
+            continue
+        file = split_entry(named)[0]
         if '://' not in file and not Path(file).expanduser().exists():
             raise UserError(f'{setting}={file}: no such file')
-
-
-def _weight_files(config: Config) -> Iterator[tuple[str, str]]:
-    if config.get('load_from'):
-        yield 'load_from', config.load_from
-    yield from _pretrained_files(config.model, 'model')
-
-
-def _pretrained_files(node: object, path: str) -> Iterator[tuple[str, str]]:
-    """Find what `dict(type='Pretrained', checkpoint=...)` name, anywhere below."""
-    if isinstance(node, dict):
-        if node.get('type') == 'Pretrained' and isinstance(node.get('checkpoint'), str):
-            yield f'{path}.checkpoint', node['checkpoint']
-        children = node.items()
-    else:
-        children = enumerate(node) if isinstance(node, (list, tuple)) else ()
-    for key, child in children:
-        yield from _pretrained_files(child, f'{path}.{key}')
 
 
 def use_resume(config: Config, resume: str | None) -> list[Path]:

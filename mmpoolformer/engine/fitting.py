@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.nested import dicts_in
 
 SIDE = 128  # of the picture that a backbone is tried on; strides go up to 64
 # What a picture of zeros may raise in parts that do not fit it or each other.
@@ -53,31 +54,24 @@ def check_fit(model: nn.Module, config: ConfigDict) -> None:
             _check_head(place, head, settings, maps, bool(config.get('neck')))
 
 
-def check_losses(config: object, place: str = 'model') -> None:
+def check_losses(model: dict) -> None:
     """Refuse losses for another number of classes than their heads have.
 
     Args:
-        config: Settings of the model, or of a part of it.
-        place: Where they stand in the config.
+        model: Settings of the model.
 
     Raises:
         UserError: Naming the setting and the right number of weights, or the setting
             that a single channel needs.
     """
-    if isinstance(config, list | tuple):
-        for number, part in enumerate(config):
-            check_losses(part, f'{place}.{number}')
-    if not isinstance(config, dict):
-        return
-    for key in ('loss_cls', 'loss_decode'):
-        losses = config.get(key) or []
-        if isinstance(losses, dict):
-            _check_loss(config, key, losses, f'{place}.{key}')
-            continue
-        for number, loss in enumerate(losses):
-            _check_loss(config, key, loss, f'{place}.{key}.{number}')
-    for key, part in config.items():
-        check_losses(part, f'{place}.{key}')
+    for place, part in dicts_in(model, 'model'):
+        for key in ('loss_cls', 'loss_decode'):
+            losses = part.get(key) or []
+            if isinstance(losses, dict):
+                _check_loss(part, key, losses, f'{place}.{key}')
+                continue
+            for number, loss in enumerate(losses):
+                _check_loss(part, key, loss, f'{place}.{key}.{number}')
 
 
 def _check_loss(head: dict, key: str, loss: dict, place: str) -> None:

@@ -1,12 +1,13 @@
 """One size for the pictures of a config, in training, validation and test."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 
 from mmpoolformer.utils.errors import UsageError
+from mmpoolformer.utils.nested import dicts_in
 from mmpoolformer.utils.text import type_name
 
 Size = tuple[int, int]
@@ -37,8 +38,9 @@ def use_size(config: Config, size: Size) -> None:
     Raises:
         UsageError: If it has no size that is known.
     """
+    parts = [config.get(key) for key in (*LOADERS, 'tta_pipeline')]
     # By identity, because loaders may share them.
-    steps = [*{id(node): node for node in _nodes(_data(config))}.values()]
+    steps = [*{id(node): node for _, node in dicts_in(parts)}.values()]
     timms = [step for step in steps if _is_timm(step)]
     for step in timms:
         step['transform']['input_size'] = (3, *size)
@@ -95,24 +97,9 @@ def warn_of_padding(config: Config) -> None:
 
 def tested_scale(config: Config) -> Size | None:
     """Return what the test resizes pictures to, width and height, if anything."""
-    steps = (s for key in LOADERS[:0:-1] for s in _nodes(config.get(key) or ()))
-    scales = (s.get('scale') for s in steps if type_name(s.get('type')) == 'Resize')
+    steps = dicts_in([config.get(key) for key in LOADERS[:0:-1]])
+    scales = (s.get('scale') for _, s in steps if type_name(s.get('type')) == 'Resize')
     return next((_pair(scale) for scale in scales if scale), None)
-
-
-def _data(config: Config) -> list:
-    """Return the parts of a config that have pipelines."""
-    return [config[key] for key in (*LOADERS, 'tta_pipeline') if config.get(key)]
-
-
-def _nodes(node: object) -> Iterator[dict]:
-    """Find all dicts, anywhere below."""
-    if isinstance(node, Mapping):
-        yield node
-    children = node.values() if isinstance(node, Mapping) else node
-    for child in children:
-        if isinstance(child, Mapping | list | tuple):
-            yield from _nodes(child)
 
 
 def _is_timm(node: Mapping) -> bool:
@@ -130,9 +117,10 @@ def _crop(config: Config) -> Size | None:
     """Return the training crop of mmseg, height and width."""
     if not _sized_parts(config):
         return None
-    steps = _nodes(config.get('train_dataloader') or ())
-    found = (s['crop_size'] for s in steps if type_name(s.get('type')) == 'RandomCrop')
-    return next(map(_pair, found), None)
+    for _, step in dicts_in(config.get('train_dataloader')):
+        if type_name(step.get('type')) == 'RandomCrop':
+            return _pair(step['crop_size'])
+    return None
 
 
 def _current(config: Config) -> Size | None:
