@@ -8,7 +8,6 @@ activations, element-wise sums) is listed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
@@ -27,6 +26,7 @@ from mmpoolformer.models.from_config import (
     build_from_config,
     input_size,
 )
+from mmpoolformer.utils.temporary import evaluating
 
 # Rows of the table lie one level below these children.
 STAGE_LISTS = ('stages', 'layers', 'transformers')
@@ -101,7 +101,7 @@ def count(
     like = next(module.parameters(), torch.empty(0))
     whole = isinstance(module, BaseModel)
     traced = _WholeModel(module, shape).eval() if whole else module
-    with _evaluating(module), torch.no_grad():
+    with evaluating(module), torch.no_grad():
         analysis = FlopCountAnalysis(traced, like.new_zeros(shape))
         analysis.set_op_handle('aten::scaled_dot_product_attention', _attention_macs)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -222,18 +222,6 @@ def _dense_backbone(module: nn.Module) -> MetaFormer | PiT | None:
         if isinstance(backbone, PiTClassifier):
             return PiT(backbone.variant)
     return backbone if isinstance(backbone, MetaFormer | PiT) else None
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a model in evaluation mode, and every part back in its own afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def _attention_macs(inputs: list, outputs: list) -> int:

@@ -4,7 +4,7 @@ mmengine knows packages by the names of their distributions, which the maintaine
 have changed, and not this one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mmengine.config import Config
@@ -12,7 +12,6 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 from mmpoolformer.utils.paths import config_path
 
-Find = Callable[[str, str], tuple[str, str | None]]
 OWN = 'mmpoolformer::'
 # Modules that are found by their own name, whatever their distribution is called.
 MODULES = {'mmseg': 'mmseg'}
@@ -23,20 +22,17 @@ def package_bases() -> Iterator[None]:
     """Let `_base_ = 'mmpoolformer::...'` and `'mmseg::...'` work inside the block."""
     find, packages = Config._get_cfg_path, dict(MODULE2PACKAGE)
     MODULE2PACKAGE.update(MODULES)
-    Config._get_cfg_path = staticmethod(_finder(find))
-    try:
-        yield
-    finally:
-        Config._get_cfg_path = staticmethod(find)
-        MODULE2PACKAGE.clear()
-        MODULE2PACKAGE.update(packages)
 
-
-def _finder(find: Find) -> Find:
     def get_path(base: str, filename: str) -> tuple[str, str | None]:
         if base.startswith(OWN):
             # Without a scope: what these configs name is mostly mmdet's or mmseg's.
             return str(config_path(base.removeprefix(OWN))), None
         return find(base, filename)
 
-    return get_path
+    Config._get_cfg_path = staticmethod(get_path)
+    try:
+        yield
+    finally:
+        Config._get_cfg_path = staticmethod(find)
+        MODULE2PACKAGE.clear()
+        MODULE2PACKAGE.update(packages)

@@ -27,6 +27,7 @@ from mmpoolformer.utils.errors import (
 )
 from mmpoolformer.utils.nested import dicts_in
 from mmpoolformer.utils.paths import split_entry
+from mmpoolformer.utils.temporary import replaced
 from mmpoolformer.utils.text import did_you_mean
 
 KEY = re.compile(r'[A-Za-z_]\w*(\.\w+)*')
@@ -125,11 +126,9 @@ def formatted_once() -> Iterator[None]:
             known[text] = original(text, **style)
         return known[text]
 
-    yapf_api.FormatCode = format_code  # mmengine looks it up at each use
-    try:
+    # mmengine looks it up at each use.
+    with replaced(yapf_api, 'FormatCode', format_code):
         yield
-    finally:
-        yapf_api.FormatCode = original
 
 
 def task_scope(config: Config) -> str:

@@ -9,8 +9,7 @@ a tenth of the time.
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import print_log
 
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.temporary import replaced
 
 # Where mmdet's metric looks its evaluations up.
 COCO_MODULE = 'mmdet.evaluation.metrics.coco_metric'
@@ -64,13 +64,12 @@ def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
             logger='current',
             level=logging.WARNING,
         )
-    metric._coco_api = copy(api)
-    metric._coco_api.loadRes = partial(_load_detections, api)
-    try:
-        with _fast_evaluation():
-            return compute(results)
-    finally:
-        metric._coco_api = api
+    tolerant = copy(api)
+    tolerant.loadRes = partial(_load_detections, api)
+    module = sys.modules[COCO_MODULE]
+    fast = replaced(module, 'COCOeval', faster(module.COCOeval))
+    with replaced(metric, '_coco_api', tolerant), fast:
+        return compute(results)
 
 
 def faster(kind: Callable) -> Callable:
@@ -94,17 +93,6 @@ def _evaluation(truth: object, found: object, kind: str) -> object:
     if not all(type(number) is int for number in [*truth.imgs, *truth.cats]):
         return COCOeval(truth, found, kind)
     return COCOeval_faster(truth, found, kind, print_function=print)
-
-
-@contextmanager
-def _fast_evaluation() -> Iterator[None]:
-    module = sys.modules[COCO_MODULE]
-    before = module.COCOeval
-    module.COCOeval = faster(before)
-    try:
-        yield
-    finally:
-        module.COCOeval = before
 
 
 def _number_annotations(api: object) -> None:

@@ -5,6 +5,7 @@ first step then, deep inside and without the name of a setting.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import torch
 from mmengine.config import ConfigDict
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.nested import dicts_in
+from mmpoolformer.utils.temporary import evaluating
 
 SIDE = 128  # of the picture that a backbone is tried on; strides go up to 64
 # What a picture of zeros may raise in parts that do not fit it or each other.
@@ -135,16 +137,9 @@ def _tried(model: nn.Module, config: ConfigDict, part: nn.Module) -> object:
     channels = config.backbone.get('in_channels', 3)
     like = next(model.parameters())
     picture = torch.zeros(1, channels, SIDE, SIDE, dtype=like.dtype, device=like.device)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            return part(picture)
-    except TRIAL_ERRORS:
-        return None  # the caller finds out what does not fit
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with suppress(*TRIAL_ERRORS), evaluating(model), torch.no_grad():
+        return part(picture)
+    return None  # the caller finds out what does not fit
 
 
 def _channels(maps: object) -> tuple[int, ...] | None:

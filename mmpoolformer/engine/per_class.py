@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,6 +11,7 @@ from mmengine.evaluator import BaseMetric, Evaluator
 
 from mmpoolformer.classification.metric import Accuracy, topk_accuracy
 from mmpoolformer.engine.evaluation import COCO_MODULE, faster
+from mmpoolformer.utils.temporary import replaced
 
 EVALUATIONS = ('COCOeval', 'COCOevalMP')
 
@@ -94,20 +95,16 @@ def _keep_pixels(
         ]
         return found
 
-    metric.total_area_to_metrics = keep
-    try:
+    with replaced(metric, 'total_area_to_metrics', keep):
         return compute(results)
-    finally:
-        metric.total_area_to_metrics = measure
 
 
 def _keep_coco(
     metric: BaseMetric, compute: Callable, kept: PerClass, results: Sequence
 ) -> dict:
     def keep(evaluation: object) -> None:
-        if (
-            evaluation.params.useCats and evaluation.eval
-        ):  # else of proposals, without classes
+        # Else of proposals, without classes.
+        if evaluation.params.useCats and evaluation.eval:
             kind = evaluation.params.iouType
             kept.tables[kind] = coco_table(evaluation)
             if kept.keeps_evaluations:
@@ -131,7 +128,6 @@ def _recorded(
         chosen: Gives what makes them in place of one of `EVALUATIONS`.
     """
     module, last = sys.modules[COCO_MODULE], []
-    kinds = {name: getattr(module, name) for name in EVALUATIONS}
 
     def record(kind: type, *given: object) -> object:
         if last:
@@ -139,15 +135,13 @@ def _recorded(
         last.append(kind(*given))
         return last[0]
 
-    for name, kind in kinds.items():
-        setattr(module, name, partial(record, chosen(kind)))
-    try:
+    with ExitStack() as recording:
+        for name in EVALUATIONS:
+            kind = chosen(getattr(module, name))
+            recording.enter_context(replaced(module, name, partial(record, kind)))
         yield
         if last:
             keep(last.pop())
-    finally:
-        for name, kind in kinds.items():
-            setattr(module, name, kind)
 
 
 def coco_table(evaluation: object) -> list[dict]:

@@ -30,6 +30,7 @@ from mmpoolformer.export.compare import (
 from mmpoolformer.export.graphs import Graph, build_graph, fixed_parts, windowed_parts
 from mmpoolformer.inference.compiling import compile_for_cpu, onnx_session
 from mmpoolformer.models.windows import for_any_size
+from mmpoolformer.utils.temporary import evaluating
 from mmpoolformer.version import __version__
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ def export_model(
     # In the same folder, so that the finished file only needs another name.
     with tempfile.TemporaryDirectory(prefix='.export-', dir=path.parent) as folder:
         part = Path(folder) / path.name
-        with _evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             checks = list(_write(graph, part, size, json.dumps(about)))
         worst = max(check.difference for check in checks)
         if not worst <= tolerance:
@@ -455,19 +456,6 @@ def _images(
     generator = torch.Generator().manual_seed(height)
     shape = (batch, graph.in_channels, *(size or (height, width)))
     return torch.randn(shape, generator=generator)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a while."""
-    modes = [(part, part.training) for part in model.modules()]
-    for part, _ in modes:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 @contextmanager
