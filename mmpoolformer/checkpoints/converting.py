@@ -15,7 +15,9 @@ from mmpoolformer.checkpoints.errors import CheckpointError
 from mmpoolformer.checkpoints.keymaps import (
     convert_state_dict,
     find_prefix,
+    under,
     with_dot,
+    with_linear_turned,
 )
 from mmpoolformer.checkpoints.loading import (
     WRAPPERS,
@@ -131,15 +133,14 @@ def convert_file(
         part, converted = {}, entries
     else:
         prefix = find_prefix(first) if prefix is None else with_dot(prefix)
-        start = len(prefix)
-        part = {k[start:]: v for k, v in first.items() if k.startswith(prefix)}
+        part = under(prefix, first)
         converted = {
             name: convert_state_dict(weights, target, source_format, prefix)
             for name, weights in entries.items()
         }
     if destination.suffix == paddle.SUFFIX:  # the others' linear weights too
         converted = {
-            name: weights | paddle.with_linear_turned(_others(weights, prefix))
+            name: weights | with_linear_turned(_others(weights, prefix))
             for name, weights in converted.items()
         }
     result = _result(content, converted, flat, entry)

@@ -68,7 +68,7 @@ def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
             logger='current',
             level=logging.WARNING,
         )
-    return _model_report(model, weights, filename, entry, missing, unexpected)
+    return _model_report(model, weights, filename, entry, missing, unexpected, {})
 
 
 def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
@@ -88,17 +88,17 @@ def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport
     model = unwrapped(model)
     entry, weights = model_weights(checkpoint, filename)
     own = model.state_dict()
-    reshaped = [
-        key for key in own if key in weights and weights[key].shape != own[key].shape
-    ]
-    shapes = [
-        f'{key} {list(weights[key].shape)}, not {list(own[key].shape)}'
-        for key in reshaped
-    ]
+    reshaped = {
+        key: f'{key} {list(weights[key].shape)}, not {list(own[key].shape)}'
+        for key in own
+        if key in weights and weights[key].shape != own[key].shape
+    }
     chosen = {key: weights[key] for key in weights if key not in reshaped}
     missing, unexpected = model.load_state_dict(chosen, strict=False)
     missing = [key for key in missing if key not in reshaped]
-    report = _model_report(model, weights, filename, entry, missing, unexpected, shapes)
+    report = _model_report(
+        model, weights, filename, entry, missing, unexpected, reshaped
+    )
     loaded = [key for key in report.loaded if not key.endswith(COUNTS)]
     if not loaded:
         cure = place_cure(own, weights) or _part_cure(filename)
@@ -166,9 +166,9 @@ def _model_report(
     entry: str,
     missing: Sequence[str],
     unexpected: Sequence[str],
-    shapes: Sequence[str] = (),
+    reshaped: Mapping[str, str],
 ) -> LoadReport:
-    kept = {*missing, *(text.split(' ')[0] for text in shapes)}
+    kept = {*missing, *reshaped}
     # Torch fills in the counts of batches that a file lacks.
     own = [k for k in model.state_dict() if k in weights or not k.endswith(COUNTS)]
     return LoadReport(
@@ -179,5 +179,5 @@ def _model_report(
         loaded=tuple(key for key in own if key not in kept),
         new=tuple(missing),
         left=tuple(unexpected),
-        reshaped=tuple(shapes),
+        reshaped=tuple(reshaped.values()),
     )

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmpoolformer.checkpoints.errors import CheckpointError, shown
-from mmpoolformer.utils.text import first_few
+from mmpoolformer.checkpoints.errors import CheckpointError
+from mmpoolformer.utils.text import first_few, shown
 
 # What transformers, timm and accelerate write, the preferred one first.
 FILES = ('model.safetensors', 'pytorch_model.safetensors', 'pytorch_model.bin')
@@ -159,7 +159,8 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 def _cure(folder: Path) -> str:
     """Say what to give in place of a folder without a file of a known name."""
-    for place in (folder, *_inner(folder)):
+    places = [folder, *(place for place in sorted(folder.iterdir()) if place.is_dir())]
+    for place in places:
         if (place / '.metadata').is_file():
             return (
                 ' of torch.distributed.checkpoint (FSDP). Join its parts first: python '
@@ -173,7 +174,8 @@ def _cure(folder: Path) -> str:
                 ' of DeepSpeed. Join its parts first: python '
                 f'{own}/zero_to_fp32.py {own} FILE'
             )
-    if _is_deepspeed(folder):
+    # Of each rank with ZeRO 3: zero_pp_rank_0_mp_rank_00_model_states.pt.
+    if any(any(place.glob('*mp_rank_*_model_states.pt')) for place in places):
         return (
             ' of DeepSpeed. Join its parts first: python -m '
             f'deepspeed.utils.zero_to_fp32 {shown(str(folder))} FILE'
@@ -182,15 +184,3 @@ def _cure(folder: Path) -> str:
     if files:
         return f'; give a file in it: {first_few(files)}'
     return f' without weights (no {", ".join(FILES)}, and no other such file)'
-
-
-def _is_deepspeed(folder: Path) -> bool:
-    # Of each rank with ZeRO 3: zero_pp_rank_0_mp_rank_00_model_states.pt.
-    return any(
-        any(place.glob('*mp_rank_*_model_states.pt'))
-        for place in (folder, *_inner(folder))
-    )
-
-
-def _inner(folder: Path) -> list[Path]:
-    return [place for place in sorted(folder.iterdir()) if place.is_dir()]

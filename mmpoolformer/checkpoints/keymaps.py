@@ -187,7 +187,7 @@ class KeyMap:
 def _lies_transposed(part: Collection[str]) -> bool | None:
     """Tell whether linear weights are (in, out); None if their shapes don't tell."""
     for key, value in part.items() if isinstance(part, Mapping) else ():
-        if not is_linear(key, value) or value.shape[0] == value.shape[1]:
+        if not _is_linear(key, value) or value.shape[0] == value.shape[1]:
             continue
         bias = part.get(f'{key.removesuffix("weight")}bias')
         if bias is not None and bias.ndim == 1 and len(bias) in value.shape:
@@ -197,9 +197,15 @@ def _lies_transposed(part: Collection[str]) -> bool | None:
     return None
 
 
-def is_linear(key: str, value: Tensor) -> bool:
-    """Tell whether a parameter is the weight of a linear layer."""
-    return value.ndim == 2 and key.rpartition('.')[2] == 'weight'
+def _is_linear(key: object, value: object) -> bool:
+    """Tell whether an entry is the weight of a linear layer."""
+    is_matrix = isinstance(value, Tensor) and value.ndim == 2
+    return is_matrix and isinstance(key, str) and key.rpartition('.')[2] == 'weight'
+
+
+def with_linear_turned(entries: Mapping) -> dict:
+    """Transpose the weights of linear layers; views, which take no memory."""
+    return {k: v.t() if _is_linear(k, v) else v for k, v in entries.items()}
 
 
 def _apply(rules: Sequence[tuple[str, str]], key: str) -> str | None:
@@ -330,12 +336,12 @@ def detect_format(part: Iterable[str]) -> str:
 def _map_of(part: Collection[str]) -> KeyMap:
     found = _find_map(part)
     if found is None:
-        raise ValueError(_unknown(list(part)))
+        raise _unknown(part)
     return found
 
 
-def _unknown(keys: Sequence[str]) -> str:
-    return (
+def _unknown(keys: Iterable[str]) -> ValueError:
+    return ValueError(
         f'parameter names of no known format ({first_few(keys)}): known are '
         f'{", ".join(FORMATS)}'
     )
@@ -345,8 +351,8 @@ def _find_map(part: Collection[str]) -> KeyMap | None:
     return next((m for m in MAPS if m.fits(part)), None)
 
 
-def _tables(part: Collection[str], format: str) -> list[KeyMap]:
-    return [m for m in MAPS if m.format == format and m.names(part)]
+def _map_by_names(part: Collection[str], format: str) -> KeyMap | None:
+    return next((m for m in MAPS if m.format == format and m.names(part)), None)
 
 
 def find_prefix(keys: Iterable[str]) -> str:
@@ -365,7 +371,8 @@ def find_prefix(keys: Iterable[str]) -> str:
     found = {}
     for key_map in MAPS:
         for prefix in _prefixes(keys, key_map.marks[0]):
-            if key_map.fits(_under(keys, prefix)):
+            part = [k.removeprefix(prefix) for k in keys if k.startswith(prefix)]
+            if key_map.fits(part):
                 found.setdefault(prefix, key_map.format)
     for prefix, name in list(found.items()):
         if name in INNER:
@@ -377,7 +384,7 @@ def find_prefix(keys: Iterable[str]) -> str:
             f'several backbones, under {first_few(sorted(found))}: {entry_cure(whole)}'
         )
     if not found:
-        raise ValueError(_unknown(keys))
+        raise _unknown(keys)
     return next(iter(found))
 
 
@@ -391,8 +398,10 @@ def _prefixes(keys: Iterable[str], name: str) -> set[str]:
     return {prefix for prefix in ends if not prefix or prefix.endswith('.')}
 
 
-def _under(keys: Iterable[str], prefix: str) -> list[str]:
-    return [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+def under(prefix: str, entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries whose names start with a prefix, without it."""
+    cut = len(prefix)
+    return {k[cut:]: v for k, v in entries.items() if k.startswith(prefix)}
 
 
 def convert_state_dict(
@@ -422,7 +431,7 @@ def convert_state_dict(
     for name in (target, source or target):
         if name not in FORMATS:
             raise ValueError(f'no format {name!r}: choose from {", ".join(FORMATS)}')
-    part = _part(state_dict, prefix)
+    part = under(prefix, state_dict)
     native = _to_native(part, _source_map(part, source))
     converted = _from_native(native, target)
     renamed = dict(zip(part, converted.items(), strict=True))
@@ -442,7 +451,7 @@ def native_keys(state_dict: dict[str, Tensor], prefix: str = '') -> None:
     Raises:
         ValueError: If two parameters would get the same name.
     """
-    part = _part(state_dict, prefix)
+    part = under(prefix, state_dict)
     key_map = _find_map(part)
     if key_map is None or key_map.is_native:
         return
@@ -452,11 +461,6 @@ def native_keys(state_dict: dict[str, Tensor], prefix: str = '') -> None:
     merged = _merged(state_dict, prefix, renamed)
     state_dict.clear()
     state_dict.update(merged)
-
-
-def _part(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    cut = len(prefix)
-    return {k[cut:]: v for k, v in state_dict.items() if k.startswith(prefix)}
 
 
 def _merged(
@@ -479,7 +483,7 @@ def _merged(
 
 def _source_map(part: Mapping[str, Tensor], source: str | None) -> KeyMap:
     if source == 'paddle' and _lies_transposed(part) is None:
-        key_map = next(iter(_tables(part, source)), None) or _map_of(part)
+        key_map = _map_by_names(part, source) or _map_of(part)
     else:
         key_map = _map_of(part)
     # The two formats with the same names may stand for each other.
@@ -501,7 +505,7 @@ def _to_native(part: Mapping[str, Tensor], key_map: KeyMap) -> dict[str, Tensor]
             f'{first_few(unknown)}'
         )
     if key_map.transposed:
-        part = _with_linear_turned(part)
+        part = with_linear_turned(part)
     native = {names[key]: value for key, value in part.items()}
     return native if key_map.is_native else _as_native(native)
 
@@ -514,26 +518,18 @@ def _from_native(native: Mapping[str, Tensor], target: str) -> dict[str, Tensor]
         unnamed.append([key for key, theirs in names.items() if theirs is None])
         if unnamed[-1]:
             continue
-        theirs = {names[key]: v for key, v in _shaped(native, key_map).items()}
-        if key_map.is_native or key_map is next(iter(_tables(theirs, target)), None):
-            return _with_linear_turned(theirs) if key_map.transposed else theirs
+        if key_map.is_native:
+            return dict(native)
+        shaped = {k: _pointwise(k, v, key_map.linear) for k, v in native.items()}
+        theirs = {names[key]: value for key, value in shaped.items()}
+        if key_map is _map_by_names(theirs, target):
+            return with_linear_turned(theirs) if key_map.transposed else theirs
     fewest = min(unnamed, key=len)
     if not fewest:
         raise ValueError(f'{target} files hold a whole classifier, and this is not one')
     raise ValueError(
         f'{target} has no name for {len(fewest)} parameters: {first_few(fewest)}'
     )
-
-
-def _shaped(native: Mapping[str, Tensor], key_map: KeyMap) -> Mapping[str, Tensor]:
-    """Give linear weights the shapes of a table that is about to rename them."""
-    if key_map.is_native:
-        return native
-    return {k: _pointwise(k, v, key_map.linear) for k, v in native.items()}
-
-
-def _with_linear_turned(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v.t() if is_linear(k, v) else v for k, v in part.items()}
 
 
 def _as_native(native: Mapping[str, Tensor]) -> dict[str, Tensor]:

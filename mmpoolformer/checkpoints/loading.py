@@ -16,6 +16,7 @@ from mmpoolformer.checkpoints.keymaps import (
     convert_state_dict,
     detect_format,
     find_prefix,
+    under,
     with_dot,
     without_marks,
 )
@@ -132,7 +133,7 @@ def load_weights(
         content = read_checkpoint(path, trust=trust)
     wrapper, weights = unwrap(content, name, entry)
     found = _found_prefix(weights, prefix, name)
-    part = {k[len(found) :]: v for k, v in weights.items() if k.startswith(found)}
+    part = under(found, weights)
     native = convert_state_dict(part, 'native')
     channels = _fit_channels(module, native)
     chosen = _checked(module, native, tuple(fresh), name)
@@ -250,10 +251,8 @@ def _chosen_entry(
     parts = {}
     for place, weights in found.items():
         start = f'{entry}.'.removeprefix(f'{place}.')
-        names = [key for key in weights if key.startswith(start)]
-        if names:
-            whole = f'{place}.{start}'.strip('.')
-            parts[whole] = {k.removeprefix(start): weights[k] for k in names}
+        if part := under(start, weights):
+            parts[f'{place}.{start}'.strip('.')] = part
     if len(parts) == 1:
         return next(iter(parts.values()))
     if parts:

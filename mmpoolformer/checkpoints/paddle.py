@@ -20,7 +20,7 @@ from mmpoolformer.checkpoints.errors import (
     UntrustedCheckpointError,
     errors_of,
 )
-from mmpoolformer.checkpoints.keymaps import is_linear
+from mmpoolformer.checkpoints.keymaps import with_linear_turned
 from mmpoolformer.checkpoints.pickle_check import ARRAY_NAMES, NUMPY, PickleCheck
 
 SUFFIX = '.pdparams'
@@ -65,18 +65,6 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
         """Look a name up in the table; nothing is imported."""
         return NUMPY[f'{module}.{name}'.replace('__builtin__.', 'builtins.', 1)]
-
-
-def with_linear_turned(entries: dict) -> dict:
-    """Transpose the weights of linear layers; views, which take no memory."""
-    return {
-        key: value.t() if _is_linear(key, value) else value
-        for key, value in entries.items()
-    }
-
-
-def _is_linear(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, Tensor) and is_linear(key, value)
 
 
 def write_paddle(weights: Mapping[str, Tensor], file: BinaryIO) -> None:

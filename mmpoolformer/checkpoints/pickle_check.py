@@ -165,9 +165,8 @@ class PickleCheck(pickle._Unpickler):
                 f'it is of pickle protocol {self.proto}, not {self.most} or less'
             )
         items, cost, dense, _ = _measure(root, {})
-        if items > MOST_ITEMS:
-            raise ValueError('it repeats what it holds too often')
-        if cost > MOST_TIMES * (self.stream.tell() - start) + ALLOWANCE:
+        length = self.stream.tell() - start
+        if items > MOST_ITEMS or cost > MOST_TIMES * length + ALLOWANCE:
             raise ValueError('it repeats what it holds too often')
         if dense > MOST_TIMES * self.file_size + DENSE_ALLOWANCE:
             raise ValueError('its tensors repeat their memory too often')
