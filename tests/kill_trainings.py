@@ -28,7 +28,8 @@ from tiny_training import INTERVAL, STEPS, settings, train
 
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.engine.hooks.checkpoint import report_full_disk, resumable
+from mmpoolformer.engine.hooks.checkpoint import report_full_disk
+from mmpoolformer.engine.resuming import resumable
 from mmpoolformer.utils.errors import run_tool
 
 SMALLEST = 130_000  # bytes of a checkpoint, rounded down

@@ -14,10 +14,10 @@ from typing import TextIO
 from mmengine.config import Config
 
 from mmpoolformer.engine.config import use_resume
-from mmpoolformer.engine.hooks.checkpoint import last_named
 from mmpoolformer.engine.hooks.curves import DrawCurves
 from mmpoolformer.engine.hooks.logs import TrainingLog, ValidationLog
 from mmpoolformer.engine.hooks.progress import ProgressHook
+from mmpoolformer.engine.resuming import last_named
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.files import write_json

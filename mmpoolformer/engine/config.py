@@ -16,8 +16,8 @@ from mmengine.runner import Runner
 from yapf.yapflib import yapf_api
 
 from mmpoolformer.engine.bases import package_bases
-from mmpoolformer.engine.hooks.checkpoint import resumable, since_start
 from mmpoolformer.engine.picture_size import use_size
+from mmpoolformer.engine.resuming import resumable, since_start
 from mmpoolformer.utils.errors import (
     SETTING_ERRORS,
     UsageError,
@@ -291,7 +291,8 @@ def use_resume(config: Config, resume: str | None) -> list[Path]:
     Raises:
         UserError: If the checkpoint is missing.
     """
-    auto = resume == 'auto' or (resume is None and _resumes_by_itself(config))
+    resumes_by_itself = config.get('resume') and config.get('load_from') is None
+    auto = resume == 'auto' or (resume is None and resumes_by_itself)
     is_restarted = int(os.environ.get(RESTARTS, 0)) > 0
     found = since_start(config.work_dir) if is_restarted else []
     if auto and not found:
@@ -313,10 +314,6 @@ def use_resume(config: Config, resume: str | None) -> list[Path]:
     config.resume = True
     config.load_from = resume
     return []
-
-
-def _resumes_by_itself(config: Config) -> bool:
-    return bool(config.get('resume')) and config.get('load_from') is None
 
 
 def use_auto_scale_lr(config: Config) -> None:

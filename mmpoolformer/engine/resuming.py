@@ -1,13 +1,25 @@
-"""What a checkpoint may say to a training that resumes from it.
+"""Which checkpoints a training can resume from, and what they may say to it.
 
 All of it is data to be checked: types first, then names of files. A file of somebody
 else's must end the run in one line, and never touch other files.
 """
 
-from collections.abc import Mapping
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mmpoolformer.utils.errors import UserError
+from mmengine.logging import print_log
+
+from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
+from mmpoolformer.engine.distributed import all_true
+from mmpoolformer.utils.errors import UserError, one_line
+
+POINTER = 'last_checkpoint'
+LONGEST = 2**16  # bytes of it that are read
+STARTED = '.started'  # as old as the run that was started last in a work dir
+# Files that hold all that a training needs to go on; `best_*.pth` do not.
+RESUMABLE = re.compile(r'(epoch|iter)_\d+\.pth')
 
 MOST_FILES = 10_000  # that a checkpoint may name
 LARGEST = 2**53  # of epochs and iterations
@@ -78,23 +90,56 @@ def take_files(facts: dict) -> dict:
     return {key: facts.pop(key) for key in keys}
 
 
-def named_place(text: str, work_dir: Path) -> Path:
-    """Return the checkpoint that a work dir's `last_checkpoint` stands for.
-
-    That is a file of the work dir, which may have been moved since; or of a folder
-    called as the work dir, where mmengine saves by `out_dir`.
+def resumable(work_dir: str | Path) -> list[Path]:
+    """Return the checkpoints that a training in a work dir can go on from.
 
     Args:
-        text: What `last_checkpoint` holds.
-        work_dir: The folder that it lies in.
+        work_dir: The folder.
 
     Returns:
-        A path; whether there is such a file is not looked at.
+        First the one that `last_checkpoint` names, then the others, newest first. The
+        folder may have been moved since. Whether they can be read is not looked at.
+    """
+    folder = Path(work_dir)
+    found = [p for p in folder.glob('*.pth') if RESUMABLE.fullmatch(p.name)]
+    found.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    named = last_named(folder)
+    if named is None:
+        return found
+    return [named, *(path for path in found if path.name != named.name)]
+
+
+def mark_start(work_dir: str | Path) -> None:
+    """Note in a work dir that a run starts there now that goes on from none in it."""
+    Path(work_dir).mkdir(parents=True, exist_ok=True)
+    Path(work_dir, STARTED).touch()
+
+
+def since_start(work_dir: str | Path) -> list[Path]:
+    """Return those of `resumable` that are of the run that was started last."""
+    mark = Path(work_dir, STARTED)
+    start = mark.stat().st_mtime_ns if mark.is_file() else 0
+    found = [path for path in resumable(work_dir) if path.is_file()]
+    return [path for path in found if path.stat().st_mtime_ns >= start]
+
+
+def last_named(work_dir: Path) -> Path | None:
+    """Return the checkpoint that a work dir's `last_checkpoint` stands for, if any.
+
+    That is a file of the work dir, which may have been moved since; or of a folder
+    called as the work dir, where mmengine saves by `out_dir`. Whether there is such a
+    file is not looked at.
 
     Raises:
         UserError: If it names no checkpoint, or one elsewhere.
     """
-    pointer = work_dir / 'last_checkpoint'
+    pointer = work_dir / POINTER
+    if not pointer.is_file():
+        return None
+    with pointer.open('rb') as file:
+        text = file.read(LONGEST).decode('utf-8', 'replace').strip()
+    if not text:
+        return None
     if not is_name(text) or not text.endswith('.pth'):
         shown = repr(text[:80])
         raise UserError(
@@ -110,3 +155,41 @@ def named_place(text: str, work_dir: Path) -> Path:
             f'on from it, say --resume {text}'
         )
     return named
+
+
+def read_first(
+    paths: Sequence[str | Path], read: Callable[[str], dict]
+) -> tuple[str, dict]:
+    """Read the first of some checkpoints that can be read, by all processes alike.
+
+    Args:
+        paths: Files, the wanted one first; the others are taken with a warning.
+        read: What reads one.
+
+    Returns:
+        Which one it was, and what it holds.
+
+    Raises:
+        CheckpointError: If none can be read; also `OSError`.
+    """
+    problems = []
+    for path in paths:
+        try:
+            content = read(str(path))
+            problem = None
+        except UntrustedCheckpointError:
+            raise
+        except (CheckpointError, OSError) as error:
+            problem = error
+        if all_true(problem is None):
+            break
+        problems.append(problem or CheckpointError(f'{path}: not read everywhere'))
+    else:
+        raise problems[0]
+    if problems:
+        print_log(
+            f'{one_line(problems[-1])}: goes on from {path}, which is older',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return str(path), content

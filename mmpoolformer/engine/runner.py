@@ -48,7 +48,7 @@ from mmpoolformer.engine.fsdp import (
     shards,
     strategy_of,
 )
-from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, read_first
+from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook
 from mmpoolformer.engine.hooks.finite import FiniteGuard
 from mmpoolformer.engine.hooks.norms import AverageStatistics
 from mmpoolformer.engine.loops import (
@@ -75,6 +75,7 @@ from mmpoolformer.engine.resumed_settings import (
     take_own_settings,
 )
 from mmpoolformer.engine.resumed_state import check_resumed
+from mmpoolformer.engine.resuming import read_first
 from mmpoolformer.engine.seeding import SeedSteps
 from mmpoolformer.models.label_maps import predict_labels_only
 from mmpoolformer.utils.errors import UserError, as_user_error

@@ -15,7 +15,7 @@ from tiny_training import settings, train
 
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.engine.hooks.checkpoint import resumable
+from mmpoolformer.engine.resuming import resumable
 from mmpoolformer.utils.errors import UserError
 
 SAVED, STEPS = 'iter_6.pth', 8

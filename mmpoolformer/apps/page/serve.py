@@ -10,7 +10,7 @@ from threading import Event
 
 from mmpoolformer.apps.pretrain_demo import CLASSIFIER, PretrainDemo
 from mmpoolformer.apps.quickstart import CONFIG, Quickstart
-from mmpoolformer.engine.hooks.checkpoint import last_named
+from mmpoolformer.engine.resuming import last_named
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.inference.weights import report_random
 from mmpoolformer.utils.devices import choose_device

@@ -6,33 +6,30 @@ what it replaces goes after that.
 """
 
 import errno
-import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.dist import all_reduce_params, is_main_process, master_only
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn import Parameter
 
-from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
 from mmpoolformer.checkpoints.filling import unwrapped
-from mmpoolformer.engine.distributed import all_true
 from mmpoolformer.engine.fsdp import full_tensor, sharded_like
 from mmpoolformer.engine.resuming import (
     BEST,
     INTERRUPTED,
     OUTDATED,
+    POINTER,
     STEPS,
     check_files,
     is_best,
-    named_place,
+    mark_start,
     take_files,
 )
 from mmpoolformer.registry import HOOKS
@@ -40,11 +37,6 @@ from mmpoolformer.utils.errors import UserError, one_line
 from mmpoolformer.utils.files import PART, atomic_file, write_atomically
 
 BACKEND = 'mmpoolformer.whole'
-POINTER = 'last_checkpoint'
-LONGEST = 2**16  # bytes of it that are read
-STARTED = '.started'  # as old as the run that was started last in a work dir
-# Files that hold all that a training needs to go on; `best_*.pth` do not.
-RESUMABLE = re.compile(r'(epoch|iter)_\d+\.pth')
 
 
 @register_backend(BACKEND, force=True)
@@ -109,7 +101,8 @@ class SafeCheckpointHook(CheckpointHook):
         """Tell whether a checkpoint lies where this run saves."""
         if not self.local:
             return path.rpartition('/')[0] == str(self.out_dir).rstrip('/')
-        return bool(path) and same_folder(Path(path).parent, self.out_dir)
+        here = Path(self.out_dir).resolve()
+        return bool(path) and Path(path).parent.resolve() == here
 
     def _go_on(self, runner: Runner, claims: dict) -> None:
         """Take over what a checkpoint of this folder says about the others in it."""
@@ -268,11 +261,6 @@ def _parameters(runner: Runner) -> Iterator[tuple[str, Parameter]]:
     return unwrapped(runner.model).named_parameters()
 
 
-def same_folder(one: str | Path, other: str | Path) -> bool:
-    """Tell whether two paths are of one folder."""
-    return Path(one).resolve() == Path(other).resolve()
-
-
 @contextmanager
 def report_unsaved(before: str | None) -> Iterator[None]:
     """Turn a failure to write a checkpoint into one line.
@@ -322,88 +310,3 @@ def remove_parts(*folders: str | Path) -> None:
         for pattern in (f'*.pth{PART}', f'{POINTER}{PART}'):
             for part in Path(folder).glob(pattern):
                 part.unlink()
-
-
-def resumable(work_dir: str | Path) -> list[Path]:
-    """Return the checkpoints that a training in a work dir can go on from.
-
-    Args:
-        work_dir: The folder.
-
-    Returns:
-        First the one that `last_checkpoint` names, then the others, newest first. The
-        folder may have been moved since. Whether they can be read is not looked at.
-    """
-    folder = Path(work_dir)
-    found = [p for p in folder.glob('*.pth') if RESUMABLE.fullmatch(p.name)]
-    found.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    named = last_named(folder)
-    if named is None:
-        return found
-    return [named, *(path for path in found if path.name != named.name)]
-
-
-def mark_start(work_dir: str | Path) -> None:
-    """Note in a work dir that a run starts there now that goes on from none in it."""
-    Path(work_dir).mkdir(parents=True, exist_ok=True)
-    Path(work_dir, STARTED).touch()
-
-
-def since_start(work_dir: str | Path) -> list[Path]:
-    """Return those of `resumable` that are of the run that was started last."""
-    mark = Path(work_dir, STARTED)
-    start = mark.stat().st_mtime_ns if mark.is_file() else 0
-    found = [path for path in resumable(work_dir) if path.is_file()]
-    return [path for path in found if path.stat().st_mtime_ns >= start]
-
-
-def last_named(folder: Path) -> Path | None:
-    """Return the checkpoint that a work dir's `last_checkpoint` names.
-
-    Raises:
-        UserError: If it names something else, or a file elsewhere.
-    """
-    pointer = folder / POINTER
-    if not pointer.is_file():
-        return None
-    with pointer.open('rb') as file:
-        text = file.read(LONGEST).decode('utf-8', 'replace').strip()
-    return named_place(text, folder) if text else None
-
-
-def read_first(
-    paths: Sequence[str | Path], read: Callable[[str], dict]
-) -> tuple[str, dict]:
-    """Read the first of some checkpoints that can be read, by all processes alike.
-
-    Args:
-        paths: Files, the wanted one first; the others are taken with a warning.
-        read: What reads one.
-
-    Returns:
-        Which one it was, and what it holds.
-
-    Raises:
-        CheckpointError: If none can be read; also `OSError`.
-    """
-    problems = []
-    for path in paths:
-        try:
-            content = read(str(path))
-            problem = None
-        except UntrustedCheckpointError:
-            raise
-        except (CheckpointError, OSError) as error:
-            problem = error
-        if all_true(problem is None):
-            break
-        problems.append(problem or CheckpointError(f'{path}: not read everywhere'))
-    else:
-        raise problems[0]
-    if problems:
-        print_log(
-            f'{one_line(problems[-1])}: goes on from {path}, which is older',
-            logger='current',
-            level=logging.WARNING,
-        )
-    return str(path), content

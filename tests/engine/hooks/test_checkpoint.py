@@ -12,7 +12,8 @@ from tiny_training import STEPS, settings, train
 from tool_process import fork
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook, resumable
+from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook
+from mmpoolformer.engine.resuming import resumable
 from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.utils.files import atomic_file
 
