@@ -135,70 +135,46 @@ _BASIC = {
     'poolformerv2_m48': (82.6, 73_346_056, 11_594_664_192),
 }
 
-# arXiv 2210.13452, common token mixers: top-1 at 224, at 384, and both after
-# ImageNet-21k; parameters; MACs at 224 and at 384; parameters and MACs with
-# ImageNet-21k's classes.
-_COMMON = {
-    'convformer_s18': (
-        (83.0, 84.4, 83.7, 85.0),
-        26_774_448,
-        (3_959_248_640, 11_629_314_560),
-        (69_477_657, 4_001_931_008),
-    ),
-    'convformer_s36': (
-        (84.1, 85.4, 85.4, 86.4),
-        40_012_152,
-        (7_672_623_872, 22_542_090_752),
-        (82_715_361, 7_715_306_240),
-    ),
-    'convformer_m36': (
-        (84.5, 85.6, 86.1, 86.9),
-        57_051_640,
-        (12_887_976_768, 37_867_802_688),
-        (105_090_145, 12_935_994_432),
-    ),
-    'convformer_b36': (
-        (84.8, 85.7, 87.0, 87.6),
-        99_882_616,
-        (22_690_270_976, 66_671_045_376),
-        (163_927_009, 22_754_294_528),
-    ),
-    'caformer_s18': (
-        (83.6, 85.0, 84.1, 85.4),
-        26_341_656,
-        (4_125_205_760, 13_419_799_040),
-        (69_044_865, 4_167_888_128),
-    ),
-    'caformer_s36': (
-        (84.5, 85.7, 85.8, 86.9),
-        39_297_102,
-        (8_004_538_112, 26_081_034_752),
-        (82_000_311, 8_047_220_480),
-    ),
-    'caformer_m36': (
-        (85.2, 86.2, 86.6, 87.5),
-        56_204_878,
-        (13_286_273_856, 42_111_383_616),
-        (104_243_383, 13_334_291_520),
-    ),
-    'caformer_b36': (
-        (85.5, 86.4, 87.4, 88.1),
-        98_753_614,
-        (23_221_333_760, 72_329_153_280),
-        (162_798_007, 23_285_357_312),
-    ),
+# arXiv 2210.13452, common token mixers: top-1 at 224 pixels, at 384, and both after
+# ImageNet-21k.
+_COMMON_TOP1 = {
+    'convformer_s18': (83.0, 84.4, 83.7, 85.0),
+    'convformer_s36': (84.1, 85.4, 85.4, 86.4),
+    'convformer_m36': (84.5, 85.6, 86.1, 86.9),
+    'convformer_b36': (84.8, 85.7, 87.0, 87.6),
+    'caformer_s18': (83.6, 85.0, 84.1, 85.4),
+    'caformer_s36': (84.5, 85.7, 85.8, 86.9),
+    'caformer_m36': (85.2, 86.2, 86.6, 87.5),
+    'caformer_b36': (85.5, 86.4, 87.4, 88.1),
+}
+# Their parameters, MACs at 224 and at 384 pixels, and inputs of the last layer.
+_COMMON_SIZES = {
+    'convformer_s18': (26_774_448, 3_959_248_640, 11_629_314_560, 2048),
+    'convformer_s36': (40_012_152, 7_672_623_872, 22_542_090_752, 2048),
+    'convformer_m36': (57_051_640, 12_887_976_768, 37_867_802_688, 2304),
+    'convformer_b36': (99_882_616, 22_690_270_976, 66_671_045_376, 3072),
+    'caformer_s18': (26_341_656, 4_125_205_760, 13_419_799_040, 2048),
+    'caformer_s36': (39_297_102, 8_004_538_112, 26_081_034_752, 2048),
+    'caformer_m36': (56_204_878, 13_286_273_856, 42_111_383_616, 2304),
+    'caformer_b36': (98_753_614, 23_221_333_760, 72_329_153_280, 3072),
 }
 
 
 def _common_entries(name: str) -> dict[str, ZooEntry]:
     """Return the entries of all trainings of one architecture."""
-    top1s, params, (macs, macs_384), (params_in21k, macs_in21k) = _COMMON[name]
+    params, macs, macs_384, inputs = _COMMON_SIZES[name]
     entries = {}
-    for training, top1 in zip(_TIMM_TAGS, top1s, strict=False):
+    for training, top1 in zip(_TIMM_TAGS, _COMMON_TOP1[name], strict=False):
         used = macs_384 if '384' in training else macs
         entries[name + training] = _baseline(name, training, top1, params, used)
+    more = IN21K_CLASSES - 1000  # outputs of the last layer, each with a bias
     entries[f'{name}_in21k'] = _baseline(
-        name, '_in21k', None, params_in21k, macs_in21k, IN21K_CLASSES
+        name,
+        '_in21k',
+        None,
+        params + more * (inputs + 1),
+        macs + more * inputs,
+        IN21K_CLASSES,
     )
     return entries
 
@@ -226,7 +202,7 @@ def _pit(name: str, top1: float, params: int, macs: int) -> ZooEntry:
 ZOO = {
     **{name: _release(name, *row) for name, row in _RELEASES.items()},
     **{name: _baseline(name, '', *row) for name, row in _BASIC.items()},
-    **{k: entry for name in _COMMON for k, entry in _common_entries(name).items()},
+    **{k: entry for name in _COMMON_TOP1 for k, entry in _common_entries(name).items()},
     **{name: _pit(name, *row) for name, row in _PIT.items()},
 }
 
