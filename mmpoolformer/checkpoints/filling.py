@@ -1,16 +1,15 @@
 """Filling the whole model of a config: a detector, a segmentor, a classifier."""
 
-import logging
 import re
 from collections.abc import Mapping, Sequence
 
-from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from mmpoolformer.checkpoints.errors import entry_cure
 from mmpoolformer.checkpoints.loading import LoadReport, unwrap
 from mmpoolformer.utils.errors import UserError, one_line
+from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.paths import split_entry
 from mmpoolformer.utils.text import first_few
 
@@ -62,11 +61,9 @@ def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
             f'{place_cure(own, weights) or "is it a checkpoint of this config?"}'
         )
     if unexpected:
-        print_log(
+        warn(
             f'{filename}: {len(unexpected)} tensors that the model has no place for: '
-            f'{first_few(unexpected)}',
-            logger='current',
-            level=logging.WARNING,
+            f'{first_few(unexpected)}'
         )
     return _model_report(model, weights, filename, entry, missing, unexpected, {})
 

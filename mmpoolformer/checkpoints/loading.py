@@ -1,13 +1,11 @@
 """Loading weights into a model, with a report of what came from where."""
 
-import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmpoolformer.checkpoints.errors import CheckpointError, entry_cure
@@ -23,6 +21,7 @@ from mmpoolformer.checkpoints.keymaps import (
 from mmpoolformer.checkpoints.paddle import SUFFIX as PADDLE
 from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
+from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.paths import split_entry
 from mmpoolformer.utils.text import first_few
 
@@ -306,12 +305,10 @@ def _warn_of_head(module: nn.Module, content: Mapping, name: str) -> None:
     published = name.startswith(('timm://', 'hf://timm/', 'hf://sail/'))
     differs = getattr(getattr(module, 'head', None), 'timm_averages_first', False)
     if differs and not ours and not published:
-        print_log(
+        warn(
             f'{name}: if this PoolFormer was trained or tuned in timm, its outputs '
             "differ a little here: timm's head averages before its norm, this one "
-            'after it, as in the original. Use the model timm/poolformer_... then',
-            logger='current',
-            level=logging.WARNING,
+            'after it, as in the original. Use the model timm/poolformer_... then'
         )
 
 

@@ -6,13 +6,11 @@ read by `ClassFolders` and `ClassTar`, mistakes in the data are errors, and augm
 depends on the place in the run only (see `mmpoolformer.engine.seeding`).
 """
 
-import logging
 from collections.abc import Sequence
 from multiprocessing import Array
 from pathlib import Path
 
 import torch
-from mmengine.logging import print_log
 from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import Dataset, IterableDataset
 
@@ -20,6 +18,7 @@ from mmpoolformer.data.class_folders import SPLITS, ClassFolders, ClassTar, orde
 from mmpoolformer.data.class_names import chosen_classes
 from mmpoolformer.registry import DATASETS
 from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
+from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.seeding import seeded
 from mmpoolformer.utils.text import first_few, shown
 
@@ -105,7 +104,7 @@ class TimmDataset(Dataset):
         self.metainfo = {'classes': names} if names else {}
         self.notes = self._notes()
         for note in () if quiet else self.notes:
-            print_log(note, logger='current', level=logging.WARNING)
+            warn(note)
         # In shared memory, because the processes of a data loader find them.
         self._marked = Array('b', len(self.data))
 
@@ -198,7 +197,7 @@ class TimmDataset(Dataset):
     def _mark(self, index: int, error: PictureError) -> None:
         if not self._marked[index]:
             self._marked[index] = 1
-            print_log(f'skipped {error}', logger='current', level=logging.WARNING)
+            warn(f'skipped {error}')
 
     def _name(self, index: int) -> str:
         known = hasattr(self.data, 'reader')

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from yapf.yapflib import yapf_api
 
@@ -25,6 +25,7 @@ from mmpoolformer.utils.errors import (
     as_user_error,
     one_line,
 )
+from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.nested import dicts_in
 from mmpoolformer.utils.paths import split_entry
 from mmpoolformer.utils.temporary import replaced
@@ -222,11 +223,9 @@ def _check_top(key: str, config: Config, readable: set[str]) -> None:
     if top not in config:
         hint = did_you_mean(top, [*config, *readable], most=1)
         raise UsageError(f'--cfg-options {key}: the config has no {top!r}{hint}')
-    print_log(
+    warn(
         f'--cfg-options {key}: {top} is a variable of the config file; what the file '
-        'has made of it already does not change',
-        logger='current',
-        level=logging.WARNING,
+        'has made of it already does not change'
     )
 
 

@@ -7,7 +7,6 @@ installed (the extra `[det]`), it evaluates in pycocotools' place, to the same d
 a tenth of the time.
 """
 
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -17,9 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.logging import print_log
 
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.temporary import replaced
 
 # Where mmdet's metric looks its evaluations up.
@@ -58,11 +57,9 @@ def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
             'data set (val_evaluator.ann_file, test_evaluator.ann_file)'
         )
     if len(metric.img_ids) < len(api.imgs):
-        print_log(
+        warn(
             f'{type(metric).__name__}: evaluated on the {len(metric.img_ids)} pictures '
-            f'that were run, of {len(api.imgs)} in the annotation file',
-            logger='current',
-            level=logging.WARNING,
+            f'that were run, of {len(api.imgs)} in the annotation file'
         )
     tolerant = copy(api)
     tolerant.loadRes = partial(_load_detections, api)

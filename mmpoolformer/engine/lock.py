@@ -1,7 +1,6 @@
 """One training at a time in a work dir."""
 
 import json
-import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -9,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, SoftFileLock, Timeout
-from mmengine.logging import print_log
 
 from mmpoolformer.utils.distributed import launched_rank
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.files import write_atomically
+from mmpoolformer.utils.logs import warn
 
 LOCK, HOLDER = '.training.lock', '.training.json'
 PATIENCE = 20.0  # seconds in which the readers of a killed training end
@@ -43,11 +42,9 @@ def locked(work_dir: str | Path, patience: float = PATIENCE) -> Iterator[None]:
     try:
         _acquire(lock, folder, patience)
     except (OSError, NotImplementedError) as error:
-        print_log(
+        warn(
             f'{folder}: can not be locked ({error}): see to it that no other training '
-            'runs there',
-            logger='current',
-            level=logging.WARNING,
+            'runs there'
         )
     if isinstance(lock, SoftFileLock):
         lock.release()  # it would outlive a process that is killed

@@ -1,12 +1,11 @@
 """One size for the pictures of a config, in training, validation and test."""
 
-import logging
 from collections.abc import Mapping
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 
 from mmpoolformer.utils.errors import UsageError
+from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.nested import dicts_in
 from mmpoolformer.utils.text import type_name
 
@@ -86,12 +85,10 @@ def warn_of_padding(config: Config) -> None:
     for part in _sized_parts(config)[:1] if crop else ():
         full = _pair(part['size'])
         if full[0] > crop[0] or full[1] > crop[1]:
-            print_log(
+            warn(
                 f'training crops of {crop[0]}x{crop[1]} are padded to '
                 f'{full[0]}x{full[1]}, model.data_preprocessor.size: set both by '
-                f'--size {crop[0]} {crop[1]}',
-                logger='current',
-                level=logging.WARNING,
+                f'--size {crop[0]} {crop[1]}'
             )
 
 

@@ -4,16 +4,15 @@ A checkpoint holds the learning rate and the other numbers of the optimizer, and
 numbers of the schedules. They win unless the config's are asked for.
 """
 
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from numbers import Real
 
-from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmpoolformer.engine.loops import DONE
+from mmpoolformer.utils.logs import warn
 
 # What changes as a training goes on, follows from the learning rate, or only says how
 # steps are computed.
@@ -43,11 +42,11 @@ def report_differences(runner: Runner, checkpoint: Mapping, filename: str) -> No
         found += _schedule_differences(runner.param_schedulers, saved)
     lines = list(dict.fromkeys(found))
     for line in lines[:MOST_LINES]:
-        _warn(f'--resume keeps {line}')
+        warn(f'--resume keeps {line}')
     if lines:
         more = len(lines) - MOST_LINES
         others = f'{more} more settings of {filename}; ' if more > 0 else ''
-        _warn(f'{others}{OPTION} takes what the config says instead')
+        warn(f'{others}{OPTION} takes what the config says instead')
 
 
 def report_length(runner: Runner, filename: str) -> None:
@@ -63,14 +62,10 @@ def report_length(runner: Runner, filename: str) -> None:
     else:
         setting, done, end = 'max_iters', runner.iter, loop.max_iters
     if done > end:
-        _warn(
+        warn(
             f'{filename} was saved after {done} of train_cfg.{setting}={end}: there is '
             f'nothing left to train; raise {setting} to go on'
         )
-
-
-def _warn(text: str) -> None:
-    print_log(text, logger='current', level=logging.WARNING)
 
 
 def take_own_settings(wrapper: OptimWrapper | OptimWrapperDict, saved: dict) -> dict:

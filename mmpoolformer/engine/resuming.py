@@ -4,16 +4,14 @@ All of it is data to be checked: types first, then names of files. A file of som
 else's must end the run in one line, and never touch other files.
 """
 
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mmengine.logging import print_log
-
 from mmpoolformer.checkpoints.errors import CheckpointError, UntrustedCheckpointError
 from mmpoolformer.engine.distributed import all_true
 from mmpoolformer.utils.errors import UserError, one_line
+from mmpoolformer.utils.logs import warn
 
 POINTER = 'last_checkpoint'
 LONGEST = 2**16  # bytes of it that are read
@@ -187,9 +185,5 @@ def read_first(
     else:
         raise problems[0]
     if problems:
-        print_log(
-            f'{one_line(problems[-1])}: goes on from {path}, which is older',
-            logger='current',
-            level=logging.WARNING,
-        )
+        warn(f'{one_line(problems[-1])}: goes on from {path}, which is older')
     return str(path), content

@@ -1,6 +1,5 @@
 """Saved predictions in place of the network of a config's detector or segmentor."""
 
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.logging import print_log
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
 from torch import Tensor, nn
@@ -17,6 +15,7 @@ from torch.utils.data import Dataset
 
 from mmpoolformer.data.class_names import read_json
 from mmpoolformer.utils.errors import UserError, as_user_error
+from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.text import first_few
 
 KEYS = {'image_id', 'category_id', 'bbox', 'score'}
@@ -79,11 +78,9 @@ def _by_image(entries: object, dataset: Dataset, masks: bool) -> dict:
     for one in entries:
         found[one['image_id']].append(one)
     if len(found) < len(images):
-        print_log(
+        warn(
             f'the file has boxes in {len(found)} of the {len(images)} pictures of the '
-            'test data: in the others nothing counts as found',
-            logger='current',
-            level=logging.WARNING,
+            'test data: in the others nothing counts as found'
         )
     return found
 

@@ -297,9 +297,7 @@ def test_notes_are_logged_once_for_a_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = []
-    monkeypatch.setattr(
-        classification, 'print_log', lambda text, **_: told.append(text)
-    )
+    monkeypatch.setattr(classification, 'warn', told.append)
     write(tmp_path, 'apple/0.png', 'Banana/0.png')
     assert folder_classes(tmp_path, '') == ('apple', 'Banana')
     TimmDataset(str(tmp_path), quiet=True)

@@ -104,7 +104,7 @@ def test_a_variable_of_the_file_is_changed_with_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told = []
-    monkeypatch.setattr(settings, 'print_log', lambda text, **_: told.append(text))
+    monkeypatch.setattr(settings, 'warn', told.append)
     config = Config(dict(data_root='old', model={}))
     merge_options(config, ['data_root=new'])
     assert config.data_root == 'new'

@@ -77,7 +77,7 @@ def test_a_folder_without_locks_is_used_with_a_warning(
         raise error
 
     monkeypatch.setattr(filelock.FileLock, 'acquire', fail)
-    monkeypatch.setattr(module, 'print_log', lambda text, **_: told.append(text))
+    monkeypatch.setattr(module, 'warn', told.append)
     with locked(tmp_path):
         pass
     assert 'can not be locked' in told[0]

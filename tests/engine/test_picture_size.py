@@ -104,7 +104,7 @@ def test_a_config_without_a_size_is_refused() -> None:
 
 def test_padding_of_a_crop_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
-    monkeypatch.setattr(picture_size, 'print_log', lambda text, **_: told.append(text))
+    monkeypatch.setattr(picture_size, 'warn', told.append)
     config = load_config(ADE)
     warn_of_padding(config)
     assert not told

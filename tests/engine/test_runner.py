@@ -67,7 +67,7 @@ def test_filling_a_model_names_what_is_wrong() -> None:
 
 def test_unexpected_tensors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
-    monkeypatch.setattr(filling, 'print_log', lambda text, **_: told.append(text))
+    monkeypatch.setattr(filling, 'warn', told.append)
     weights = {**Net().state_dict(), 'head.bias': torch.ones(1)}
     fill_model(Net(), weights, 'x.pth')
     assert told == ['x.pth: 1 tensors that the model has no place for: head.bias']

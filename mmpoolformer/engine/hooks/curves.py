@@ -1,6 +1,5 @@
 """Curves that a training draws of itself, and what TensorBoard and others get."""
 
-import logging
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -9,10 +8,10 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.text import type_name
 from mmpoolformer.visual.curves import draw_training, read_run, save_figure
 
@@ -62,11 +61,7 @@ class DrawCurves(Hook):
                 figure = draw_training(curves, self.work_dir.name)
                 save_figure(figure, self.work_dir / PICTURE)
         except (OSError, ValueError) as error:
-            print_log(
-                f'{self.work_dir / PICTURE}: not drawn: {error}',
-                logger='current',
-                level=logging.WARNING,
-            )
+            warn(f'{self.work_dir / PICTURE}: not drawn: {error}')
         end = time.monotonic()
         self.next_time = end + (end - start) / SHARE
 

@@ -1243,7 +1243,7 @@ def test_a_folder_in_a_wrapper_is_not_counted(folders: Path) -> None:
 
 def test_notes_about_folders_are_warnings(folders: Path, monkeypatch) -> None:
     # Told by the report alone, not in a log besides.
-    monkeypatch.setattr('mmpoolformer.data.classification.print_log', None)
+    monkeypatch.setattr('mmpoolformer.data.classification.warn', None)
     for split in ('train', 'val'):
         (folders / split / 'bee').rename(folders / split / 'Bug')
         (folders / split / 'ant' / '1.heic').touch()

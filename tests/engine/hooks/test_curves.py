@@ -1,6 +1,5 @@
 import importlib
 import json
-import logging
 import sys
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -63,9 +62,7 @@ def test_drawing_takes_no_more_than_its_share(tmp_path, monkeypatch):
 
 def test_what_can_not_be_drawn_is_a_warning(tmp_path, monkeypatch):
     warnings = []
-    monkeypatch.setattr(
-        plots, 'print_log', lambda text, logger, level: warnings.append((text, level))
-    )
+    monkeypatch.setattr(plots, 'warn', warnings.append)
     folder = write_run(tmp_path / 'run')
     (folder / 'curves.png.part').mkdir()  # so the picture can't be written
     DrawCurves(folder).after_train(None)
@@ -73,8 +70,7 @@ def test_what_can_not_be_drawn_is_a_warning(tmp_path, monkeypatch):
     DrawCurves(folder).after_train(None)
     DrawCurves(tmp_path / 'missing').after_train(None)
     assert len(warnings) == 3
-    assert all(level == logging.WARNING for _, level in warnings)
-    assert 'not a line of JSON' in warnings[1][0]
+    assert 'not a line of JSON' in warnings[1]
     assert not (folder / 'curves.png').exists()
 
 
