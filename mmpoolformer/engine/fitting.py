@@ -4,7 +4,7 @@ A backbone in another's place gives other feature maps. What follows it fails at
 first step then, deep inside and without the name of a setting.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import torch
@@ -42,18 +42,15 @@ def check_fit(model: nn.Module, config: ConfigDict) -> None:
     """
     if not hasattr(model, 'extract_feat') or not hasattr(model, 'backbone'):
         return
-    maps = _channels(_tried(model, config, model.extract_feat))
+    has_neck = bool(config.get('neck'))
+    maps = _channels_of(model, config, model.extract_feat)
     if maps is None:
-        given = _declared(model.backbone) or _channels(
-            _tried(model, config, model.backbone)
-        )
+        given = _declared(model.backbone) or _channels_of(model, config, model.backbone)
         if given:
             _check_neck(config, given)
-            if not config.get('neck'):
-                maps = given
-    if maps:
-        for place, head, settings in _heads(model, config):
-            _check_head(place, head, settings, maps, bool(config.get('neck')))
+        maps = None if has_neck else given
+    for place, head, settings in _heads(model, config) if maps else ():
+        _check_head(place, head, settings, maps, has_neck)
 
 
 def check_losses(model: dict) -> None:
@@ -132,18 +129,19 @@ def _declared(backbone: nn.Module) -> tuple[int, ...] | None:
     return tuple(declared) if is_list else None
 
 
-def _tried(model: nn.Module, config: ConfigDict, part: nn.Module) -> object:
-    """Run a part of a model on a picture of zeros; None if that fails."""
+def _channels_of(
+    model: nn.Module, config: ConfigDict, part: Callable[[Tensor], object]
+) -> tuple[int, ...] | None:
+    """Run a part of a model on a picture of zeros; return its maps' channels.
+
+    None stands for a failure, and for a result that is no maps.
+    """
     channels = config.backbone.get('in_channels', 3)
     like = next(model.parameters())
     picture = torch.zeros(1, channels, SIDE, SIDE, dtype=like.dtype, device=like.device)
+    maps = None
     with suppress(*TRIAL_ERRORS), evaluating(model), torch.no_grad():
-        return part(picture)
-    return None  # the caller finds out what does not fit
-
-
-def _channels(maps: object) -> tuple[int, ...] | None:
-    """Return the channels of feature maps, or None for anything else."""
+        maps = part(picture)
     is_maps = (
         isinstance(maps, list | tuple)
         and maps

@@ -34,7 +34,6 @@ from mmpoolformer.engine.distributed import (
     disconnect_processes,
     let_first_process_speak,
 )
-from mmpoolformer.engine.fsdp import strategy_of
 from mmpoolformer.engine.hooks.checkpoint import report_full_disk
 from mmpoolformer.engine.hooks.curves import DrawCurves, use_tensorboard, use_trackers
 from mmpoolformer.engine.hooks.draw import DrawPictures
@@ -293,7 +292,7 @@ def _prepare_config(job: Training, config: Config) -> list[Path]:
     use_trackers(config, job.log)
     if job.amp:
         settings.use_amp(config)
-    if job.strategy and job.strategy != strategy_of(config)[0]:
+    if job.strategy:
         config.strategy = job.strategy
     if job.auto_scale_lr:
         settings.use_auto_scale_lr(config)

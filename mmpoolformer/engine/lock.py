@@ -15,11 +15,13 @@ from mmpoolformer.utils.files import write_atomically
 from mmpoolformer.utils.logs import warn
 
 LOCK, HOLDER = '.training.lock', '.training.json'
-PATIENCE = 20.0  # seconds in which the readers of a killed training end
+# Seconds to wait where the process that had the lock is dead: its readers of pictures
+# outlive it a little, and hold the lock.
+PATIENCE = 20.0
 
 
 @contextmanager
-def locked(work_dir: str | Path, patience: float = PATIENCE) -> Iterator[None]:
+def locked(work_dir: str | Path) -> Iterator[None]:
     """Hold a work dir for a training while the block runs; the first process does.
 
     The kernel releases the lock when the process dies. Where a folder has no locks
@@ -27,8 +29,6 @@ def locked(work_dir: str | Path, patience: float = PATIENCE) -> Iterator[None]:
 
     Args:
         work_dir: The folder; made if need be.
-        patience: Seconds to wait where the process that had it is dead: its readers of
-            pictures outlive it a little, and hold the lock.
 
     Raises:
         UserError: If another training has the folder.
@@ -40,7 +40,7 @@ def locked(work_dir: str | Path, patience: float = PATIENCE) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(str(folder / LOCK))
     try:
-        _acquire(lock, folder, patience)
+        _acquire(lock, folder)
     except (OSError, NotImplementedError) as error:
         warn(
             f'{folder}: can not be locked ({error}): see to it that no other training '
@@ -57,13 +57,13 @@ def locked(work_dir: str | Path, patience: float = PATIENCE) -> Iterator[None]:
         lock.release()
 
 
-def _acquire(lock: FileLock, folder: Path, patience: float) -> None:
+def _acquire(lock: FileLock, folder: Path) -> None:
     try:
         lock.acquire(timeout=0)
     except Timeout:
         pid, host = _holder(folder)
         try:
-            lock.acquire(timeout=patience if _is_dead(pid, host) else 0)
+            lock.acquire(timeout=PATIENCE if _is_dead(pid, host) else 0)
         except Timeout:
             who = f'process {pid} on {host}' if pid else 'another process'
             raise UserError(

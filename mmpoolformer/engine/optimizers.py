@@ -2,6 +2,7 @@
 
 import torch
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
 from mmengine.utils import digit_version
 from torch import Tensor
 from torch.optim import Optimizer
@@ -15,6 +16,15 @@ def by_name(wrapper: OptimWrapper | OptimWrapperDict) -> dict[str, OptimWrapper]
     """Return the wrapper of each optimizer; a single one is called ''."""
     several = isinstance(wrapper, OptimWrapperDict)
     return dict(wrapper.items()) if several else {'': wrapper}
+
+
+def batch_factors(runner: Runner) -> dict[str, int]:
+    """Return the numbers whose product is the images in a step of the optimizer."""
+    return {
+        'processes': runner.world_size,
+        'images': runner.train_dataloader.batch_sampler.batch_size,
+        'accumulated': getattr(runner.optim_wrapper, '_accumulative_counts', 1),
+    }
 
 
 def check_accumulation(wrapper: OptimWrapper | OptimWrapperDict) -> None:

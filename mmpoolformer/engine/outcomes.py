@@ -98,23 +98,17 @@ def keep_outcomes(evaluator: Evaluator, scope: str) -> KeepOutcomes:
     Raises:
         UsageError: If the evaluator has no metric that a report could explain.
     """
-    needed = {'mmdet': 'CocoMetric', 'mmseg': 'IoUMetric'}.get(scope, 'Accuracy')
-    names = [{one.__name__ for one in type(m).__mro__} for m in evaluator.metrics]
-    metric = next(
-        (
-            metric
-            for metric, own in zip(evaluator.metrics, names, strict=True)
-            if needed in own and 'LVISMetric' not in own
-        ),
-        None,
-    )
-    if metric is None:
+    needed, keep = KINDS.get(scope, ('Accuracy', _of_classifier))
+    for metric in evaluator.metrics:
+        kinds = {kind.__name__ for kind in type(metric).__mro__}
+        if needed in kinds and 'LVISMetric' not in kinds:
+            break
+    else:
         there = ', '.join(type(metric).__name__ for metric in evaluator.metrics)
         raise UsageError(
             f'--report: explains what {needed} measures, test_evaluator has only '
             f'{there}'
         )
-    keep = {'mmdet': _of_detector, 'mmseg': _of_segmentor}.get(scope, _of_classifier)
     if scope == 'mmseg':
         classes = len(metric.dataset_meta['classes'])
         keep = partial(keep, metric.ignore_index, classes)
@@ -151,3 +145,7 @@ def _of_segmentor(ignored: int, classes: int, sample: dict) -> Segmented:
 def _as_png(labels: np.ndarray) -> bytes:
     """Return a label map as a PNG of 16 bits."""
     return cv2.imencode('.png', labels.astype(np.uint16))[1].tobytes()
+
+
+# The metric that a report explains, and what it needs of a picture, by scope.
+KINDS = {'mmdet': ('CocoMetric', _of_detector), 'mmseg': ('IoUMetric', _of_segmentor)}

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from logging import INFO, WARNING
+from math import prod
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -63,6 +64,7 @@ from mmpoolformer.engine.mixed_precision import (
     wants_amp,
 )
 from mmpoolformer.engine.optimizers import (
+    batch_factors,
     check_accumulation,
     keep_layouts,
     with_fused_adam,
@@ -78,19 +80,15 @@ from mmpoolformer.engine.resumed_state import check_resumed
 from mmpoolformer.engine.resuming import read_first
 from mmpoolformer.engine.seeding import SeedSteps
 from mmpoolformer.models.label_maps import predict_labels_only
-from mmpoolformer.utils.errors import UserError, as_user_error
+from mmpoolformer.utils.errors import SETTING_ERRORS, UserError, as_user_error
 from mmpoolformer.utils.memory import keep_freed_memory
 
 CHECKPOINT_ERRORS = (
-    OSError,
-    AssertionError,
+    *SETTING_ERRORS,
     AttributeError,
     EOFError,
-    LookupError,
     RuntimeError,
-    TypeError,
     UnpicklingError,
-    ValueError,
 )
 # What configs call mmengine's hook.
 CHECKPOINT_HOOKS = ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook)
@@ -297,13 +295,6 @@ class ToolRunner(Runner):
         keep_layouts(built)
         return built
 
-    @property
-    def images_a_step(self) -> int:
-        """Images in a step of the optimizer, over all processes and batches."""
-        accumulated = getattr(self.optim_wrapper, '_accumulative_counts', 1)
-        batch = self.train_dataloader.batch_sampler.batch_size
-        return self.world_size * batch * accumulated
-
     def scale_lr(
         self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None
     ) -> None:
@@ -318,12 +309,12 @@ class ToolRunner(Runner):
         """Warn of a learning rate that is for another number of images in a step."""
         scaling = self.cfg.get('auto_scale_lr') or {}
         base = scaling.get('base_batch_size')
-        if base and base != self.images_a_step and not scaling.get('enable'):
+        images = prod(batch_factors(self).values())
+        if base and base != images and not scaling.get('enable'):
             self.logger.warning(
-                f'A step sees {self.images_a_step} images, the learning rate is for '
-                f'{base}: mmpoolformer train --auto-scale-lr, in configs '
-                'auto_scale_lr.enable=True, scales it by '
-                f'{self.images_a_step / base:g}'
+                f'A step sees {images} images, the learning rate is for {base}: '
+                'mmpoolformer train --auto-scale-lr, in configs '
+                f'auto_scale_lr.enable=True, scales it by {images / base:g}'
             )
 
     def _shard_model(self) -> None:
@@ -385,27 +376,27 @@ class ToolRunner(Runner):
         filename, checkpoint = read_first([filename, *self.older], read)
         if self._resume:
             self._load_from = filename
-        missing_parts = [part for part in RESUME_PARTS if part not in checkpoint]
-        if self._resume and missing_parts:
-            raise UserError(
-                f'{filename}: can not be resumed, it has no {", ".join(missing_parts)};'
-                f' to start from its weights use --cfg-options load_from={filename}'
-            )
-        if self._resume:
-            check_resumed(self, checkpoint, filename, not self.own_settings)
-            self._choose_settings(checkpoint, filename)
+            self._check_resumed(checkpoint, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         report = fill_model(self.model, checkpoint, filename)
         self.logger.info(f'Loaded {report}')
         self._has_loaded = True
         return checkpoint
 
-    def _choose_settings(self, checkpoint: dict, filename: str) -> None:
-        if not self.own_settings:
+    def _check_resumed(self, checkpoint: dict, filename: str) -> None:
+        """Refuse what can't be resumed; choose whose settings hold."""
+        missing = [part for part in RESUME_PARTS if part not in checkpoint]
+        if missing:
+            raise UserError(
+                f'{filename}: can not be resumed, it has no {", ".join(missing)}; to '
+                f'start from its weights use --cfg-options load_from={filename}'
+            )
+        check_resumed(self, checkpoint, filename, not self.own_settings)
+        if self.own_settings:
+            own = take_own_settings(self.optim_wrapper, checkpoint['optimizer'])
+            checkpoint['optimizer'] = own
+        else:
             report_differences(self, checkpoint, filename)
-            return
-        own = take_own_settings(self.optim_wrapper, checkpoint['optimizer'])
-        checkpoint['optimizer'] = own
 
     def resume(
         self,

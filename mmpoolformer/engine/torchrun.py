@@ -30,10 +30,8 @@ from mmpoolformer.engine.signals import (
 )
 from mmpoolformer.utils.errors import UserError
 
-BY_SIGNAL = (
-    128  # a shell's exit code for a process that a signal ended, plus its number
-)
-
+# What a shell adds to the number of the signal that has ended a process.
+BY_SIGNAL = 128
 CHECK_FIRST = '--check-first'
 
 # What torch says, now and in 2.1.

@@ -18,21 +18,11 @@ DEFAULTS = {
             type='DetTTAModel',  # mmdet registers it in mmengine's own registry
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         ),
-        pack=dict(
-            type='mmdet.PackDetInputs',
-            meta_keys=(
-                'img_id',
-                'img_path',
-                'ori_shape',
-                'img_shape',
-                'scale_factor',
-                'flip',
-                'flip_direction',
-            ),
-        ),
+        pack=dict(type='mmdet.PackDetInputs'),
     ),
     'mmseg': dict(
-        model=dict(type='mmseg.SegTTAModel'), pack=dict(type='mmseg.PackSegInputs')
+        model=dict(type='mmseg.SegTTAModel'),
+        pack=dict(type='mmseg.PackSegInputs'),
     ),
 }
 

@@ -129,7 +129,9 @@ class FiniteGuard(Hook):
         if agree(not gradients or bool(torch.isfinite(total(gradients)))):
             return
         self.bad = [
-            p for p in parameters if p.grad is not None and has_bad(own_shard(p.grad))
+            p
+            for p in parameters
+            if p.grad is not None and not own_shard(p.grad).isfinite().all()
         ]
         if not agree(not self.bad):
             optimizer.zero_grad(set_to_none=True)
@@ -216,11 +218,6 @@ def statistics(model: nn.Module) -> list[Tensor]:
 def total(gradients: list[Tensor]) -> Tensor:
     """Return a number that is not finite if one of the gradients is not."""
     return torch.stack(torch._foreach_norm(gradients)).sum()
-
-
-def has_bad(gradient: Tensor) -> bool:
-    """Tell whether a number of a gradient is not finite."""
-    return not bool(torch.isfinite(gradient).all())
 
 
 def loss_scale(runner: Runner) -> float | None:

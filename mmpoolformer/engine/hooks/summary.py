@@ -19,7 +19,7 @@ from mmpoolformer.checkpoints.filling import unwrapped
 from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook
 from mmpoolformer.engine.hooks.curves import PICTURE
 from mmpoolformer.engine.hooks.logs import ValidationLog
-from mmpoolformer.engine.optimizers import by_name
+from mmpoolformer.engine.optimizers import batch_factors, by_name
 from mmpoolformer.utils.files import plain
 from mmpoolformer.utils.progress import say
 from mmpoolformer.utils.text import command_lines, first_few, wrapped
@@ -128,11 +128,7 @@ def training_facts(runner: Runner) -> dict[str, str]:
         datasets['evaluation'] = runner.val_dataloader.dataset
         every = f'{loop.val_interval} {unit}s' if loop.val_interval > 1 else unit
         length += f', evaluation every {every}'
-    factors = {
-        'processes': runner.world_size,
-        'images': runner.train_dataloader.batch_sampler.batch_size,
-        'accumulated': getattr(runner.optim_wrapper, '_accumulative_counts', 1),
-    }
+    factors = batch_factors(runner)
     product = ' x '.join(f'{n} {name}' for name, n in factors.items() if n > 1)
     batch = str(math.prod(factors.values()))
     return {
