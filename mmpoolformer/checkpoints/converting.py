@@ -139,10 +139,9 @@ def convert_file(
             for name, weights in entries.items()
         }
     if destination.suffix == paddle.SUFFIX:  # the others' linear weights too
-        converted = {
-            name: weights | with_linear_turned(_others(weights, prefix))
-            for name, weights in converted.items()
-        }
+        for weights in converted.values():
+            others = {k: v for k, v in weights.items() if not k.startswith(prefix)}
+            weights.update(with_linear_turned(others))
     result = _result(content, converted, flat, entry)
     _write(result, destination)
     return ConversionReport(
@@ -172,10 +171,6 @@ def _entries(
             w: content[w] for w in others if isinstance(content.get(w), Mapping)
         }
     return entries
-
-
-def _others(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k: v for k, v in weights.items() if not k.startswith(prefix)}
 
 
 def _result(

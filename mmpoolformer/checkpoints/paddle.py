@@ -92,7 +92,8 @@ def _as_torch(value: object, done: dict[int, object]) -> object:
 def _converted(value: object, done: dict[int, object]) -> object:
     if isinstance(value, np.ndarray):
         return _as_tensor(value)
-    if _is_named(value):
+    # A tensor as Paddle saves it within others: (name, array).
+    if isinstance(value, tuple) and tuple(map(type, value)) == (str, np.ndarray):
         return _as_torch(value[1], done)
     if isinstance(value, dict):
         entries = {key: _as_torch(item, done) for key, item in value.items()}
@@ -102,16 +103,6 @@ def _converted(value: object, done: dict[int, object]) -> object:
     if isinstance(value, _PLAIN):
         return value
     raise UntrustedCheckpointError(f'a {type(value).__name__}')
-
-
-def _is_named(value: object) -> bool:
-    """Tell whether this is a tensor as Paddle saves it within others: (name, array)."""
-    return (
-        isinstance(value, tuple)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], np.ndarray)
-    )
 
 
 def _as_tensor(array: np.ndarray) -> Tensor:

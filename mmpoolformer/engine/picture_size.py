@@ -1,7 +1,5 @@
 """One size for the pictures of a config, in training, validation and test."""
 
-from collections.abc import Mapping
-
 from mmengine.config import Config
 
 from mmpoolformer.utils.errors import UsageError
@@ -40,7 +38,8 @@ def use_size(config: Config, size: Size) -> None:
     parts = [config.get(key) for key in (*LOADERS, 'tta_pipeline')]
     # By identity, because loaders may share them.
     steps = [*{id(node): node for _, node in dicts_in(parts)}.values()]
-    timms = [step for step in steps if _is_timm(step)]
+    timms = [s for s in steps if type_name(s.get('type')).startswith('Timm')]
+    timms = [step for step in timms if step.get('transform') is not None]
     for step in timms:
         step['transform']['input_size'] = (3, *size)
     now = _current(config)
@@ -97,11 +96,6 @@ def tested_scale(config: Config) -> Size | None:
     steps = dicts_in([config.get(key) for key in LOADERS[:0:-1]])
     scales = (s.get('scale') for _, s in steps if type_name(s.get('type')) == 'Resize')
     return next((_pair(scale) for scale in scales if scale), None)
-
-
-def _is_timm(node: Mapping) -> bool:
-    kind = type_name(node.get('type'))
-    return kind.startswith('Timm') and node.get('transform') is not None
 
 
 def _sized_parts(config: Config) -> list[dict]:

@@ -88,10 +88,8 @@ def _need_kind(value: object, wanted: type | tuple, part: str) -> None:
 
 def is_number(value: object) -> bool:
     """Tell whether something is a finite real number."""
-    is_real = isinstance(value, Real | np.number) and not isinstance(value, bool)
-    return (
-        is_real and not isinstance(value, np.complexfloating) and math.isfinite(value)
-    )
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
 
 
 def _check_meta(meta: object) -> None:

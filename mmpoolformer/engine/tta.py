@@ -8,9 +8,6 @@ from mmengine.config import Config, ConfigDict
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.utils.errors import UserError
 
-# The order of the two flips matters: the annotation of the first view is the one
-# that a segmentation is compared with, so the first view is the image as it is.
-CHANCES = (0.0, 1.0)
 # Types with their scope, for configs without a default one.
 DEFAULTS = {
     'mmdet': dict(
@@ -43,7 +40,8 @@ def use_tta(config: Config) -> None:
             f'--tta: give tta_model and tta_pipeline in the config, there is no '
             f'default for {scope}; there is for {sorted(DEFAULTS)}'
         )
-    if scope == 'mmdet' and _has_masks(config.model):
+    parts = (config.model, config.model.get('roi_head') or {})
+    if scope == 'mmdet' and any(part.get('mask_head') for part in parts):
         raise UserError(
             "--tta: mmdet can't merge the masks of several views; test without it"
         )
@@ -59,14 +57,10 @@ def use_tta(config: Config) -> None:
     dataset.pipeline = config.tta_pipeline
 
 
-def _has_masks(model: dict) -> bool:
-    return bool(
-        model.get('mask_head') or (model.get('roi_head') or {}).get('mask_head')
-    )
-
-
 def _with_flips(pipeline: list[dict], scope: str) -> list[dict]:
     flip = dict(type=f'{scope}.RandomFlip', direction='horizontal')
-    flips = [dict(flip, prob=chance) for chance in CHANCES]
+    # The image as it is comes first: a segmentation is compared with the annotation of
+    # the first view.
+    flips = [dict(flip, prob=0.0), dict(flip, prob=1.0)]
     views = dict(type='TestTimeAug', transforms=[flips, [DEFAULTS[scope]['pack']]])
     return [*deepcopy(pipeline[:-1]), deepcopy(views)]

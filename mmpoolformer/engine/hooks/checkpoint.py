@@ -14,7 +14,7 @@ from pathlib import Path
 from mmengine.dist import all_reduce_params, is_main_process, master_only
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn import Parameter
@@ -234,11 +234,8 @@ def waiting_gradients(runner: Runner) -> dict[str, Tensor]:
     They are averaged over the processes, as the step would do it. All must ask.
     """
     wrapper = runner.optim_wrapper
-    # Several optimizers accumulate nothing, see `ToolRunner.build_optim_wrapper`.
-    is_single = isinstance(wrapper, OptimWrapper) and not isinstance(
-        wrapper, OptimWrapperDict
-    )
-    if not is_single or wrapper.should_update():
+    # Several optimizers accumulate nothing, see `check_accumulation`.
+    if isinstance(wrapper, OptimWrapperDict) or wrapper.should_update():
         return {}
     gradients = {
         name: full_tensor(parameter.grad.detach().clone())

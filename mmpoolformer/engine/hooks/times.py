@@ -1,7 +1,6 @@
 """Where the time of a test goes."""
 
 from collections import Counter
-from collections.abc import Callable
 from time import perf_counter
 
 import torch
@@ -74,15 +73,14 @@ class PartTimes(Hook):
         return before
 
     def _watch(self, owner: nn.Module, name: str, part: str) -> None:
-        # In place of the method: mmseg's heads call `forward`, which no hooks see.
-        setattr(owner, name, self._timed(getattr(owner, name), part))
+        method = getattr(owner, name)
 
-    def _timed(self, function: Callable, part: str) -> Callable:
         def timed(*args: object, **options: object) -> object:
             before = self._switch(part)
             try:
-                return function(*args, **options)
+                return method(*args, **options)
             finally:
                 self._switch(before)
 
-        return timed
+        # In place of the method: mmseg's heads call `forward`, which no hooks see.
+        setattr(owner, name, timed)
