@@ -6,7 +6,7 @@ numbers of every picture depend on its place in the run alone.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from typing import NamedTuple
 
 from mmengine.dist import get_rank
@@ -254,34 +254,27 @@ def rest(loader: DataLoader, done: int) -> Iterable:
 
 
 def endless(loader: DataLoader, done: int) -> Iterator:
-    """Give batches, epoch after epoch, after those that are done, which are not read.
+    """Give batches, epoch after epoch, after those that are done, as `rest` does.
 
     Raises:
         ValueError: If there is no batch in an epoch.
     """
     batches = loader.batch_sampler
-    epoch = 0
-    while True:
-        if isinstance(batches, PlacedBatches):
+    is_placed = isinstance(batches, PlacedBatches)
+    for epoch in count():
+        if is_placed:
             batches.set_epoch(epoch)
             batches.skip = done
-            given = yield from counted(loader)
-            done, seen = batches.skip, given + done - batches.skip
-        else:
-            seen = yield from counted(islice(loader, done, None))
-            done = 0
-        if not seen:
+        length = 0  # of the epoch
+        for batch in loader:
+            length += 1
+            if is_placed or length > done:
+                yield batch
+        if is_placed:
+            length += done - batches.skip
+        if not length:
             raise ValueError('the training data has not one whole batch')
-        epoch += 1
-
-
-def counted(items: Iterable) -> Iterator:
-    """Give all items, and return their number."""
-    count = 0
-    for item in items:
-        count += 1
-        yield item
-    return count
+        done = max(done - length, 0)
 
 
 def end_readers(loop: BaseLoop | dict | None) -> None:
