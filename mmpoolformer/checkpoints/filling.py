@@ -7,7 +7,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from mmpoolformer.checkpoints.errors import entry_cure
-from mmpoolformer.checkpoints.loading import LoadReport, unwrap
+from mmpoolformer.checkpoints.loading import LoadReport, reshaped_tensors, unwrap
 from mmpoolformer.utils.errors import UserError, one_line
 from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.paths import split_entry
@@ -19,9 +19,14 @@ COUNTS = 'num_batches_tracked'  # of BatchNorm, which files may lack
 SHAPES = re.compile(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)')
 
 
+def is_wrapper(model: nn.Module) -> bool:
+    """Tell whether a model wraps another (distributed, test-time augmentation)."""
+    return is_model_wrapper(model) or isinstance(model, BaseTTAModel)
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside wrappers (distributed, test-time augmentation)."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+    """Return the model inside wrappers."""
+    while is_wrapper(model):
         model = model.module
     return model
 
@@ -85,11 +90,7 @@ def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport
     model = unwrapped(model)
     entry, weights = model_weights(checkpoint, filename)
     own = model.state_dict()
-    reshaped = {
-        key: f'{key} {list(weights[key].shape)}, not {list(own[key].shape)}'
-        for key in own
-        if key in weights and weights[key].shape != own[key].shape
-    }
+    reshaped = reshaped_tensors(own, weights)
     chosen = {key: weights[key] for key in weights if key not in reshaped}
     missing, unexpected = model.load_state_dict(chosen, strict=False)
     missing = [key for key in missing if key not in reshaped]

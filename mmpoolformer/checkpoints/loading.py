@@ -335,31 +335,36 @@ def _checked(
 ) -> dict[str, Tensor]:
     """Choose what to copy, or say all that doesn't fit."""
     own = module.state_dict()
-    needed = [key for key in own if not _starts_with(key, fresh)]
+    needed = {k: v for k, v in own.items() if not _starts_with(k, fresh)}
     missing = [key for key in needed if key not in native]
-    reshaped = [
-        key for key in needed if key in native and native[key].shape != own[key].shape
-    ]
+    reshaped = reshaped_tensors(needed, native)
     surplus = [key for key in native if key not in own and not _may_stay(key, own)]
     if missing or reshaped or surplus:
-        shapes = [
-            f'{key} {tuple(native[key].shape)}, not {tuple(own[key].shape)}'
-            for key in reshaped
-        ]
         problems = {
             'missing': missing,
-            'of another shape': shapes,
+            'of another shape': [*reshaped.values()],
             'unknown to the model': surplus,
         }
         listed = [_counted(what, names) for what, names in problems.items() if names]
         raise CheckpointError(
             f'{name} does not fit {type(module).__name__}: {"; ".join(listed)}. '
-            f'{_cure(missing, reshaped)}'
+            f'{_cure(missing, [*reshaped])}'
         )
     return {
         key: native[key]
         for key in own
         if key in native and native[key].shape == own[key].shape
+    }
+
+
+def reshaped_tensors(
+    own: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """Say of each tensor of both that differs in shape, by name, how it does."""
+    return {
+        key: f'{key} {list(theirs[key].shape)}, not {list(own[key].shape)}'
+        for key in own
+        if key in theirs and theirs[key].shape != own[key].shape
     }
 
 

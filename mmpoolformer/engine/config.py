@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from yapf.yapflib import yapf_api
 
@@ -25,7 +23,7 @@ from mmpoolformer.utils.errors import (
     as_user_error,
     one_line,
 )
-from mmpoolformer.utils.logs import warn
+from mmpoolformer.utils.logs import warn, warnings_alone
 from mmpoolformer.utils.nested import dicts_in
 from mmpoolformer.utils.paths import split_entry
 from mmpoolformer.utils.temporary import replaced
@@ -84,7 +82,8 @@ def load_config(
             that is not installed, or if an option does not fit it.
     """
     path = Path(path)
-    with as_user_error(str(path), CONFIG_ERRORS), package_bases(), _warnings_alone():
+    # Without mmengine's notes, such as that a config reads an environment variable.
+    with as_user_error(str(path), CONFIG_ERRORS), package_bases(), warnings_alone():
         config = Config.fromfile(str(path))
     if size:
         with as_user_error('--size', CONFIG_ERRORS):
@@ -99,18 +98,6 @@ def load_config(
     stem = Path('work_dirs') / path.stem
     config.work_dir = str(work_dir or config.get('work_dir') or stem)
     return config
-
-
-@contextmanager
-def _warnings_alone() -> Iterator[None]:
-    """Drop mmengine's notes, such as that a config reads an environment variable."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(max(level, logging.WARNING))
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ given        those                                       those, for the whole mo
 None         the published ones                          its load_from, else init_cfg
 """
 
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from mmpoolformer.checkpoints import read_source, register_safe_loaders
 from mmpoolformer.checkpoints.filling import fill_model
 from mmpoolformer.models.timm_models import TIMM
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.logs import warnings_alone
 from mmpoolformer.utils.paths import RANDOM
 
 ALL = 'all weights'
@@ -131,9 +131,5 @@ def _unfilled(model: nn.Module, parts: Mapping[str, str]) -> str:
 def _initialise(model: nn.Module) -> None:
     """Let mmengine load what `init_cfg` names, without a line for each parameter."""
     register_safe_loaders()
-    before = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
+    with warnings_alone():
         model.init_weights()
-    finally:
-        logging.disable(before)

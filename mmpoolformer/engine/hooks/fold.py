@@ -1,9 +1,9 @@
 """Testing with a model that was made faster."""
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
+from mmpoolformer.checkpoints.filling import is_wrapper
 from mmpoolformer.models.folding import DTYPES, optimize_for_inference
 from mmpoolformer.utils.errors import as_user_error
 
@@ -25,9 +25,7 @@ class OptimizeModel(Hook):
             UserError: If it holds no model of this family.
         """
         holder, name = runner, 'model'
-        while is_model_wrapper(getattr(holder, name)) or isinstance(
-            getattr(holder, name), BaseTTAModel
-        ):
+        while is_wrapper(getattr(holder, name)):
             holder, name = getattr(holder, name), 'module'
         with as_user_error('--optimize'):
             faster = optimize_for_inference(getattr(holder, name), self.dtype)
