@@ -74,12 +74,7 @@ def fill_model(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
 
 
 def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport:
-    """Load what fits of a checkpoint for a model like this one.
-
-    Args:
-        model: The model, perhaps wrapped.
-        checkpoint: What the file holds: the state dict, or a dict with it inside.
-        filename: Its name, for messages.
+    """Load what fits of a checkpoint for a model like this one; see `fill_model`.
 
     Returns:
         What was loaded, is new (also for its shape), and was left.
@@ -113,12 +108,7 @@ def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport
 def place_cure(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
     """Say how to get at a whole model that weights hold under a prefix.
 
-    Args:
-        own: The model's own tensors.
-        weights: What the file holds.
-
-    Returns:
-        The line; empty if no prefix has all of the model's tensors.
+    The text is empty if no prefix has all of the model's tensors.
     """
     needed = [key for key in own if not key.endswith(COUNTS)]
     starts = [
@@ -141,10 +131,6 @@ def _part_cure(filename: str) -> str:
 
 def model_weights(checkpoint: dict, filename: str) -> tuple[str, dict[str, Tensor]]:
     """Find the weights of a whole model, without `module.` of a distributed one.
-
-    Args:
-        checkpoint: What the file holds: the state dict, or a dict with it inside.
-        filename: Its name, for messages.
 
     Returns:
         The entry's name, empty if there is none, and the weights.

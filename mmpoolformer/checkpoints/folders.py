@@ -41,14 +41,7 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
 
 
 def joined(folder: Path, shards: Iterable[dict]) -> dict:
-    """Join the weights of shards.
-
-    Args:
-        folder: Where they are from, for messages.
-        shards: What `checkpoint_files` names, read.
-
-    Returns:
-        All entries in one dict.
+    """Join the weights of shards, the files of a folder, in one dict.
 
     Raises:
         CheckpointError: If two shards hold the same name.
@@ -148,7 +141,7 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise CheckpointError(f'{index} is too large for an index of shards')
     content = _read_json(index)
     if content is None:
-        raise CheckpointError(f'{index} is damaged: it is no JSON')
+        raise CheckpointError(f'{index} is damaged: it is not JSON')
     weights = content.get('weight_map') if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f'{index} is damaged: it has no weight_map')

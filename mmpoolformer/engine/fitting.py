@@ -56,9 +56,6 @@ def check_fit(model: nn.Module, config: ConfigDict) -> None:
 def check_losses(model: dict) -> None:
     """Refuse losses for another number of classes than their heads have.
 
-    Args:
-        model: Settings of the model.
-
     Raises:
         UserError: Naming the setting and the right number of weights, or the setting
             that a single channel needs.
@@ -100,10 +97,6 @@ def _check_loss(head: dict, key: str, loss: dict, place: str) -> None:
 
 def check_averages(hooks: Sequence[Hook], scope: str) -> None:
     """Refuse averaged models (EMA) of a kind that is not known in a scope.
-
-    Args:
-        hooks: The hooks of a run.
-        scope: The config's `default_scope`.
 
     Raises:
         UserError: Naming the kind, and the scope that has it.

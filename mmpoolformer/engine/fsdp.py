@@ -1,7 +1,7 @@
 """Training whose parameters are sharded over the processes: FSDP.
 
 torch's `fully_shard` (FSDP2) keeps a shard of each parameter, its gradient and what the
-optimizer knows of it in each process, and gathers a block's parameters while it runs.
+optimizer keeps for it in each process, and gathers a block's parameters while it runs.
 Checkpoints are those of any other training: whole, in one file, and read by any number
 of processes.
 """
@@ -57,7 +57,7 @@ def shards(config: Config) -> bool:
 
 
 def shard_model(model: nn.Module) -> None:
-    """Share out the parameters of a model, in place; every process must do so.
+    """Shard the parameters of a model, in place; every process must do so.
 
     Each block of a MetaFormer is gathered when it runs, and so is the rest as one.
 
@@ -73,7 +73,7 @@ def shard_model(model: nn.Module) -> None:
 
     mesh = init_device_mesh(get_device(), (get_world_size(),))
     for module in model.modules():
-        module.register_load_state_dict_pre_hook(_share_out_loaded)
+        module.register_load_state_dict_pre_hook(_shard_loaded)
     blocks = [m for m in model.modules() if isinstance(m, MetaFormerBlock)]
     for module in (*blocks, model):
         fsdp.fully_shard(module, mesh=mesh, reshard_after_forward=True)
@@ -85,11 +85,11 @@ def shard_model(model: nn.Module) -> None:
 def shard_loaded_steps(wrapper: OptimWrapper | OptimWrapperDict) -> None:
     """Let optimizers of a model that is sharded load unsharded states."""
     for one in by_name(wrapper).values():
-        one.optimizer.register_load_state_dict_pre_hook(_share_out_steps)
+        one.optimizer.register_load_state_dict_pre_hook(_shard_steps)
 
 
 def check_sharding(runner: Runner) -> None:
-    """Refuse what does not go with shared-out parameters.
+    """Refuse what does not go with sharded parameters.
 
     Raises:
         UserError: Naming the setting and the cure.
@@ -132,7 +132,7 @@ class ShardedState(Hook):
         self.gathered = gathered if is_main_process() else {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Put what was gathered in place of this process's slices."""
+        """Put what was gathered in place of this process's shards."""
         for part in self.gathered.keys() & checkpoint.keys():
             checkpoint[part] = self.gathered[part]
         self.gathered = {}
@@ -144,17 +144,15 @@ def _gathered(tensor: Tensor) -> Tensor:
     return found.cpu() if is_main_process() else found.new_empty(0)
 
 
-def _share_out_loaded(
-    module: nn.Module, state_dict: dict, prefix: str, *_: object
-) -> None:
-    """Share out what is loaded into a module's own parameters."""
+def _shard_loaded(module: nn.Module, state_dict: dict, prefix: str, *_: object) -> None:
+    """Shard what is loaded into a module's own parameters."""
     for name, parameter in module.named_parameters(prefix.rstrip('.'), recurse=False):
         if name in state_dict:
             state_dict[name] = sharded_like(state_dict[name], parameter)
 
 
-def _share_out_steps(optimizer: Optimizer, state_dict: dict) -> dict:
-    """Share out what is loaded of what an optimizer knows of each parameter."""
+def _shard_steps(optimizer: Optimizer, state_dict: dict) -> dict:
+    """Shard what is loaded of an optimizer's state of each parameter."""
     parameters = [p for group in optimizer.param_groups for p in group['params']]
     numbers = [n for group in state_dict['param_groups'] for n in group['params']]
     like = dict(zip(numbers, parameters, strict=False))
@@ -184,7 +182,7 @@ def own_shard(tensor: Tensor) -> Tensor:
 
 
 def sharded_like(tensor: Tensor, example: Tensor) -> Tensor:
-    """Share out a whole tensor as another of its shape is, if that is."""
+    """Shard a whole tensor as another of its shape is sharded, if it is."""
     wanted = is_sharded(example) and not is_sharded(tensor)
     if not wanted or tensor.shape != example.shape:
         return tensor

@@ -145,9 +145,7 @@ class Testing(Job):
 def train(job: Training, stop: StopRequest | None = None) -> None:
     """Train.
 
-    Args:
-        job: How.
-        stop: Takes signals already; without one they are taken until this returns.
+    Without a `stop`, which takes signals already, they are taken until this returns.
 
     Raises:
         UserError: If the config, its files or the options are wrong.
@@ -172,11 +170,7 @@ def check_training(job: Training) -> None:
 
 
 def test(job: Testing, stop: StopRequest | None = None) -> Tested | None:
-    """Test.
-
-    Args:
-        job: How.
-        stop: Takes signals already; without one nothing does.
+    """Test; a signal ends it where a `stop` takes them.
 
     Returns:
         What was measured; None in all processes but the first.
@@ -191,12 +185,7 @@ def test(job: Testing, stop: StopRequest | None = None) -> Tested | None:
 
 
 def check(job: Job, options: Options, cached: bool = True) -> None:
-    """Check the data of a config.
-
-    Args:
-        job: Which config.
-        options: How thoroughly.
-        cached: Whether files that were found sound are taken as such.
+    """Check the data of a config; `cached` skips files that were found sound.
 
     Raises:
         UserError: If the config is wrong, or the data has errors.

@@ -24,11 +24,8 @@ PATIENCE = 20.0
 def locked(work_dir: str | Path) -> Iterator[None]:
     """Hold a work dir for a training while the block runs; the first process does.
 
-    The kernel releases the lock when the process dies. Where a folder has no locks
-    there is a warning.
-
-    Args:
-        work_dir: The folder; made if need be.
+    The folder is made if need be. The kernel releases the lock when the process dies.
+    Where a folder has no locks there is a warning.
 
     Raises:
         UserError: If another training has the folder.

@@ -92,9 +92,6 @@ class SeededItems:
     """Reads the pictures of a batch, each with random numbers of its own.
 
     torch asks a data set that has `__getitems__` for whole batches.
-
-    Args:
-        dataset: The data set; asked for one picture at a time.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -137,13 +134,7 @@ class EpochLoop(EpochBasedTrainLoop):
 class IterLoop(IterBasedTrainLoop):
     """mmengine's loop over iterations, resumable without reading what was seen.
 
-    Args:
-        runner: The runner.
-        dataloader: The training data, or its config.
-        max_iters: Iterations in all.
-        val_begin: Iteration from which on there are validations.
-        val_interval: Iterations between validations.
-        dynamic_intervals: Pairs of an iteration and the interval after it.
+    The arguments are those of mmengine's.
     """
 
     def __init__(
@@ -281,10 +272,7 @@ def end_readers(loop: BaseLoop | dict | None) -> None:
     """End the processes that a loop's data loader has kept for another epoch.
 
     Left to garbage collection they would take 5 seconds each: it closes their queues
-    before it asks them to end.
-
-    Args:
-        loop: Nothing is done where it is not built, or there is none.
+    before it asks them to end. Nothing is done for a loop that was not built.
     """
     if isinstance(loop, BaseLoop):
         loop.dataloader._iterator = None

@@ -119,13 +119,10 @@ def _keep_coco(
 def _recorded(
     keep: Callable[[object], None], chosen: Callable[[Callable], Callable]
 ) -> Iterator[None]:
-    """Hand over each evaluation that mmdet's metric makes and ends.
+    """Give `keep` each evaluation that mmdet's metric makes and ends.
 
-    They stay as they are, since `COCOevalMP` pickles itself.
-
-    Args:
-        keep: Gets them.
-        chosen: Gives what makes them in place of one of `EVALUATIONS`.
+    They stay as they are, since `COCOevalMP` pickles itself. `chosen` says what makes
+    them in place of one of `EVALUATIONS`.
     """
     module, last = sys.modules[COCO_MODULE], []
 
@@ -147,8 +144,7 @@ def _recorded(
 def coco_table(evaluation: object) -> list[dict]:
     """Return AP, AP50 and AR of each class, with as many digits as mmdet prints.
 
-    Args:
-        evaluation: A `COCOeval` that was accumulated.
+    The evaluation is a `COCOeval` that was accumulated.
     """
     settings, truth = evaluation.params, evaluation.cocoGt
     half = np.isclose(settings.iouThrs, 0.5)

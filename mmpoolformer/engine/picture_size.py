@@ -22,15 +22,11 @@ SCALES = {
 
 
 def use_size(config: Config, size: Size) -> None:
-    """Set the size of pictures everywhere in a config.
+    """Set the size of pictures, (height, width), everywhere in a config.
 
     The size that the config has now is mmseg's training crop, else mmseg's
     `data_preprocessor.size`, else what the test resizes to; what is larger or smaller
     now, such as one of several random scales, stays so in proportion.
-
-    Args:
-        config: The config, which changes.
-        size: Height and width.
 
     Raises:
         UsageError: If it has no size that is known.

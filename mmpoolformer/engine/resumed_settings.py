@@ -31,10 +31,7 @@ OPTION = '--resume-settings config'
 def report_differences(runner: Runner, checkpoint: Mapping, filename: str) -> None:
     """Warn line by line of settings of the checkpoint that win over the config's.
 
-    Args:
-        runner: The runner, with its optimizer and schedules as the config has them.
-        checkpoint: What the file holds, which was checked.
-        filename: Its name, for messages.
+    The runner's optimizer and schedules are still as the config has them.
     """
     found = [*_optimizer_differences(runner.optim_wrapper, checkpoint['optimizer'])]
     saved = checkpoint.get('param_schedulers')
@@ -50,12 +47,7 @@ def report_differences(runner: Runner, checkpoint: Mapping, filename: str) -> No
 
 
 def report_length(runner: Runner, filename: str) -> None:
-    """Warn of a checkpoint from beyond the end that the config sets.
-
-    Args:
-        runner: The runner, which has resumed.
-        filename: The checkpoint's name, for messages.
-    """
+    """Warn of a checkpoint from beyond the end that the config sets."""
     loop = runner.train_loop
     if isinstance(loop, EpochBasedTrainLoop):
         setting, done, end = 'max_epochs', runner.epoch, loop.max_epochs
@@ -69,12 +61,7 @@ def report_length(runner: Runner, filename: str) -> None:
 
 
 def take_own_settings(wrapper: OptimWrapper | OptimWrapperDict, saved: dict) -> dict:
-    """Return an optimizer's saved state with the numbers of the config.
-
-    Args:
-        wrapper: The optimizer, as the config has it.
-        saved: Its state in a checkpoint, of the same parameter groups; not changed.
-    """
+    """Return an optimizer's saved state with the numbers that it has by the config."""
     if isinstance(wrapper, OptimWrapperDict):
         return {
             name: take_own_settings(one, saved[name]) for name, one in wrapper.items()
@@ -98,9 +85,6 @@ def replay_schedules(runner: Runner) -> None:
 
     They are stepped as often as the training was, by iterations and by epochs; those
     that follow a metric can't be, and start anew.
-
-    Args:
-        runner: The runner, with `epoch` and `iter` of the checkpoint.
     """
     schedules = runner.param_schedulers or []
     rows = schedules.values() if isinstance(schedules, dict) else [schedules]

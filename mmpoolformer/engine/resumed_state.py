@@ -44,12 +44,6 @@ def check_resumed(
 ) -> None:
     """Check all parts that a training takes over, before it does.
 
-    Args:
-        runner: The runner, with its optimizer.
-        checkpoint: What the file holds.
-        filename: Its name, for messages.
-        with_schedules: Whether its schedules are taken over, too.
-
     Raises:
         UserError: Naming the file and the part, for those that a config decides with
             what to do.
@@ -95,7 +89,7 @@ def is_number(value: object) -> bool:
 def _check_meta(meta: object) -> None:
     _need_kind(meta, dict, 'meta')
     for key in ('epoch', 'iter'):
-        _need(is_count(meta.get(key)), f'meta.{key}', 'not a number of them')
+        _need(is_count(meta.get(key)), f'meta.{key}', 'not a whole number')
     seed = meta.get('seed')
     is_seed = seed is None or (is_count(seed) and seed < SEEDS)
     _need(is_seed, 'meta.seed', 'not a number from 0 to 2**32 - 1')

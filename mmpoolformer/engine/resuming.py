@@ -28,13 +28,7 @@ BEST = 'best_ckpt'  # also best_ckpt_METRIC
 
 
 def refused(filename: str, part: str, problem: str) -> UserError:
-    """Return the error for a part of a checkpoint that can't be used.
-
-    Args:
-        filename: The checkpoint.
-        part: Where in it, such as `optimizer.state`.
-        problem: What is wrong there.
-    """
+    """Return the error for a part, such as `optimizer.state`, that can't be used."""
     return UserError(f'{filename}: can not be resumed: {part}: {problem}')
 
 
@@ -59,11 +53,7 @@ def is_best(key: str) -> bool:
 
 
 def check_files(facts: Mapping, filename: str) -> None:
-    """Check the types of what a checkpoint says about other checkpoints.
-
-    Args:
-        facts: The `runtime_info` of its message hub.
-        filename: The checkpoint, for messages.
+    """Check what the `runtime_info` of a checkpoint says about other checkpoints.
 
     Raises:
         UserError: If there is anything but few numbers and names of files.
@@ -91,12 +81,8 @@ def take_files(facts: dict) -> dict:
 def resumable(work_dir: str | Path) -> list[Path]:
     """Return the checkpoints that a training in a work dir can go on from.
 
-    Args:
-        work_dir: The folder.
-
-    Returns:
-        First the one that `last_checkpoint` names, then the others, newest first. The
-        folder may have been moved since. Whether they can be read is not looked at.
+    First the one that `last_checkpoint` names, then the others, newest first. The
+    folder may have been moved since. Whether they can be read is not looked at.
     """
     folder = Path(work_dir)
     found = [p for p in folder.glob('*.pth') if RESUMABLE.fullmatch(p.name)]

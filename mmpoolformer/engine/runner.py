@@ -318,7 +318,7 @@ class ToolRunner(Runner):
             )
 
     def _shard_model(self) -> None:
-        """Share out the parameters, once they have their first values."""
+        """Shard the parameters, once they have their first values."""
         check_sharding(self)
         self._init_model_weights()
         shard_model(self.model)

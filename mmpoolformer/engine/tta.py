@@ -27,9 +27,6 @@ DEFAULTS = {
 def use_tta(config: Config) -> None:
     """Let a config test with augmentation: its own, or else horizontal flips.
 
-    Args:
-        config: The config; its model and test pipeline change.
-
     Raises:
         UserError: If there is no augmentation for the task.
     """

@@ -164,8 +164,8 @@ def test_index_names_nothing_outside_of_its_folder(name, tmp_path) -> None:
 @pytest.mark.parametrize(
     ('content', 'reason'),
     [
-        ('{', 'no JSON'),
-        ('[' * 100_000, 'no JSON'),
+        ('{', 'not JSON'),
+        ('[' * 100_000, 'not JSON'),
         ('[]', 'no weight_map'),
         ('{"weight_map": {}}', 'no weight_map'),
         ('{"weight_map": {"a": 3}}', 'names no files'),

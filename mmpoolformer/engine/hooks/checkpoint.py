@@ -260,10 +260,7 @@ def _parameters(runner: Runner) -> Iterator[tuple[str, Parameter]]:
 
 @contextmanager
 def report_unsaved(before: str | None) -> Iterator[None]:
-    """Turn a failure to write a checkpoint into one line.
-
-    Args:
-        before: The checkpoint that is still there.
+    """Turn a failure to write a checkpoint into one line that names the one before.
 
     Raises:
         UserError: In place of an `OSError`.

@@ -73,9 +73,6 @@ def use_tensorboard(config: Config) -> None:
 
     A config with another backend than mmengine's files is its user's own and left as it
     is.
-
-    Args:
-        config: The config; `visualizer` changes.
     """
     if find_spec('tensorboard') is None:
         return
@@ -84,11 +81,7 @@ def use_tensorboard(config: Config) -> None:
 
 
 def use_trackers(config: Config, names: Sequence[str]) -> None:
-    """Send losses and metrics to trackers of experiments too.
-
-    Args:
-        config: The config; `visualizer` changes.
-        names: Some of `TRACKERS`.
+    """Send losses and metrics to some of `TRACKERS` too.
 
     Raises:
         UserError: If the package of one is not installed.

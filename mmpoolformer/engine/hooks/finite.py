@@ -124,7 +124,7 @@ class FiniteGuard(Hook):
         """Take away gradients that are not finite, so that the step does nothing."""
         parameters = [p for group in optimizer.param_groups for p in group['params']]
         gradients = [own_shard(p.grad) for p in parameters if p.grad is not None]
-        # Each process holds slices of its own: they must all do the same.
+        # Each process holds shards of its own: they must all do the same.
         agree = all_true if any(map(is_sharded, parameters)) else bool
         if agree(not gradients or bool(torch.isfinite(total(gradients)))):
             return

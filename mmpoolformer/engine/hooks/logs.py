@@ -24,9 +24,6 @@ class ValidationLog(Hook):
 
     The file is a list of `{"epoch", "iter", "metrics"}`, written anew after each
     validation; a resumed training goes on with the list up to where it resumes.
-
-    Args:
-        path: The JSON file.
     """
 
     priority = 'VERY_LOW'
@@ -82,8 +79,8 @@ class TrainingLog(Hook):
         path: The file, ending on .jsonl.
     """
 
-    # After the schedules (70), before checkpoints (90): who is killed between resumes
-    # from a checkpoint before the line, and drops it.
+    # After the schedules (70), before checkpoints (90): a run that is killed in between
+    # resumes from an older checkpoint and drops the line.
     priority = 80
 
     def __init__(self, path: str | Path) -> None:

@@ -37,7 +37,7 @@ class StopOnSignal(Hook):
     In a validation after the current batch: there the training is between iterations.
     The processes of a job agree on the place, whichever of them got the signal. Before
     the first iteration there is nothing to save: until then a signal ends the run at
-    once, with the same code. What is left after the last validation is done.
+    once, with the same code. After the last validation it ends as usual.
 
     Args:
         request: Where the signals are noted.

@@ -230,11 +230,9 @@ def kept_checkpoint(runner: Runner, entry: dict | None = None) -> Path | None:
 
 
 def ending(runner: Runner, entries: Sequence[dict]) -> list[str]:
-    """Return where everything lies, and commands that go on from there.
+    """Return where a training left everything, and commands that go on from there.
 
-    Args:
-        runner: The runner, after the training.
-        entries: Those of `ValidationLog`.
+    The entries are those of `ValidationLog`.
     """
     work, name = Path(runner.cfg.work_dir), Path(runner.log_dir).name
     best = best_of(runner, scores(runner, entries))

@@ -19,9 +19,9 @@ PARTS = (READING, PREPARING, MODEL, FINISHING)
 class PartTimes(Hook):
     """Measure the parts of a test's time in this process.
 
-    Reading is what the test waits for its data loader, whose workers may read ahead;
-    the model are backbone, neck and heads as far as they compute maps. The first batch
-    does not count if there are others.
+    Reading is how long the test waits for its data loader, whose workers may read
+    ahead; the model is backbone, neck and heads as far as they compute maps. The first
+    batch does not count if there are others.
     """
 
     def __init__(self) -> None:
