@@ -253,8 +253,8 @@ def endless(loader: DataLoader, done: int) -> Iterator:
     batches = loader.batch_sampler
     is_placed = isinstance(batches, PlacedBatches)
     for epoch in count():
+        set_epoch(loader, epoch)
         if is_placed:
-            batches.set_epoch(epoch)
             batches.skip = done
         length = 0  # of the epoch
         for batch in loader:
@@ -266,6 +266,13 @@ def endless(loader: DataLoader, done: int) -> Iterator:
         if not length:
             raise ValueError('the training data has not one whole batch')
         done = max(done - length, 0)
+
+
+def set_epoch(loader: DataLoader, epoch: int) -> None:
+    """Tell the epoch to the batches, and to data that orders itself."""
+    for part in (loader.batch_sampler, loader.dataset):
+        if hasattr(part, 'set_epoch'):
+            part.set_epoch(epoch)
 
 
 def end_readers(loop: BaseLoop | dict | None) -> None:

@@ -9,6 +9,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmpoolformer.engine.loops import set_epoch
 from mmpoolformer.utils.seeding import start_generators
 
 
@@ -30,11 +31,8 @@ class SeedSteps(Hook):
                 sampler.seed = runner.seed
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Tell the epoch to the batches, and to data that orders itself."""
-        loader = runner.train_dataloader
-        for part in (loader.batch_sampler, loader.dataset):
-            if hasattr(part, 'set_epoch'):
-                part.set_epoch(runner.epoch)
+        """Tell the data the epoch; loops over iterations do so by themselves."""
+        set_epoch(runner.train_dataloader, runner.epoch)
 
     def before_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
         """Start the generators for this step and process."""
