@@ -173,8 +173,8 @@ def seg_classes(data_root: str | Path) -> SegClasses:
     if (root / 'classes.json').is_file():
         return _from_json(root / 'classes.json')
     if (root / 'classes.txt').is_file():
-        lines = (root / 'classes.txt').read_text(encoding='utf-8').splitlines()
-        entries = [{'id': i, 'name': line} for i, line in enumerate(lines, start=1)]
+        names = read_class_names(root / 'classes.txt')
+        entries = [{'id': i, 'name': name} for i, name in enumerate(names, start=1)]
         return _from_entries(entries, root / 'classes.txt')
     raise ValueError(
         f'{root}: neither classes.txt (one class name a line) nor classes.json there'

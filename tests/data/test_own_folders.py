@@ -170,6 +170,12 @@ def test_segmentation_labels_follow_classes_txt(
     assert labels[::4, ::4].tolist() == [[255, 0], [1, 255]]
 
 
+def test_classes_txt_as_windows_writes_it(seg_root: Path) -> None:
+    (seg_root / 'classes.txt').write_bytes(b'\xef\xbb\xbfwall\r\nfloor\r\n\r\n')
+    classes = seg_classes(seg_root)
+    assert classes.names == ('wall', 'floor') and classes.ids == (1, 2)
+
+
 def test_classes_json_with_gaps_and_ignored_values(seg_root: Path) -> None:
     entries = [
         dict(id=0, name='none', ignore=True),
@@ -222,8 +228,9 @@ def test_no_picture_with_the_suffix(
     ('file', 'text', 'message'),
     [
         ('classes.md', 'wall', 'neither classes.txt'),
-        ('classes.txt', '', 'at least one class'),
-        ('classes.txt', 'wall\nwall', 'each with a name of its own'),
+        ('classes.txt', '', 'no class names'),
+        ('classes.txt', 'wall\nwall', r"duplicate class 'wall' \(lines 1, 2\)"),
+        ('classes.json', '{"classes": []}', 'at least one class'),
         ('classes.json', '{}', 'no list named "classes"'),
         ('classes.json', '{"classes": [{"id": 300, "name": "a"}]}', 'lie in 0..255'),
     ],
