@@ -1,6 +1,6 @@
 """Pictures and the label maps beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from mmpoolformer.data.checks.part import (
 )
 from mmpoolformer.data.checks.report import DataReport
 from mmpoolformer.utils.errors import UserError, as_user_error
+from mmpoolformer.utils.images import SUFFIXES
 
 # Pictures of labels that are read without `decode`, spread evenly.
 LABELS_READ = 1000
@@ -63,6 +64,12 @@ def check_segmentation(part: Part, report: DataReport) -> None:
     how = partial(inspect_labels, reader=_label_reader(part))
     found = inspect_all(maps, how, read, part.options.workers, 'labels')
     report.files += [*maps, dataset.ann_file] if dataset.ann_file else maps
+    for path in [] if dataset.ann_file else _left_out(part, paths, maps):
+        report.findings.warning(
+            f'pictures with labels that img_suffix {dataset.img_suffix!r} leaves out '
+            '(rename or convert them)',
+            path,
+        )
     report_images(maps, found, PILLOW_LIMIT, report.findings.error)
     for path, one, of_labels in zip(paths, looks, found, strict=True):
         if not of_labels.problem:
@@ -78,6 +85,17 @@ def check_segmentation(part: Part, report: DataReport) -> None:
             )
     else:
         report.facts.append('values of labels not checked')
+
+
+def _left_out(part: Part, paths: Sequence[str], maps: Sequence[str]) -> Iterator[str]:
+    """Find pictures of other endings than the data set's, with labels of their own."""
+    prefix, ending = part.dataset.data_prefix, part.dataset.seg_map_suffix
+    used = {*map(Path, paths), *map(Path, maps)}
+    for file in sorted(set(Path(prefix['img_path']).rglob('[!.]*')) - used):
+        folder = prefix['seg_map_path'] / file.parent.relative_to(prefix['img_path'])
+        labels = folder / f'{file.stem}{ending}'
+        if file.suffix.lower() in SUFFIXES and labels not in used and labels.is_file():
+            yield str(file)
 
 
 def _mapping(part: Part, info: Mapping) -> dict[int, Mapped]:

@@ -975,6 +975,18 @@ def test_sound_labels_are_counted(seg: Path) -> None:
     ]
 
 
+def test_pictures_of_another_ending_are_told(seg: Path) -> None:
+    (seg / 'images' / 'b.jpg').rename(seg / 'images' / 'b.JPG')
+    shutil.copy(seg / 'images' / 'a.jpg', seg / 'images' / 'a.gif')  # a preview
+    shutil.copy(seg / 'images' / 'a.jpg', seg / 'images' / 'unlabelled.png')
+    (report,) = check_data(seg_config(seg))
+    (what,) = report.findings.warnings
+    assert what.count == 1 and what.what.startswith(
+        "pictures with labels that img_suffix '.jpg' leaves out"
+    )
+    assert report.facts[0] == '1 pictures'
+
+
 def test_16_bits_are_cut_by_mmseg_without_a_word(seg: Path) -> None:
     # Why they are refused, and that the message has the right number.
     with_pixel(300, np.uint16)(seg)
