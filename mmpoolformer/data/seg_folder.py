@@ -24,7 +24,10 @@ class SegFolderDataset(BaseSegDataset):
             raise ValueError(f'{folder}: no such folder of pictures')
         data_list = super().load_data_list()
         if not data_list:
-            raise ValueError(f'{folder}: no *{self.img_suffix} there; set img_suffix')
+            raise ValueError(
+                f'{folder}: no *{self.img_suffix} there; set img_suffix (with the '
+                'own-folder config IMG_SUFFIX=.png or the like before the command)'
+            )
         maps = [info['seg_map_path'] for info in data_list if 'seg_map_path' in info]
         missing = [path for path in maps if not Path(path).is_file()]
         if missing:

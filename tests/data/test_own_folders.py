@@ -220,7 +220,9 @@ def test_no_picture_with_the_suffix(
 ) -> None:
     monkeypatch.setenv('IMG_SUFFIX', '.tiff')
     config = load(monkeypatch, SEG_CONFIG, seg_root)
-    with pytest.raises(ValueError, match=r'no \*\.tiff there; set img_suffix'):
+    with pytest.raises(
+        ValueError, match=r'no \*\.tiff there; set img_suffix .*IMG_SUFFIX='
+    ):
         build_dataset(config)
 
 
