@@ -26,6 +26,7 @@ from mmpoolformer.models.from_config import (
     build_from_config,
     input_size,
 )
+from mmpoolformer.utils.errors import one_line
 from mmpoolformer.utils.temporary import evaluating
 
 # Rows of the table lie one level below these children.
@@ -33,6 +34,7 @@ STAGE_LISTS = ('stages', 'layers', 'transformers')
 REST = '(rest)'
 # Images that the published configs see: of COCO and of ADE20K.
 SCOPE_SIZES = {'mmdet': (800, 1333), 'mmseg': (512, 512)}
+DIVISOR = 32  # the last stage's stride, to which OpenMMLab's detectors pad
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,22 @@ def count_config(config: Config, size: Sequence[int] | None = None) -> Complexit
         config: Has `model`; its task is by `task_scope`.
         size: Height and width; `None` is 800 x 1333 for detectors, 512 x 512 for
             segmentors and 224 x 224 for others.
+
+    Raises:
+        ValueError: If the model does not run on a size that is no multiple of 32.
     """
     size = size or SCOPE_SIZES.get(task_scope(config), DEFAULT_SIZE)
-    return count(build_from_config(config), size)
+    model = build_from_config(config)
+    try:
+        return count(model, size)
+    except RuntimeError as error:  # of SOLOv2 and others, whose levels must fit
+        if not any(side % DIVISOR for side in size):
+            raise
+        raise ValueError(
+            f'the model does not run on {" x ".join(map(str, size))} pixels ('
+            f'{one_line(error)}); give a --size of multiples of {DIVISOR}, to which '
+            'such models have pictures padded, as 800 1344'
+        ) from error
 
 
 def stage_table(result: Complexity) -> str:

@@ -23,6 +23,7 @@ from mmpoolformer.analysis.complexity import (
     summary_table,
 )
 from mmpoolformer.checkpoints import ZOO
+from mmpoolformer.engine.config import load_config
 from mmpoolformer.models.from_config import (
     build_from_config,
     input_size,
@@ -261,6 +262,14 @@ def test_detector_by_hand(tiny: Callable[[str], Config]) -> None:
         assert result.by_stage[f'backbone.{name}'] == part
     assert with_rest_added(result) == (result.params, result.macs)
     assert result.params == sum(p.numel() for p in model.parameters())
+
+
+def test_a_size_that_the_heads_do_not_take(tmp_path: Path) -> None:
+    path = tmp_path / 'solo.py'
+    path.write_text("_base_ = 'mmdet::solov2/solov2-light_r18_fpn_ms-3x_coco.py'\n")
+    config = load_config(str(path), ('model',))
+    with pytest.raises(ValueError, match=r'800 x 1333 pixels .*multiples of 32'):
+        count_config(config)
 
 
 def test_every_proposal_counts(tiny: Callable[[str], Config]) -> None:
