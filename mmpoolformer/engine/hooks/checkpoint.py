@@ -9,6 +9,7 @@ import errno
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 
 from mmengine.dist import all_reduce_params, is_main_process, master_only
@@ -78,6 +79,14 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     gradients: Mapping[str, Tensor] | None = None
+
+    def __init__(self, *settings: object, **options: object) -> None:
+        super().__init__(*settings, **options)
+        # mmengine hands them on, and so complains when an epoch is to be saved.
+        for name in self.args.keys() - signature(Runner.save_checkpoint).parameters:
+            raise TypeError(
+                f'CheckpointHook got an unexpected keyword argument {name!r}'
+            )
 
     def before_train(self, runner: Runner) -> None:
         """Remove what killed runs have left half-written or outdated."""

@@ -131,6 +131,11 @@ def test_every_checkpoint_hook_of_a_config_is_the_safe_one(
     assert kind is None or hook.max_keep_ckpts == 1
 
 
+def test_a_misspelt_option_is_refused_before_the_first_epoch() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'max_keep'"):
+        SafeCheckpointHook(interval=1, max_keep=1)
+
+
 def test_a_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / 'new' / 'x.bin'
     with atomic_file(path) as file:
