@@ -103,6 +103,11 @@ def infer(job: Inference) -> None:
             job.model, job.checkpoint, device, job.trust, classes, job.dtype
         )
         report_random(predictor.title, predictor.unfilled)
+        if predictor.takes_bands and inputs.videos:
+            raise UsageError(
+                f'{next(iter(inputs.videos))}: videos are RGB of 8 bits, but the '
+                f'config of {predictor.title} reads other pictures'
+            )
         ids = _ids(job.ids, predictor, inputs) if job.ids else None
         unread = _Run(job, predictor, out, ids).run(inputs)
     if unread:

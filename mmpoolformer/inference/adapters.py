@@ -2,7 +2,8 @@
 
 An adapter has `task`, `title`, `classes`, `colours`, `network` and `unfilled`;
 `prepare` makes an item of a picture; items of equal `size_of` may be given to `run`
-together. One that `has_loader` reads files itself, and tells what is `shown` of them.
+together. It reads files by `read`, and tells what is `shown` of them; arrays are taken
+so, too, where it `takes_bands`.
 """
 
 import os
@@ -24,6 +25,7 @@ from mmpoolformer.inference.classifiers import load_classifier, read_config
 from mmpoolformer.inference.engines import Engine
 from mmpoolformer.inference.openmmlab import OpenMMLabModel, load_openmmlab
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.paths import is_config
 from mmpoolformer.utils.results import (
     CLASSIFICATION,
@@ -59,7 +61,7 @@ class ClassifierAdapter:
     classes: Sequence[str]
     unfilled: str = ''
     task: str = field(default=CLASSIFICATION, init=False)
-    has_loader: bool = field(default=False, init=False)
+    takes_bands: bool = field(default=False, init=False)
 
     @cached_property
     def transform(self) -> object:
@@ -70,6 +72,16 @@ class ClassifierAdapter:
     def colours(self) -> ndarray:
         """Colours of the classes, uint8 (K, 3)."""
         return class_colours(len(self.classes))
+
+    @staticmethod
+    def read(path: str) -> ndarray:
+        """Read a picture file, RGB, uint8 (H, W, 3)."""
+        return np.array(open_picture(path))
+
+    @staticmethod
+    def shown(pixels: ndarray) -> ndarray:
+        """Return what is to see of such a picture: itself."""
+        return pixels
 
     def prepare(self, pixels: ndarray) -> Tensor:
         """Return the network's input (3, H, W) for a picture, RGB, uint8 (H, W, 3)."""
@@ -148,9 +160,9 @@ class OpenMMLabAdapter:
         return INSTANCES if self.whole.model.with_mask else DETECTION
 
     @property
-    def has_loader(self) -> bool:
-        """Whether the config reads pictures in a way of its own."""
-        return self.whole.loader is not None
+    def takes_bands(self) -> bool:
+        """Whether the config reads other pictures than RGB of 8 bits."""
+        return self.whole.takes_bands
 
     def read(self, path: str) -> ndarray:
         """Read a picture file as the config says."""

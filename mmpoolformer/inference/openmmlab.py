@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, TRANSFORMS
 from numpy import ndarray
+from PIL import Image
 from torch import nn
 
 from mmpoolformer.checkpoints.errors import shown
@@ -21,10 +22,17 @@ from mmpoolformer.inference.exported import num_classes, weights_or_exported
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.models.label_maps import predict_labels_only
 from mmpoolformer.registry import scope_of
-from mmpoolformer.utils.images import PictureError, as_picture_error
+from mmpoolformer.utils.images import (
+    DEEP_MODES,
+    FORMATS,
+    PictureError,
+    as_picture_error,
+    open_picture,
+)
 from mmpoolformer.utils.text import type_name
 from mmpoolformer.visual.drawing import class_colours, shown_bands
 
+COLOURS = ('color', 'color_ignore_orientation')  # of mmcv's color_type
 # Steps of test pipelines that pictures without annotations do without.
 ANNOTATION_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'MapLabels')
 
@@ -39,8 +47,9 @@ class OpenMMLabModel:
         pipeline: Turns `dict(img=...)`, BGR, into its inputs and data sample.
         classes: Their names.
         colours: Of the classes, uint8 (K, 3).
-        loader: The step of the config that reads its pictures, where they are not
-            read as RGB of 8 bits: of other bands, more bits, or in a format of its own.
+        loader: The step of the config that reads its pictures.
+        takes_bands: Whether it does not read RGB of 8 bits, but other bands, more bits
+            or a format of its own.
         unfilled: Which weights are random, in words; empty if none.
     """
 
@@ -49,20 +58,34 @@ class OpenMMLabModel:
     pipeline: Compose
     classes: Sequence[str]
     colours: ndarray
-    loader: BaseTransform | None = None
+    loader: BaseTransform
+    takes_bands: bool = False
     unfilled: str = ''
 
     def read(self, path: str) -> ndarray:
-        """Read a picture file by the config's own step, as `prepare` takes it then.
+        """Read a picture file as the config does, for `prepare`.
 
         Raises:
             PictureError: If it can't be read.
         """
+        if self.takes_bands:
+            return self._loaded(path)
+        pixels = np.array(open_picture(path))  # refuses also what is damaged
+        if self.loader.color_type == 'color' and not _differs(path):
+            return pixels
+        try:
+            return np.ascontiguousarray(self._loaded(path)[..., ::-1])  # from BGR
+        except PictureError:  # no training could read it
+            return pixels
+
+    def _loaded(self, path: str) -> ndarray:
         with as_picture_error(path, cv2.error):
             return self.loader(dict(img_path=path, img_id=0))['img']
 
     def shown(self, pixels: ndarray) -> ndarray:
         """Return what is to see of `read`'s picture, RGB, uint8 (H, W, 3)."""
+        if not self.takes_bands:
+            return pixels
         shown = shown_bands(pixels)
         turned = getattr(self.model.data_preprocessor, '_channel_conversion', False)
         return shown[..., ::-1].copy() if turned else shown
@@ -71,7 +94,7 @@ class OpenMMLabModel:
         """Return what the pipeline makes of a picture.
 
         Args:
-            pixels: RGB, uint8 (H, W, 3); with a `loader` what that gives.
+            pixels: RGB, uint8 (H, W, 3); with `takes_bands` what the `loader` gives.
 
         Raises:
             PictureError: If the model takes another number of bands, or if OpenCV
@@ -83,7 +106,7 @@ class OpenMMLabModel:
             raise PictureError(
                 f'a picture of {bands} bands, but the model takes {wanted}'
             )
-        if self.loader is None:
+        if not self.takes_bands:
             pixels = np.ascontiguousarray(pixels[..., ::-1])  # BGR
         try:
             return self.pipeline(dict(img=pixels, img_id=0))
@@ -132,10 +155,13 @@ def load_openmmlab(
     ]
     scope = task_scope(config)
     first, steps[0] = steps[0], dict(type=f'{scope}.LoadImageFromNDArray')
+    takes_bands = not _reads_colours(first)
     steps[0]['to_float32'] = first.get('to_float32', False)
+    if not takes_bands:
+        first.pop('to_float32', None)  # drawings take 8 bits
     title = Path(config.filename or 'config').stem
     with scope_of(config):
-        loader = None if _reads_colours(first) else TRANSFORMS.build(first)
+        loader = TRANSFORMS.build(first)
         pipeline = Compose(steps)
         names, colours = _class_names(weights.content, dataset, model)
     if classes and len(classes) != len(names):
@@ -145,7 +171,9 @@ def load_openmmlab(
         )
     names = tuple(classes) or names
     unfilled = weights.unfilled
-    return OpenMMLabModel(title, model, pipeline, names, colours, loader, unfilled)
+    return OpenMMLabModel(
+        title, model, pipeline, names, colours, loader, takes_bands, unfilled
+    )
 
 
 def _innermost(dataset: Mapping) -> Mapping:
@@ -155,14 +183,25 @@ def _innermost(dataset: Mapping) -> Mapping:
     return dataset
 
 
+def _differs(path: str) -> bool:
+    """Tell whether OpenCV may make other pixels of a file than Pillow does.
+
+    WebP it does not turn, TIFF's colours it multiplies by their opacity, and CMYK and
+    16 bits it rounds otherwise; all else came out alike to the last bit.
+    """
+    with Image.open(path, formats=FORMATS) as picture:
+        is_deep = picture.mode in ('CMYK', *DEEP_MODES)
+        return is_deep or picture.format in ('TIFF', 'WEBP')
+
+
 def _reads_colours(step: Mapping) -> bool:
-    """Tell whether a step reads pictures as `open_picture` does: RGB, 8 bits, upright.
+    """Tell whether a step reads pictures as colours of 8 bits, BGR.
 
     The backends of mmcv do, but for tifffile, which gives what is in the file.
     """
     return (
         type_name(step['type']) == 'LoadImageFromFile'
-        and step.get('color_type', 'color') == 'color'
+        and step.get('color_type', 'color') in COLOURS
         and step.get('imdecode_backend') != 'tifffile'
     )
 

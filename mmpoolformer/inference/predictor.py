@@ -26,7 +26,7 @@ from torch import Tensor
 from mmpoolformer.inference.adapters import load_adapter
 from mmpoolformer.inference.engines import load_engine
 from mmpoolformer.models.folding import DTYPES, optimize_for_inference
-from mmpoolformer.utils.images import PictureError, convert_picture, open_picture
+from mmpoolformer.utils.images import PictureError, convert_picture
 from mmpoolformer.utils.paths import is_exported
 from mmpoolformer.utils.results import CLASSIFICATION, Result
 
@@ -40,9 +40,10 @@ class Predictor:
     Several threads may use one predictor: the model runs for one of them at a time.
 
     A picture is a path, a PIL picture, or an array: RGB (not BGR), uint8 (H, W, 3), or
-    grey (H, W). Files are turned as their camera says (EXIF); grey, palette, CMYK and
-    16-bit ones become RGB; see `open_picture`. Where the config reads other bands, more
-    bits or a format of its own, files are read so, and arrays taken as they are.
+    grey (H, W). Files are read as the config does; for classifiers, and where the
+    config could not, by `open_picture`: turned as their camera says (EXIF), and grey,
+    palette, CMYK and 16-bit ones as RGB. Where the config reads other bands, more bits
+    or a format of its own, arrays are taken as its loader makes them.
 
     Args:
         model: A config (its file, or what is in it) of a detector, segmentor or
@@ -62,6 +63,7 @@ class Predictor:
     Attributes:
         task: `'classification'`, `'detection'`, `'instance segmentation'` or
             `'semantic segmentation'`.
+        takes_bands: Whether the config reads other pictures than RGB of 8 bits.
         title: The config's or model's name.
         classes: Names of the classes.
         unfilled: Which weights are random, in words; empty if none.
@@ -93,6 +95,7 @@ class Predictor:
             self.network = optimize_for_inference(self.network, DTYPES[dtype])
             self._adapter = self._adapter.with_network(self.network)
         self.task = self._adapter.task
+        self.takes_bands = self._adapter.takes_bands
         self.title = self._adapter.title
         self.unfilled = self._adapter.unfilled
         self.classes = tuple(self._adapter.classes)
@@ -160,21 +163,26 @@ class Predictor:
         """
         if self.task != CLASSIFICATION:
             raise ValueError(f'{self.title} is for {self.task}, no classifier')
-        image = self._adapter.prepare(read_source(picture).picture)
+        image = self._adapter.prepare(self._read(picture, skip=False)[1])
         device = next(self.network.parameters()).device
         return image[None].to(device), self._adapter.seen(image)
 
     def _read(self, picture: Source, skip: bool) -> tuple[Result, ndarray | None]:
         """Read a picture: the result to fill in, and what the adapter prepares."""
-        is_own = isinstance(picture, (str, os.PathLike, ndarray))
-        if not (self._adapter.has_loader and is_own):
-            result = read_source(picture, skip)
-            return result, result.picture
-        if isinstance(picture, ndarray):
-            return Result(picture=self._adapter.shown(picture)), picture
-        name = str(picture)
+        is_path = isinstance(picture, (str, os.PathLike))
+        name = str(picture) if is_path else ''
         try:
-            pixels = self._adapter.read(name)
+            if is_path:
+                pixels = self._adapter.read(name)
+            elif self.takes_bands and isinstance(picture, ndarray):
+                pixels = picture
+            elif self.takes_bands:
+                raise PictureError(
+                    f'the config of {self.title} reads other pictures than RGB of 8 '
+                    'bits: give a path, or an array as its loader makes them'
+                )
+            else:
+                pixels = _as_colours(picture)
         except PictureError as error:
             if not skip:
                 raise
@@ -204,37 +212,16 @@ class Predictor:
         return seen
 
 
-def read_source(picture: Source, skip_unreadable: bool = False) -> Result:
-    """Read a picture, see `Predictor`.
-
-    Args:
-        picture: The picture.
-        skip_unreadable: Whether to give a result with a `problem` in place of an error.
-
-    Returns:
-        A result in which nothing is found yet.
-
-    Raises:
-        PictureError: If it can't be read and is not to be skipped.
-        TypeError: If it is none.
-        ValueError: If it is an array of another kind.
-    """
+def _as_colours(picture: Image.Image | ndarray) -> ndarray:
+    """Return a picture that is no file as RGB, uint8 (H, W, 3)."""
     if isinstance(picture, ndarray):
-        return Result(picture=_checked(picture))
-    is_path = isinstance(picture, (str, os.PathLike))
-    if not is_path and not isinstance(picture, Image.Image):
+        return _checked(picture)
+    if not isinstance(picture, Image.Image):
         raise TypeError(
             f'{type(picture).__name__} is no picture: give a path, a PIL picture or a '
             'numpy array'
         )
-    name = str(picture) if is_path else ''
-    read = open_picture if is_path else convert_picture
-    try:
-        return Result(name, np.array(read(picture)))
-    except PictureError as error:
-        if not skip_unreadable:
-            raise
-        return Result(name, problem=str(error))
+    return np.array(convert_picture(picture))
 
 
 def _checked(pixels: ndarray) -> ndarray:

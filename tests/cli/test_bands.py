@@ -11,8 +11,10 @@ from PIL import Image
 from tiny_data import write_data, write_detection_config, write_segmentation_config
 from tool_process import run_many
 
+from mmpoolformer.apps.infer import Inference, infer
 from mmpoolformer.apps.page.results import run_on_file
 from mmpoolformer.inference.predictor import Predictor
+from mmpoolformer.utils.errors import UsageError
 from mmpoolformer.utils.images import PictureError
 
 tifffile = pytest.importorskip('tifffile')
@@ -100,11 +102,21 @@ def test_pictures_of_other_bands_are_refused_in_a_line(work: Path) -> None:
     pixels = tifffile.imread(path)
     labels = predictor(path).found.labels
     assert np.array_equal(predictor(pixels).found.labels, labels)
-    with pytest.raises(PictureError, match='of 3 bands, but the model takes 4'):
+    with pytest.raises(PictureError, match='reads other pictures than RGB of 8 bits'):
         predictor(Image.fromarray((pixels[..., :3] // 256).astype(np.uint8)))
     Image.fromarray(pixels[..., :3].astype(np.uint8)).save(work / 'rgb.png')
     said = run_on_file(predictor, work / 'rgb.png', 0.3, 10**8)  # on the web page
-    assert said.is_problem and 'model takes 4' in said.message
+    assert said.is_problem and 'reads other pictures' in said.message
+    (work / 'street.mp4').touch()
+    with pytest.raises(UsageError, match=r'street\.mp4: videos are RGB of 8 bits, but'):
+        infer(
+            Inference(
+                model=str(work / 'bands_seg.py'),
+                checkpoint=str(work / 'seg' / 'iter_4.pth'),
+                inputs=[str(work / 'street.mp4')],
+                out=str(work / 'of_video'),
+            )
+        )
     rgb, broken = work / 'rgb.tif', work / 'broken.tif'
     rgb.write_bytes(tiff(pixels[..., :3]))
     broken.write_bytes(path.read_bytes()[:-900])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from mmcv.transforms import LoadImageFromFile
 from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmseg.apis import inference_model, init_model
@@ -179,9 +180,52 @@ def test_turned_16_bit_pictures_are_upright(models: Models, tmp_path: Path) -> N
     exif = Image.Exif()
     exif[274] = 3  # to be shown upside down
     Image.fromarray(values[::-1, ::-1].copy()).save(tmp_path / 'deep.tif', exif=exif)
-    picture = models.predictor('detection')(tmp_path / 'deep.tif').picture
+    picture = models.predictor('classification')(tmp_path / 'deep.tif').picture
     assert picture.shape == (30, 50, 3)
     np.testing.assert_array_equal(picture[..., 1], np.round(values / 257))
+    picture = models.predictor('detection')(tmp_path / 'deep.tif').picture
+    np.testing.assert_array_equal(picture[..., 1], values // 256)  # as OpenCV
+
+
+def test_files_are_seen_as_in_the_test_of_their_config(
+    models: Models, tmp_path: Path
+) -> None:
+    with Image.open(models.pictures[1]) as picture:
+        picture.load()
+    clear = picture.copy()
+    clear.putalpha(Image.linear_gradient('L').resize(picture.size))
+    exif = Image.Exif()
+    exif[274] = 6
+    deep = np.asarray(picture.convert('L')).astype(np.uint16) * 250
+    clear.save(tmp_path / 'clear.tif')
+    clear.save(tmp_path / 'clear.png')
+    picture.save(tmp_path / 'turned.webp', exif=exif, lossless=True)
+    picture.save(tmp_path / 'turned.jpg', exif=exif)
+    picture.convert('CMYK').save(tmp_path / 'inks.jpg')
+    Image.fromarray(deep).save(tmp_path / 'deep.png')
+    predictor, files = models.predictor('detection'), sorted(tmp_path.iterdir())
+    assert len(files) == 6
+    for file in files:
+        loaded = LoadImageFromFile()({'img_path': str(file)})['img'][..., ::-1]
+        np.testing.assert_array_equal(predictor(file).picture, loaded)
+        assert_same(predictor(file), predictor(loaded))
+
+
+@pytest.mark.parametrize('name', ['detection', 'segmentation'])
+def test_frames_are_colours_whatever_reads_the_files(
+    models: Models, name: str, tmp_path: Path
+) -> None:
+    config = tmp_path / 'own.py'
+    own = "type='LoadImageFromFile', color_type='color_ignore_orientation'"
+    text = models.config(name).read_text()
+    config.write_text(text.replace("type='LoadImageFromFile'", own))
+    predictor = Predictor(config, models.checkpoint(name))
+    for path in models.pictures:
+        pixels = np.array(Image.open(path).convert('RGB'))
+        expected = predictor(path)
+        assert np.array_equal(expected.picture, pixels)
+        assert_same(predictor(pixels), expected)
+        assert_same(predictor(Image.fromarray(pixels)), expected)
 
 
 @pytest.mark.parametrize(
