@@ -14,51 +14,6 @@ from mmpoolformer.models.pit import PiT, PiTClassifier
 from mmpoolformer.models.variants import PIT, VARIANTS, PiTVariant
 from mmpoolformer.utils.text import nearest
 
-
-def _metaformer(
-    known: SavedModel,
-    num_classes: int,
-    features_only: bool,
-    in_channels: int,
-    drop_path_rate: float,
-    drop_rate: float,
-    with_cp: bool,
-    **maps: Sequence[int],
-) -> nn.Module:
-    if features_only:
-        return MetaFormer(
-            known.variant,
-            in_channels=in_channels,
-            drop_path_rate=drop_path_rate,
-            with_cp=with_cp,
-            **maps,
-        )
-    return MetaFormerClassifier(
-        known.variant, num_classes, in_channels, drop_path_rate, drop_rate, with_cp
-    )
-
-
-def _pit(
-    known: SavedModel,
-    num_classes: int,
-    features_only: bool,
-    in_channels: int,
-    drop_path_rate: float,
-    drop_rate: float,
-    with_cp: bool,
-    **maps: Sequence[int],
-) -> nn.Module:
-    options = dict(
-        distilled=known.distilled,
-        in_channels=in_channels,
-        drop_path_rate=drop_path_rate,
-        with_cp=with_cp,
-    )
-    if features_only:
-        return PiT(known.variant, **options, **maps)
-    return PiTClassifier(known.variant, num_classes, drop_rate=drop_rate, **options)
-
-
 # The model of each name.
 NAMED = {
     **{
@@ -138,19 +93,23 @@ def create_model(
         raise ValueError(f'out_indices={out_indices}: only with features_only=True')
     if known.num_classes is None and not features_only:
         raise ValueError(f'{name} holds a backbone: give features_only=True')
-    if features_only and out_indices is None:
-        out_indices = known.out_indices
-    build = _pit if isinstance(known.variant, PiTVariant) else _metaformer
-    model = build(
-        known,
-        num_classes=known.num_classes if num_classes is None else num_classes,
-        features_only=features_only,
+    options = dict(
         in_channels=known.in_channels if in_channels is None else in_channels,
         drop_path_rate=drop_path_rate,
-        drop_rate=drop_rate,
         with_cp=with_cp,
-        **({} if out_indices is None else {'out_indices': out_indices}),
     )
+    if isinstance(known.variant, PiTVariant):
+        backbone, classifier = PiT, PiTClassifier
+        options['distilled'] = known.distilled
+    else:
+        backbone, classifier = MetaFormer, MetaFormerClassifier
+    if features_only:
+        chosen = known.out_indices if out_indices is None else out_indices
+        maps = {} if chosen is None else {'out_indices': chosen}
+        model = backbone(known.variant, **options, **maps)
+    else:
+        classes = known.num_classes if num_classes is None else num_classes
+        model = classifier(known.variant, classes, drop_rate=drop_rate, **options)
     if checkpoint is not None:
         load_weights(model, checkpoint)
     if source:
