@@ -1,6 +1,7 @@
 """What every backbone and classifier here shares: weights, checks, recomputation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from mmengine.logging import print_log
@@ -83,25 +84,78 @@ def _check_images(x: Tensor, in_channels: int) -> None:
         )
 
 
-def feature_info(
-    module: str,
-    channels: Sequence[int],
-    strides: Sequence[int],
-    out_indices: Sequence[int],
-) -> FeatureInfo:
-    """Describe a backbone's maps as timm does.
+class DenseBackbone(PretrainedModule):
+    """What backbones that give out stage maps share; a trunk has made their parts.
 
-    Args:
-        module: Name of the list of stages.
-        channels: Channels of every stage.
-        strides: Pixels between two cells of every stage.
-        out_indices: Stages that are given out.
+    Attributes:
+        stem_names: Modules and parameters before the stages.
+        stages_name: The list of stages.
     """
-    stages = [
-        dict(num_chs=count, reduction=stride, module=f'{module}.{i}')
-        for i, (count, stride) in enumerate(zip(channels, strides, strict=True))
-    ]
-    return FeatureInfo(stages, tuple(out_indices))
+
+    stem_names: ClassVar[tuple[str, ...]] = ('stem',)
+    stages_name: ClassVar[str] = 'stages'
+
+    def set_outputs(
+        self,
+        out_indices: Sequence[int],
+        frozen_stages: int,
+        first_stride: int,
+        norm: Callable[[int], nn.Module],
+    ) -> None:
+        """Build the norms of the maps, drop the stages after the last one, and freeze.
+
+        Args:
+            out_indices: See `MetaFormer`.
+            frozen_stages: See `MetaFormer`.
+            first_stride: Image pixels per cell of the first map; it doubles by stage.
+            norm: Builds a norm for a number of channels.
+
+        Raises:
+            ValueError: If an option is out of its range.
+        """
+        dims = self.variant.dims
+        indices, legal = tuple(out_indices), range(len(dims))
+        if not indices or indices != tuple(sorted({i for i in indices if i in legal})):
+            raise ValueError(
+                f'out_indices={indices}: give rising stage numbers from 0 to '
+                f'{len(dims) - 1}'
+            )
+        if frozen_stages not in range(-1, len(dims) + 1):
+            raise ValueError(
+                f'frozen_stages={frozen_stages!r}: choose from -1 (nothing), 0 (the '
+                f'stem) to {len(dims)} (the stem and all stages)'
+            )
+        self.out_indices, self.frozen_stages = indices, frozen_stages
+        name = self.stages_name
+        self.feature_info = FeatureInfo(
+            [
+                dict(num_chs=dim, reduction=first_stride * 2**i, module=f'{name}.{i}')
+                for i, dim in enumerate(dims)
+            ],
+            indices,
+        )
+        self.out_channels = tuple(self.feature_info.channels())
+        self.out_strides = tuple(self.feature_info.reduction())
+        for i in indices:
+            self.add_module(f'norm{i}', norm(dims[i]))
+        del getattr(self, name)[indices[-1] + 1 :]
+        self._freeze()
+
+    def train(self, mode: bool = True) -> 'DenseBackbone':
+        """Set the mode of all but the frozen parts; return the backbone."""
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        stem = (getattr(self, name) for name in self.stem_names)
+        stages = getattr(self, self.stages_name)[: self.frozen_stages]
+        for part in (*stem, *stages):
+            part.requires_grad_(False)
+            if isinstance(part, nn.Module):
+                part.eval()
 
 
 class RecomputedSequential(nn.Sequential):
@@ -159,27 +213,6 @@ def checked_classes(num_classes: int) -> int:
     if not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f'num_classes={num_classes!r}: give a whole number from 1')
     return num_classes
-
-
-def checked_indices(out_indices: Sequence[int], n_stages: int) -> tuple[int, ...]:
-    """Return the stages whose maps are given out, or raise a `ValueError`."""
-    indices = tuple(out_indices)
-    legal = range(n_stages)
-    if not indices or indices != tuple(sorted({i for i in indices if i in legal})):
-        raise ValueError(
-            f'out_indices={indices}: give rising stage numbers from 0 to {n_stages - 1}'
-        )
-    return indices
-
-
-def checked_stages(frozen_stages: int, n_stages: int) -> int:
-    """Return how far a backbone is frozen, or raise a `ValueError`."""
-    if frozen_stages not in range(-1, n_stages + 1):
-        raise ValueError(
-            f'frozen_stages={frozen_stages!r}: choose from -1 (nothing), 0 (the stem) '
-            f'to {n_stages} (the stem and all stages)'
-        )
-    return frozen_stages
 
 
 def _rename_keys(state_dict: dict, prefix: str, *_: object) -> None:

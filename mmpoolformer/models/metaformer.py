@@ -9,17 +9,16 @@ they are loaded.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from mmpoolformer.models.base import (
+    DenseBackbone,
     PretrainedModule,
     checked_fusing,
-    checked_indices,
     checked_rate,
-    checked_stages,
-    feature_info,
 )
 from mmpoolformer.models.block import MetaFormerStage, downsample_norm, family_norm
 from mmpoolformer.models.layers import Stem, truncated_normal
@@ -84,7 +83,7 @@ class MetaFormerTrunk(PretrainedModule):
 
 
 @MODELS.register_module()
-class MetaFormer(MetaFormerTrunk):
+class MetaFormer(DenseBackbone, MetaFormerTrunk):
     """The dense backbone: an image to maps at strides 4, 8, 16 and 32.
 
     Each map that is given out passes a norm of its own, `norm0` to `norm3`, of the
@@ -173,19 +172,7 @@ class MetaFormer(MetaFormerTrunk):
             **{name: value for name, value in changes.items() if value is not None},
         )
         super().__init__(variant, in_channels, drop_path_rate, with_cp, init_cfg, fused)
-        n_stages = len(variant.depths)
-        self.out_indices = checked_indices(out_indices, n_stages)
-        self.frozen_stages = checked_stages(frozen_stages, n_stages)
-        strides = [4 * 2**i for i in range(n_stages)]
-        self.feature_info = feature_info(
-            'stages', variant.dims, strides, self.out_indices
-        )
-        self.out_channels = tuple(self.feature_info.channels())
-        self.out_strides = tuple(self.feature_info.reduction())
-        for i in self.out_indices:
-            self.add_module(f'norm{i}', family_norm(variant, variant.dims[i]))
-        del self.stages[self.out_indices[-1] + 1 :]
-        self._freeze()
+        self.set_outputs(out_indices, frozen_stages, 4, partial(family_norm, variant))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of `out_indices`.
@@ -206,18 +193,6 @@ class MetaFormer(MetaFormerTrunk):
             if i in self.out_indices:
                 maps.append(getattr(self, f'norm{i}')(x).contiguous())
         return tuple(maps)
-
-    def train(self, mode: bool = True) -> 'MetaFormer':
-        """Set the mode of all but the frozen parts; return the backbone."""
-        super().train(mode)
-        self._freeze()
-        return self
-
-    def _freeze(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        for part in (self.stem, *self.stages[: self.frozen_stages]):
-            part.eval().requires_grad_(False)
 
 
 @MODELS.register_module()

@@ -8,19 +8,19 @@ and loading of every known key format.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import ClassVar
 
 from timm.models.pit import PoolingVisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmpoolformer.models.base import (
+    DenseBackbone,
     PretrainedModule,
     RecomputedSequential,
     checked_classes,
-    checked_indices,
     checked_rate,
-    checked_stages,
-    feature_info,
     resampled_position,
 )
 from mmpoolformer.models.layers import ChannelNorm
@@ -113,7 +113,7 @@ class PiTTrunk(PretrainedModule):
 
 
 @MODELS.register_module()
-class PiT(PiTTrunk):
+class PiT(DenseBackbone, PiTTrunk):
     """PiT as a dense backbone: an image to maps at strides 8, 16 and 32.
 
     In any OpenMMLab config: `backbone=dict(type='mmpoolformer.PiT')`.
@@ -154,6 +154,9 @@ class PiT(PiTTrunk):
         ValueError: If an option is out of its range.
     """
 
+    stem_names: ClassVar = ('patch_embed', 'pos_embed', 'cls_token')
+    stages_name: ClassVar = 'transformers'
+
     def __init__(
         self,
         arch: str | Mapping = 'ti',
@@ -169,21 +172,11 @@ class PiT(PiTTrunk):
         super().__init__(
             variant, distilled, in_channels, drop_path_rate, with_cp, init_cfg
         )
-        n_stages = len(variant.depths)
-        self.out_indices = checked_indices(out_indices, n_stages)
-        self.frozen_stages = checked_stages(frozen_stages, n_stages)
         # The next power of two: 8 for steps of 7 and 8 pixels.
         first = 1 << (variant.stride - 1).bit_length()
-        strides = [first * 2**i for i in range(n_stages)]
-        self.feature_info = feature_info(
-            'transformers', variant.dims, strides, self.out_indices
+        self.set_outputs(
+            out_indices, frozen_stages, first, partial(ChannelNorm, eps=1e-6)
         )
-        self.out_channels = tuple(self.feature_info.channels())
-        self.out_strides = tuple(self.feature_info.reduction())
-        for i in self.out_indices:
-            self.add_module(f'norm{i}', ChannelNorm(variant.dims[i], eps=1e-6))
-        del self.transformers[self.out_indices[-1] + 1 :]
-        self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of `out_indices`.
@@ -209,12 +202,6 @@ class PiT(PiTTrunk):
                 maps.append(getattr(self, f'norm{i}')(found).contiguous())
         return tuple(maps)
 
-    def train(self, mode: bool = True) -> 'PiT':
-        """Set the mode of all but the frozen parts; return the backbone."""
-        super().train(mode)
-        self._freeze()
-        return self
-
     def _padded(self, x: Tensor) -> Tensor:
         """Pad images so that the patches, at least one, cover them."""
         patch, stride = self.variant.patch_size, self.variant.stride
@@ -222,14 +209,6 @@ class PiT(PiTTrunk):
         if not (any_size() or bottom or right):
             return x
         return F.pad(x, (0, right, 0, bottom))
-
-    def _freeze(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        for parameter in (self.pos_embed, self.cls_token):
-            parameter.requires_grad_(False)
-        for part in (self.patch_embed, *self.transformers[: self.frozen_stages]):
-            part.eval().requires_grad_(False)
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
