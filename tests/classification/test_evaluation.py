@@ -101,9 +101,7 @@ def test_an_order_unlike_the_plain_one_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = []
-    monkeypatch.setattr(
-        classification, 'print_log', lambda text, **_: told.append(text)
-    )
+    monkeypatch.setattr(classification, 'warn', told.append)
     write_classes(tmp_path, ('apple', 'Banana'))
     settings = dict(input_size=16)
     evaluation_data(tmp_path, settings, ('Banana', 'apple'), 2)
