@@ -37,6 +37,8 @@ ACTIVATIONS = {
     nn.SiLU: 'silu',
     StarReLU: 'relu_squared',
 }
+CONVOLUTIONS = {'depthwise_conv': DepthwiseConv, 'sep_conv': SepConv}
+GRID_MIXERS = {'random': RandomMixing, 'spatial_fc': SpatialFc}
 HOOKS = (
     '_forward_hooks',
     '_forward_pre_hooks',
@@ -77,15 +79,14 @@ def build_token_mixer(variant: Variant, stage: int, index: int) -> nn.Module:
         return Pooling(variant.pool_size)
     if name == 'identity':
         return nn.Identity()
-    if name in ('depthwise_conv', 'sep_conv'):
-        return {'depthwise_conv': DepthwiseConv, 'sep_conv': SepConv}[name](channels)
     if name == 'attention':
         every = variant.global_every
         sees_all = every > 0 and (index + 1) % every == 0
         window = None if sees_all else variant.attention_window
         return Attention(channels, variant.head_dim, variant.bias, window)
-    mixer = {'random': RandomMixing, 'spatial_fc': SpatialFc}[name]
-    return mixer(variant.grid(stage), variant.strict_size)
+    if name in CONVOLUTIONS:
+        return CONVOLUTIONS[name](channels)
+    return GRID_MIXERS[name](variant.grid(stage), variant.strict_size)
 
 
 class MetaFormerBlock(nn.Module):

@@ -1,6 +1,5 @@
 """Models for inference only: constants folded into weights, laid out for speed."""
 
-import logging
 from collections.abc import Callable
 from copy import deepcopy
 from math import inf
@@ -8,7 +7,6 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,8 +26,10 @@ from mmpoolformer.ops.products import (
     linear,
     pack,
 )
+from mmpoolformer.utils.logs import warn
 
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
+RUNS = 5  # to time compiled code by; the first of them compiles
 
 
 def optimize_for_inference(
@@ -74,11 +74,7 @@ def optimize_for_inference(
     model = deepcopy(model).eval().requires_grad_(False)
     model = _fold_batch_norms(model)
     if dtype == torch.bfloat16 and not computes_bfloat16(model):
-        print_log(
-            'this CPU has no instructions for bfloat16: the model stays in float32',
-            'current',
-            logging.WARNING,
-        )
+        warn('this CPU has no instructions for bfloat16: the model stays in float32')
         dtype = torch.float32
     if isinstance(model, MetaFormerTrunk):
         return _optimized_trunk(model, dtype, compiled)
@@ -95,11 +91,10 @@ def optimize_for_inference(
 def computes_bfloat16(model: nn.Module) -> bool:
     """Tell whether a model's device computes bfloat16 faster than float32."""
     device = next(model.parameters()).device
+    if device.type == 'cuda':
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != 'cpu':
-        return device.type != 'cuda' or torch.cuda.get_device_capability(device) >= (
-            8,
-            0,
-        )
+        return True
     capability = torch.backends.cpu.get_cpu_capability()
     return capability.startswith('AVX512') and _has_flag('avx512_bf16', 'amx_bf16')
 
@@ -168,16 +163,11 @@ class _Compiled(nn.Module):
                 best[run] = min(best[run], _seconds(run, x))
         fast, plain = best.values()
         if fast > plain:
-            print_log(
+            warn(
                 f'images of {tuple(x.shape)} take {fast * 1e3:.1f} ms compiled, not '
-                f'compiled {plain * 1e3:.1f} ms: it is not used',
-                'current',
-                logging.WARNING,
+                f'compiled {plain * 1e3:.1f} ms: it is not used'
             )
         return fast <= plain
-
-
-RUNS = 5  # the first of them compiles
 
 
 def _seconds(run: Callable[[Tensor], object], x: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Models for the tools of this folder: by name, or whole ones of configs."""
+"""Models for the tools: classifiers by name, or the whole models of configs."""
 
 import warnings
 

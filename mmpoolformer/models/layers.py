@@ -50,9 +50,7 @@ class ChannelNorm(nn.LayerNorm):
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, bias: bool = True) -> None:
-        super().__init__(channels, eps=eps)
-        if not bias:
-            self.register_parameter('bias', None)
+        super().__init__(channels, eps=eps, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (B, C, H, W); the result has x's shape and type."""

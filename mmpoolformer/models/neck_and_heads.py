@@ -5,14 +5,14 @@ is handed out in float32 at the end of a head's `forward`, so that boxes and sco
 decoded, resized and sorted as before.
 """
 
-import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor, nn
+
+from mmpoolformer.utils.logs import warn
 
 # Layers that need no more than bfloat16; a factor (Scale) keeps its float32.
 LAYERS = ('Conv2d', 'ConvTranspose2d', 'Linear', 'GroupNorm')
@@ -55,8 +55,7 @@ def optimize_neck_and_heads(
             kept.append('neck')
             given = torch.float32
     if kept and dtype != torch.float32:
-        text = f'bfloat16 is not known to be safe in {", ".join(kept)}: kept in float32'
-        print_log(text, 'current', logging.WARNING)
+        warn(f'bfloat16 is not known to be safe in {", ".join(kept)}: kept in float32')
     return given
 
 

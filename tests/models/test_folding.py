@@ -128,7 +128,7 @@ def test_what_is_slower_compiled_is_not_used(
     monkeypatch: pytest.MonkeyPatch, way: str, count: list[int]
 ) -> None:
     told = []
-    monkeypatch.setattr(folding, 'print_log', lambda text, *_: told.append(text))
+    monkeypatch.setattr(folding, 'warn', told.append)
     monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='eager'))
     model = MetaFormer(shallow('poolformer_s12'), out_indices=(0,)).eval()
     faster = optimize_for_inference(model, compiled=way)
@@ -243,10 +243,7 @@ def takes_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect what is logged of necks and heads."""
     lines = []
-    monkeypatch.setattr(
-        'mmpoolformer.models.neck_and_heads.print_log',
-        lambda text, *_: lines.append(text),
-    )
+    monkeypatch.setattr('mmpoolformer.models.neck_and_heads.warn', lines.append)
     return lines
 
 
