@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
-from mmpoolformer.checkpoints.errors import shown
-from mmpoolformer.utils.text import first_few
+from mmpoolformer.utils.text import first_few, shown
 
 
 def recorded_classes(content: Mapping) -> tuple[str, ...]:

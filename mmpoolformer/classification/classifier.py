@@ -1,6 +1,7 @@
 """Classifiers as mmengine trains them: a network, mixing of pictures, a loss."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel
@@ -26,7 +27,7 @@ class ImageClassifier(BaseModel):
             `dict(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5)`; None for none.
         label_smoothing: Share of the target given to all classes alike, in [0, 1).
         loss: See `losses.build_loss`; None chooses by the targets.
-        distillation: Options of `distillation.Distillation`; None for none.
+        distillation: Options of `losses.Distillation`; None for none.
         channels_last: Whether images and weights lie in memory with channels last.
         data_preprocessor: As in mmengine; None moves the data to the model's device.
         init_cfg: As in mmengine; the network's own loads its weights.
@@ -145,13 +146,7 @@ class TimmClassifier(ImageClassifier):
         drop_path_rate: Drop-path rate of the last block, in [0, 1); None leaves the
             model's own default, for models that have no such option.
         model_args: More options of `timm.create_model`.
-        mixup: See `ImageClassifier`, as the following ones.
-        label_smoothing: Share of the target given to all classes alike.
-        loss: The loss.
-        distillation: The teacher.
-        channels_last: Whether channels lie last in memory.
-        data_preprocessor: As in mmengine.
-        init_cfg: As in mmengine.
+        training: The options of `ImageClassifier` but `backbone`.
 
     Raises:
         ValueError: If timm has no such model, or an option is out of its range.
@@ -165,28 +160,13 @@ class TimmClassifier(ImageClassifier):
         pretrained: bool = False,
         drop_path_rate: float | None = None,
         model_args: dict | None = None,
-        mixup: dict | None = None,
-        label_smoothing: float = 0.0,
-        loss: dict | None = None,
-        distillation: dict | None = None,
-        channels_last: bool = False,
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | list[dict] | None = None,
+        **training: Any,
     ) -> None:
         options = dict(model_args or {})
         if drop_path_rate is not None:
             options['drop_path_rate'] = drop_path_rate
         network = build_timm(name, num_classes, checkpoint, pretrained, options)
-        super().__init__(
-            network,
-            mixup,
-            label_smoothing,
-            loss,
-            distillation,
-            channels_last,
-            data_preprocessor,
-            init_cfg,
-        )
+        super().__init__(network, **training)
 
 
 def _build_network(backbone: dict | nn.Module) -> nn.Module:

@@ -142,7 +142,9 @@ def evaluate(
             ranks += class_ranks(scores, labels)
             if see:
                 see(_samples(scores.cpu(), batch))
-            loss += _summed_loss(logits, labels)
+            loss += F.cross_entropy(
+                logits, labels, ignore_index=NO_CLASS, reduction='sum'
+            ).item()
             bar.update(len(labels))
     seconds = time.perf_counter() - start
     count = sum(rank is not None for rank in ranks)
@@ -159,12 +161,6 @@ def _samples(scores: Tensor, batch: dict) -> list[dict]:
     parts = scores, batch['targets'].tolist(), batch['img_path']
     names = 'pred_scores', 'gt_label', 'img_path'
     return [dict(zip(names, one, strict=True)) for one in zip(*parts, strict=True)]
-
-
-def _summed_loss(logits: Tensor, labels: Tensor) -> float:
-    return F.cross_entropy(
-        logits, labels, ignore_index=NO_CLASS, reduction='sum'
-    ).item()
 
 
 def _has_splits(root: Path) -> bool:

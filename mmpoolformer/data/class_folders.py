@@ -18,9 +18,8 @@ from timm.data.readers.class_map import load_class_map
 from timm.data.readers.reader import Reader
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar, extract_tarinfos
 
-from mmpoolformer.checkpoints.errors import shown
 from mmpoolformer.utils.images import SUFFIXES
-from mmpoolformer.utils.text import first_few
+from mmpoolformer.utils.text import first_few, shown
 
 # Folders that systems and programs make beside data; those of a dot are hidden.
 STRANGE = (

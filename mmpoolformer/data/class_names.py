@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from mmpoolformer.checkpoints.errors import shown
 from mmpoolformer.data.foreign import foreign_format
-from mmpoolformer.utils.text import first_few
+from mmpoolformer.utils.text import first_few, shown
 
 TWICE_CURE = (
     'rename one, or remove the one without annotations from "categories", such as the '
