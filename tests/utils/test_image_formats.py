@@ -93,7 +93,7 @@ def test_data_sets_of_torchvision_open_no_other_formats(tmp_path: Path) -> None:
 READERS = {
     'pictures.open_picture(path)': 'PictureError False',
     'picture_files.inspect_image(path, True)': 'read False',
-    'picture_files.inspect_labels(path)': 'read False',
+    'picture_files.inspect_image(path, True, counted=True)': 'read False',
     'Image.open(path).load()': 'UnidentifiedImageError True',
     'pictures.limit_formats(); Image.open(path)': 'UnidentifiedImageError False',
     'mmcv.imread(path, backend="pillow")': 'UnidentifiedImageError False',

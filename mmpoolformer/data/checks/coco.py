@@ -278,8 +278,7 @@ class _Boxes:
             return
         if self.use.masks:
             for level, what in mask_problems(annotation.get('segmentation'), picture):
-                add = self.findings.error if level == ERROR else self.findings.warning
-                add(what, place)
+                self.findings.add(level, what, place)
         number = annotation['image_id']
         if annotation.get('iscrowd'):
             self.crowds[number] += 1

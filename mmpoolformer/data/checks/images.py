@@ -3,9 +3,8 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import cv2
@@ -15,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from mmpoolformer.utils.errors import one_line
 from mmpoolformer.utils.images import FORMATS, PICTURE_ERRORS, orientation
 from mmpoolformer.utils.progress import progress_bar
+from mmpoolformer.utils.temporary import replaced
 
 # Kinds of files in which OpenCV heeds EXIF's orientation.
 TURNED_KINDS = ('JPEG', 'MPO', 'PNG')
@@ -74,7 +74,9 @@ class ImageInfo:
         return self.stored[::-1] if self.turn in SIDEWAYS else self.stored
 
 
-def inspect_image(path: str, decode: bool = False, reader: str = PILLOW) -> ImageInfo:
+def inspect_image(
+    path: str, decode: bool = False, reader: str = PILLOW, counted: bool = False
+) -> ImageInfo:
     """Read a picture's header, and all of it if its end is missing.
 
     Args:
@@ -82,16 +84,32 @@ def inspect_image(path: str, decode: bool = False, reader: str = PILLOW) -> Imag
         decode: Whether to decode it whole in any case.
         reader: What will decode it in the training: one of mmcv's backends; empty if
             that is not known, so that no format is refused.
+        counted: Whether to count its values, as of labels; without `decode` only where
+            they have more than 8 bits.
     """
-    return _image_info(path, decode, False, reader)
-
-
-def inspect_labels(path: str, decode: bool = True, reader: str = PILLOW) -> ImageInfo:
-    """Read a picture of labels and count its values, see `inspect_image`.
-
-    Without `decode` they are counted only where the values have more than 8 bits.
-    """
-    return _image_info(path, decode, True, reader)
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return ImageInfo(problem=MISSING)
+    if reader == TIFFFILE and (one := _info_by_tifffile(path, decode)):
+        return one
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            width, height = picture.size
+            turn = _turn(picture)
+            mode = picture.mode
+            if problem := _format_problem(path, picture, reader, decode):
+                return ImageInfo(problem=problem)
+            small = width * height <= PILLOW_LIMIT
+            deep = counted and mode[:1] == 'I'
+            whole = _has_end(path, picture.format)
+            counts = ()
+            if small and (decode or deep or not whole):
+                picture.load()
+                counts = _counts(picture) if counted and (decode or deep) else ()
+    except UnidentifiedImageError:
+        return _info_without_pillow(path, reader)
+    except PICTURE_ERRORS as error:
+        return ImageInfo(problem=f'unreadable pictures: {one_line(error)[:60]}')
+    return ImageInfo(width, height, mode, turn, counts=counts)
 
 
 def inspect_all(
@@ -105,7 +123,7 @@ def inspect_all(
 
     Args:
         paths: The files.
-        how: `inspect_image` or `inspect_labels`, perhaps with its reader.
+        how: `inspect_image`, perhaps with some of its options.
         decode: For each file whether to decode it.
         workers: Threads; None for a few more than there are cores, because reading
             waits for the disk (Pillow decodes in threads side by side).
@@ -113,11 +131,14 @@ def inspect_all(
     """
     workers = workers or min(MOST_WORKERS, 2 * (os.cpu_count() or 1) + 2)
     looks = []
+    shown = sys.stderr.isatty() or len(paths) >= LONG_WORK
     with (
-        _any_size(),
-        progress_bar(len(paths), text, shown=_is_shown(len(paths))) as bar,
+        replaced(Image, 'MAX_IMAGE_PIXELS', None),  # headers say how large they are
+        warnings.catch_warnings(),
+        progress_bar(len(paths), text, shown=shown) as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
+        warnings.simplefilter('ignore')  # of odd EXIF and the like
         try:
             for one in pool.map(how, paths, decode):
                 looks.append(one)
@@ -152,32 +173,6 @@ def report_images(
             )
         elif one.mode == 'F':
             add('pictures of floating-point numbers', path)
-
-
-def _image_info(path: str, decode: bool, counted: bool, reader: str) -> ImageInfo:
-    if not os.path.isfile(path):  # a pipe would be waited for
-        return ImageInfo(problem=MISSING)
-    if reader == TIFFFILE and (one := _info_by_tifffile(path, decode)):
-        return one
-    try:
-        with Image.open(path, formats=FORMATS) as picture:
-            width, height = picture.size
-            turn = _turn(picture)
-            mode = picture.mode
-            if problem := _format_problem(path, picture, reader, decode):
-                return ImageInfo(problem=problem)
-            small = width * height <= PILLOW_LIMIT
-            deep = counted and mode[:1] == 'I'
-            whole = _has_end(path, picture.format)
-            counts = ()
-            if small and (decode or deep or not whole):
-                picture.load()
-                counts = _counts(picture) if counted and (decode or deep) else ()
-    except UnidentifiedImageError:
-        return _info_without_pillow(path, reader)
-    except PICTURE_ERRORS as error:
-        return ImageInfo(problem=f'unreadable pictures: {one_line(error)[:60]}')
-    return ImageInfo(width, height, mode, turn, counts=counts)
 
 
 def _format_problem(path: str, picture: Image.Image, reader: str, decode: bool) -> str:
@@ -262,19 +257,3 @@ def _counts(picture: Image.Image) -> tuple[tuple[int, int], ...]:
         return tuple(zip(found.tolist(), counts[found].tolist(), strict=True))
     found, counts = np.unique(values, return_counts=True)
     return tuple(zip(found.tolist(), counts.tolist(), strict=True))
-
-
-@contextmanager
-def _any_size() -> Iterator[None]:
-    """Let Pillow open pictures of any size; their headers say how large they are."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of odd EXIF and the like
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
-def _is_shown(count: int) -> bool:
-    return sys.stderr.isatty() or count >= LONG_WORK

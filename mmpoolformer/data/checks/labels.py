@@ -23,6 +23,8 @@ MAP = "dict(type='mmpoolformer.MapLabels', ids=[...]) after LoadAnnotations"
 BACKGROUND = frozenset(('background', 'bg', 'backgrounds'))
 IGNORED_VALUE = 255  # marks pixels without a label
 MOST_IGNORED = 0.5  # of the pixels that are not marked with 255
+# Modes of Pillow with more than one number a pixel; `F` is reported elsewhere.
+COLOURED = ('RGB', 'RGBA', 'LA', 'PA', 'CMYK', 'YCbCr', 'LAB', 'HSV', 'RGBX')
 # Labels after reading, and what else a value can be.
 Mapped = int | str
 
@@ -126,10 +128,6 @@ def check_labels(
     ]
 
 
-# Modes of Pillow with more than one number a pixel; `F` is reported elsewhere.
-COLOURED = ('RGB', 'RGBA', 'LA', 'PA', 'CMYK', 'YCbCr', 'LAB', 'HSV', 'RGBX')
-
-
 def _labels_of(
     path: str,
     one: ImageInfo,
@@ -222,7 +220,7 @@ def _check_shift(
     """Report values counted from 0 where that one is ignored; tell whether they are."""
     if not values[0] or labels[use.num_classes - 1]:
         return False
-    background = use.classes[:1] and _plain(use.classes[0]) in BACKGROUND
+    background = use.classes[:1] and use.classes[0].strip(' _').lower() in BACKGROUND
     as_many = use.trained and use.every and found == set(range(use.num_classes))
     cure = (
         'set reduce_zero_label=False'
@@ -264,7 +262,3 @@ def _check_ignored(
             'the background, name it in classes.json with its "id" (own folders) or '
             'set reduce_zero_label=False'
         )
-
-
-def _plain(name: str) -> str:
-    return name.strip(' _').lower()

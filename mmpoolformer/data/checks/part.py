@@ -1,6 +1,7 @@
 """One data set of a config, and what the checks of every kind of data share."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +20,14 @@ from mmpoolformer.data.checks.images import (
 )
 from mmpoolformer.data.checks.report import DataReport, Findings
 from mmpoolformer.data.checks.resizing import smallest_scales, vanishes
+from mmpoolformer.utils.nested import dicts_in
 from mmpoolformer.utils.text import type_name
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
 # Settings of a panoptic or masked-attention head, whose sum is its classes.
 PANOPTIC = ('num_things_classes', 'num_stuff_classes')
+ENTRIES = re.compile(r'(\.\d+)+$')  # the numbers of a place in lists
 LABEL_TRANSFORMS = ('LoadAnnotations', 'MapLabels')
 FLIPPED = (2, 3, 4)  # orientations of EXIF that keep width and height
 
@@ -163,22 +166,16 @@ def check_heads(config: Config, classes: Sequence[str], findings: Findings) -> N
             findings.error(wrong_class_count(count, classes, place))
 
 
-def class_counts(model: Mapping, path: str = 'model') -> Iterator[tuple[str, int]]:
+def class_counts(model: Mapping) -> Iterator[tuple[str, int]]:
     """Find the settings of a classifier or of heads for their numbers of classes."""
-    if path == 'model' and isinstance(model.get('num_classes'), int):
-        yield f'{path}.num_classes', model['num_classes']
-    for key, child in model.items():
-        parts = child if isinstance(child, (list, tuple)) else [child]
-        for i, part in enumerate(parts):
-            if not isinstance(part, Mapping):
-                continue
-            where = f'{path}.{key}' + (f'.{i}' if part is not child else '')
-            if key in HEADS and isinstance(part.get('num_classes'), int):
-                yield f'{where}.num_classes', part['num_classes']
-            parts_of = [part.get(kind) for kind in PANOPTIC]
-            if key == 'panoptic_head' and all(isinstance(n, int) for n in parts_of):
-                yield f'{where}.{" + ".join(PANOPTIC)}', sum(parts_of)
-            yield from class_counts(part, where)
+    for place, part in dicts_in(model, 'model'):
+        name = ENTRIES.sub('', place).rpartition('.')[2]
+        has_classes = place == 'model' or name in HEADS
+        if has_classes and isinstance(part.get('num_classes'), int):
+            yield f'{place}.num_classes', part['num_classes']
+        counts = [part.get(kind) for kind in PANOPTIC]
+        if name == 'panoptic_head' and all(isinstance(n, int) for n in counts):
+            yield f'{place}.{" + ".join(PANOPTIC)}', sum(counts)
 
 
 def folders_of(root: str, files: Sequence[str]) -> list[str]:

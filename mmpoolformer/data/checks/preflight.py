@@ -208,24 +208,17 @@ def _checked(
 
 def _built(leaf: Mapping) -> Dataset:
     """Build a data set without reading it, if it is of a kind that can wait."""
-    leaf = dict(leaf)
-    if _is_ours(leaf):
-        return DATASETS.build({**leaf, 'quiet': True})
     kind = leaf.get('type')
     with DATASETS.switch_scope_and_registry(leaf.get('_scope_')) as registry:
         kind = registry.get(kind) if isinstance(kind, str) else kind
     if kind is None:
         raise UserError(f'there is no data set of type {leaf.get("type")}')
-    lazy = {'lazy_init': True, 'pipeline': []} if _waits(kind) else {}
-    return DATASETS.build({**leaf, **lazy})
-
-
-def _is_ours(leaf: Mapping) -> bool:
-    return leaf.get('type') in ('mmpoolformer.TimmDataset', TimmDataset)
-
-
-def _waits(kind: type) -> bool:
-    return hasattr(kind, 'full_init') and hasattr(kind, '_join_prefix')
+    changes = {}
+    if kind is TimmDataset:
+        changes = {'quiet': True}
+    elif hasattr(kind, 'full_init') and hasattr(kind, '_join_prefix'):
+        changes = {'lazy_init': True, 'pipeline': []}
+    return DATASETS.build({**leaf, **changes})
 
 
 def _check_of(dataset: Dataset) -> Callable[[Part, DataReport], None]:

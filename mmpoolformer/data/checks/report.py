@@ -52,11 +52,11 @@ class Findings:
 
     def error(self, what: str, name: str = '') -> None:
         """Add an error, at the place `name` if it has one."""
-        self._add(ERROR, what, name)
+        self.add(ERROR, what, name)
 
     def warning(self, what: str, name: str = '') -> None:
         """Add a warning, at the place `name` if it has one."""
-        self._add(WARNING, what, name)
+        self.add(WARNING, what, name)
 
     @property
     def errors(self) -> list[Finding]:
@@ -68,7 +68,8 @@ class Findings:
         """What does not."""
         return [one for one in self._found.values() if one.level == WARNING]
 
-    def _add(self, level: str, what: str, name: str) -> None:
+    def add(self, level: str, what: str, name: str) -> None:
+        """Add a finding of a level, at the place `name` if it has one."""
         one = self._found.setdefault((level, what), Finding(level, what))
         one.count += 1
         if name and len(one.names) < SHOWN:

@@ -12,7 +12,7 @@ from mmpoolformer.data.checks.images import (
     PILLOW,
     PILLOW_LIMIT,
     inspect_all,
-    inspect_labels,
+    inspect_image,
     report_images,
 )
 from mmpoolformer.data.checks.labels import (
@@ -61,7 +61,7 @@ def check_segmentation(part: Part, report: DataReport) -> None:
         raise UserError('has no folder of labels (data_prefix.seg_map_path)')
     maps = [info['seg_map_path'] for info in infos]
     read = _spread(len(maps), part.options)
-    how = partial(inspect_labels, reader=_label_reader(part))
+    how = partial(inspect_image, reader=_label_reader(part), counted=True)
     found = inspect_all(maps, how, read, part.options.workers, 'labels')
     report.files += [*maps, dataset.ann_file] if dataset.ann_file else maps
     for path in [] if dataset.ann_file else _left_out(part, paths, maps):
@@ -129,9 +129,6 @@ def _spread(count: int, options: Options) -> list[bool]:
 
 def _label_reader(part: Part) -> str:
     """Return what decodes the pictures of labels, by mmcv's names."""
-    named = (step.get('imdecode_backend') for step in part.steps if _loads_labels(step))
+    loaders = (s for s in part.steps if step_name(s).endswith('LoadAnnotations'))
+    named = (loader.get('imdecode_backend') for loader in loaders)
     return next(filter(None, named), PILLOW)
-
-
-def _loads_labels(step: Mapping) -> bool:
-    return step_name(step).endswith('LoadAnnotations')

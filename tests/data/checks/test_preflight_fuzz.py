@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 
 from mmpoolformer.data.checks.coco import CocoUse, check_coco, decode_counts
-from mmpoolformer.data.checks.images import ImageInfo, inspect_image, inspect_labels
+from mmpoolformer.data.checks.images import ImageInfo, inspect_image
 from mmpoolformer.data.checks.report import DataReport, Findings
 from mmpoolformer.data.class_names import coco_classes, read_json
 
@@ -228,6 +228,6 @@ def test_changed_pictures(
             st.binary(max_size=9)
         )
     (folder / 'a').write_bytes(content)
-    found = (inspect_labels if labels else inspect_image)(str(folder / 'a'), True)
+    found = inspect_image(str(folder / 'a'), True, counted=labels)
     assert isinstance(found, ImageInfo)
     assert found.problem or found.width > 0
