@@ -20,6 +20,10 @@ from mmpoolformer.ops.products import is_transformed
 class PretrainedModule(BaseModule):
     """A model of images that loads weights with any known names.
 
+    Attributes:
+        stem_names: Modules and parameters before the stages.
+        stages_name: The list of stages; each has `blocks`.
+
     Args:
         in_channels: Channels of the image.
         init_cfg: `None` (random) or mmengine's, see `init_weights`.
@@ -27,6 +31,9 @@ class PretrainedModule(BaseModule):
     Raises:
         ValueError: If `in_channels` is no positive whole number.
     """
+
+    stem_names: ClassVar[tuple[str, ...]] = ('stem',)
+    stages_name: ClassVar[str] = 'stages'
 
     def __init__(
         self, in_channels: int = 3, init_cfg: dict | list[dict] | None = None
@@ -67,6 +74,18 @@ class PretrainedModule(BaseModule):
         """Refuse an input that is not (B, in_channels, H, W)."""
         _check_images(x, self.in_channels)
 
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Tell timm's layer-wise rules (`timm.models.group_parameters`) the layers.
+
+        Args:
+            coarse: Whether a layer is a stage, not a block.
+        """
+        stage = rf'^{self.stages_name}\.(\d+)'
+        # What stands before the blocks of a stage belongs to its first one.
+        blocks = [(rf'{stage}\.blocks\.(\d+)', None), (stage, (0,))]
+        stem = '|'.join(self.stem_names)
+        return {'stem': f'^(?:{stem})', 'blocks': stage if coarse else blocks}
+
     def __prepare_scriptable__(self) -> None:
         """Refuse `torch.jit.script`, which asks this of every module."""
         raise TypeError(
@@ -85,15 +104,7 @@ def _check_images(x: Tensor, in_channels: int) -> None:
 
 
 class DenseBackbone(PretrainedModule):
-    """What backbones that give out stage maps share; a trunk has made their parts.
-
-    Attributes:
-        stem_names: Modules and parameters before the stages.
-        stages_name: The list of stages.
-    """
-
-    stem_names: ClassVar[tuple[str, ...]] = ('stem',)
-    stages_name: ClassVar[str] = 'stages'
+    """What backbones that give out stage maps share; a trunk has made their parts."""
 
     def set_outputs(
         self,

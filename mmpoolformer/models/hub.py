@@ -166,7 +166,10 @@ def save_pretrained(
         OSError: If the folder can't be written.
     """
     folder = Path(folder).expanduser()
-    content = _own(model, preparation) if config is None else _whole(model)
+    if config is None:
+        content = _own(model, preparation)
+    else:
+        content = {OURS: {'version': __version__, 'whole': type(model).__name__}}
     content |= {'label_names': list(classes)} if classes else {}
     scope = config and config.get('default_scope')
     card = _card(
@@ -180,10 +183,6 @@ def save_pretrained(
         write_safetensors(model.state_dict(), file)
     if not (folder / CARD).exists():
         write_atomically(folder / CARD, card)
-
-
-def _whole(model: nn.Module) -> dict:
-    return {OURS: {'version': __version__, 'whole': type(model).__name__}}
 
 
 def _own(model: nn.Module, preparation: Mapping | None) -> dict:

@@ -69,18 +69,6 @@ class MetaFormerTrunk(PretrainedModule):
         )
         truncated_normal(self, strided=variant.init_strided)
 
-    def group_matcher(self, coarse: bool = False) -> dict:
-        """Tell timm's layer-wise rules (`timm.models.group_parameters`) the layers.
-
-        Args:
-            coarse: Whether a layer is a stage, not a block.
-        """
-        blocks = [
-            (r'^stages\.(\d+)\.(?:downsample|pos_embed)', (0,)),
-            (r'^stages\.(\d+)\.blocks\.(\d+)', None),
-        ]
-        return {'stem': r'^stem', 'blocks': r'^stages\.(\d+)' if coarse else blocks}
-
 
 @MODELS.register_module()
 class MetaFormer(DenseBackbone, MetaFormerTrunk):

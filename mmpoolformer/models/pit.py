@@ -48,6 +48,9 @@ class PiTTrunk(PretrainedModule):
         ValueError: If an option is out of its range.
     """
 
+    stem_names: ClassVar = ('patch_embed', 'pos_embed', 'cls_token')
+    stages_name: ClassVar = 'transformers'
+
     def __init__(
         self,
         variant: PiTVariant,
@@ -78,21 +81,6 @@ class PiTTrunk(PretrainedModule):
         self.transformers = parts.transformers
         for stage in self.transformers if with_cp else ():
             stage.blocks = RecomputedSequential(*stage.blocks)
-
-    def group_matcher(self, coarse: bool = False) -> dict:
-        """Tell timm's layer-wise rules (`timm.models.group_parameters`) the layers.
-
-        Args:
-            coarse: Whether a layer is a stage, not a block.
-        """
-        blocks = [
-            (r'^transformers\.(\d+)\.pool', (0,)),
-            (r'^transformers\.(\d+)\.blocks\.(\d+)', None),
-        ]
-        return {
-            'stem': r'^(?:patch_embed|pos_embed|cls_token)',
-            'blocks': r'^transformers\.(\d+)' if coarse else blocks,
-        }
 
     def no_weight_decay(self) -> set[str]:
         """Return the parameters that timm's recipes train without weight decay."""
@@ -153,9 +141,6 @@ class PiT(DenseBackbone, PiTTrunk):
     Raises:
         ValueError: If an option is out of its range.
     """
-
-    stem_names: ClassVar = ('patch_embed', 'pos_embed', 'cls_token')
-    stages_name: ClassVar = 'transformers'
 
     def __init__(
         self,
