@@ -80,13 +80,13 @@ def chosen_classes(classes: str | PathLike | Sequence[str]) -> tuple[str, ...]:
 
 
 def _refuse_duplicates(names: Sequence[str], place: str) -> None:
-    """Name duplicate class names with the lines (from 1) where they stand."""
-    counts = Counter(names)
-    for name in (name for name in counts if counts[name] > 1):
-        lines = [str(i) for i, other in enumerate(names, start=1) if other == name]
-        raise ValueError(
-            f'{place}: duplicate class {shown(name)!r} (lines {", ".join(lines)})'
-        )
+    """Raise a `ValueError` with the lines (from 1) of a name that stands twice."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            lines = [str(i) for i, other in enumerate(names, start=1) if other == name]
+            raise ValueError(
+                f'{place}: duplicate class {shown(name)!r} (lines {", ".join(lines)})'
+            )
 
 
 def coco_classes(*ann_files: str | Path) -> tuple[str, ...]:
@@ -168,24 +168,21 @@ def seg_classes(data_root: str | Path) -> SegClasses:
     Raises:
         ValueError: If neither file is there or its content can't be used.
     """
-    root = Path(data_root)
-    if (root / 'classes.json').is_file():
-        return _from_json(root / 'classes.json')
-    if (root / 'classes.txt').is_file():
-        names = read_class_names(root / 'classes.txt')
+    data, text = Path(data_root, 'classes.json'), Path(data_root, 'classes.txt')
+    if data.is_file():
+        content = read_json(data)
+        entries = content.get('classes') if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise ValueError(f'{data}: has no list named "classes"')
+        return _from_entries(entries, data)
+    if text.is_file():
+        names = read_class_names(text)
         entries = [{'id': i, 'name': name} for i, name in enumerate(names, start=1)]
-        return _from_entries(entries, root / 'classes.txt')
+        return _from_entries(entries, text)
     raise ValueError(
-        f'{root}: neither classes.txt (one class name a line) nor classes.json there'
+        f'{data_root}: neither classes.txt (one class name a line) nor classes.json '
+        'there'
     )
-
-
-def _from_json(file: Path) -> SegClasses:
-    content = read_json(file)
-    entries = content.get('classes') if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise ValueError(f'{file}: has no list named "classes"')
-    return _from_entries(entries, file)
 
 
 def _from_entries(entries: list[dict], file: Path) -> SegClasses:

@@ -159,12 +159,16 @@ def _check_classes(
             findings.warning('categories that the config leaves out', name)
     ordered = [name for name in found if name in wanted]
     if set(wanted) <= set(found) and ordered != list(wanted):
-        findings.error(
-            'names the classes in another order than the config, and labels follow '
-            'the file: write metainfo=dict(classes=('
-            f'{first_few(map(repr, ordered), 8)}))'
-        )
+        findings.error(_other_order(ordered, 'the file'))
     return wanted
+
+
+def _other_order(ordered: list[str], leading: str) -> str:
+    return (
+        'names the classes in another order than the config, and labels follow '
+        f'{leading}: write metainfo=dict(classes=('
+        f'{first_few(map(repr, ordered), 8)}))'
+    )
 
 
 def check_order(
@@ -189,11 +193,7 @@ def check_order(
     }
     ordered = [named[label] for label in sorted(named)]
     if sorted(ordered) == sorted(classes) and ordered != list(classes):
-        right = first_few(map(repr, ordered), 8)
-        findings.error(
-            'names the classes in another order than the config, and labels follow '
-            f'the data set: write metainfo=dict(classes=({right}))'
-        )
+        findings.error(_other_order(ordered, 'the data set'))
 
 
 def _check_pictures(
@@ -231,29 +231,22 @@ def _check_pictures(
     return pictures
 
 
+@dataclass
 class _Boxes:
     """Checks annotations one by one and keeps count."""
 
-    def __init__(
-        self,
-        pictures: dict[int, CocoPicture],
-        categories: dict[int, str],
-        classes: tuple[str, ...],
-        use: CocoUse,
-        findings: Findings,
-    ) -> None:
-        self.pictures = pictures
-        self.categories = categories
-        self.classes = classes
-        self.use = use
-        self.findings = findings
-        self.ids = set()
-        self.used = Counter()  # boxes by picture
-        self.crowds = Counter()
-        self.of_class = Counter()  # without crowds
-        self.crowds_of_class = Counter()
-        self.over_the_edge = 0
-        self.total = 0
+    pictures: dict[int, CocoPicture]
+    categories: dict[int, str]
+    classes: tuple[str, ...]
+    use: CocoUse
+    findings: Findings
+    ids: set[int] = field(default_factory=set)
+    used: Counter = field(default_factory=Counter)  # by picture, without crowds
+    crowds: Counter = field(default_factory=Counter)  # by picture
+    of_class: Counter = field(default_factory=Counter)  # without crowds
+    crowds_of_class: Counter = field(default_factory=Counter)
+    over_the_edge: int = 0
+    total: int = 0
 
     def check(self, annotation: object) -> None:
         """Check one annotation."""
@@ -310,36 +303,30 @@ class _Boxes:
                 'has no box to measure with: AP can not be measured, and no best '
                 'checkpoint can be chosen by it'
             )
-        for picture in self.pictures.values():
+        usable = 0  # pictures that filter_cfg leaves
+        for number, picture in self.pictures.items():
             if min(picture.width, picture.height) < self.use.min_size:
                 self.findings.warning(
                     f'pictures with a side below {self.use.min_size} pixels, which '
                     'filter_cfg leaves out',
                     picture.file_name,
                 )
-        if self.pictures and not self.usable():
+            elif not self.use.drops_empty or self._has_boxes(number):
+                usable += 1
+        if self.pictures and not usable:
             self.findings.error(
                 'no image to use: none has a box of the classes '
                 f'{first_few(map(repr, self.classes), 8)}'
             )
 
-    def usable(self) -> list[int]:
-        """Return ids of the pictures that filter_cfg leaves."""
-        return [
-            number
-            for number, picture in self.pictures.items()
-            if min(picture.width, picture.height) >= self.use.min_size
-            and (not self.use.drops_empty or self.used[number] or self.crowds[number])
-        ]
+    def _has_boxes(self, number: int) -> bool:
+        return bool(self.used[number] or self.crowds[number])
 
     def facts(self) -> list[str]:
         """Return counts, in words."""
         total = self.crowds.total()
         only = sum(not self.used[number] for number in self.crowds)
-        empty = sum(
-            not self.used[number] and not self.crowds[number]
-            for number in self.pictures
-        )
+        empty = sum(not self._has_boxes(number) for number in self.pictures)
         dropped = ' (left out)' if self.use.drops_empty else ''
         facts = [f'{empty} pictures without boxes{dropped}'] if empty else []
         facts += [f'{total} crowds'] if total else []

@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy import ndarray
 from PIL import Image
@@ -106,7 +107,7 @@ def make_demo_data(
     Args:
         out: Folder to make; see the module for its layout.
         settings: What to draw, by default `DemoSettings()`.
-        workers: Processes that draw, by default one for each core.
+        workers: Processes that draw, by default one for each core, at most 8.
         force: Whether a data set with other settings is replaced.
         progress: Whether a progress bar is shown on stderr.
 
@@ -119,7 +120,7 @@ def make_demo_data(
     """
     out = Path(out)
     settings = settings or DemoSettings()
-    workers = workers if workers is not None else _available_cores()
+    workers = min(8, os.cpu_count() or 1) if workers is None else workers
     if workers < 1:
         raise ValueError(f'workers={workers!r}: give a whole number from 1')
     if _is_up_to_date(out, settings, force):
@@ -127,10 +128,6 @@ def make_demo_data(
     with _atomic_folder(out) as partial_out:
         _write_all(partial_out, settings, workers, progress)
     return True
-
-
-def _available_cores() -> int:
-    return min(8, os.cpu_count() or 1)
 
 
 def _is_up_to_date(out: Path, settings: DemoSettings, force: bool) -> bool:
@@ -281,9 +278,7 @@ def segmentation_map(scene: Scene) -> ndarray:
 
 def _box(mask: ndarray) -> tuple[int, int, int, int]:
     """Return left, top, width and height of what a mask covers, in pixels."""
-    cols, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    left, top = int(cols[0]), int(rows[0])
-    return left, top, int(cols[-1]) - left + 1, int(rows[-1]) - top + 1
+    return cv2.boundingRect(mask.astype(np.uint8))
 
 
 def _run_lengths(mask: ndarray) -> dict:
