@@ -25,19 +25,16 @@ def check_name(name: str) -> None:
         ValueError: Naming similar ones.
     """
     if name.startswith(TIMM):
-        _check_timm(name.removeprefix(TIMM))
+        bare = name.removeprefix(TIMM)
+        known = timm.list_pretrained() if '.' in bare else timm.list_models()
+        if bare not in known:
+            raise ValueError(
+                f"no model {name!r}: did you mean timm's {nearest(bare, known)}?"
+            )
     elif name not in list_models():
         also = f', or {TIMM}{name} for timm' if timm.is_model(name) else ''
         raise ValueError(
             f'no model {name!r}: did you mean {nearest(name, list_models())}{also}?'
-        )
-
-
-def _check_timm(name: str) -> None:
-    known = timm.list_pretrained() if '.' in name else timm.list_models()
-    if name not in known:
-        raise ValueError(
-            f"no model '{TIMM}{name}': did you mean timm's {nearest(name, known)}?"
         )
 
 

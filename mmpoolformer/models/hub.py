@@ -40,6 +40,9 @@ TASKS = {'mmdet': 'object-detection', 'mmseg': 'image-segmentation'}
 CLASSIFICATION, FEATURES = 'image-classification', 'image-feature-extraction'
 WHOLE_CONFIG, CARD = 'config.py', 'README.md'
 UNKNOWN = 'not stated'
+# The tables of `arch`, by family, and the other fields of our entry of a config.
+TABLES = {'metaformer': VARIANTS, 'pit': PIT}
+OPTIONS = ('distilled', 'num_classes', 'in_channels', 'out_indices')
 
 
 @dataclass(frozen=True)
@@ -123,11 +126,6 @@ def _read_timm(config: Mapping) -> SavedModel:
         return SavedModel(VARIANTS[name], num_classes=classes)
     size = name.removeprefix('pit_').removesuffix('_224').removesuffix('_distilled')
     return SavedModel(PIT[size], 'distilled' in name, classes)
-
-
-# The tables of `arch`, by family, and the other fields of our entry of a config.
-TABLES = {'metaformer': VARIANTS, 'pit': PIT}
-OPTIONS = ('distilled', 'num_classes', 'in_channels', 'out_indices')
 
 
 def save_pretrained(

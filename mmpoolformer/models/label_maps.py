@@ -126,8 +126,8 @@ class _Rows:
     @classmethod
     def of(cls, logits: Tensor, align_corners: bool) -> '_Rows':
         cells = logits.permute(1, 2, 0).contiguous()  # (K, h, w) -> (h, w, K)
-        band = lambda first, end: cells[first:end]  # noqa: E731
-        return cls(*cells.shape[:2], align_corners, band)
+        height, width = cells.shape[:2]
+        return cls(height, width, align_corners, lambda first, end: cells[first:end])
 
     def resized(self, size: tuple[int, int]) -> '_Rows':
         if size == (self.height, self.width):
@@ -160,13 +160,11 @@ class _Rows:
         return _Rows(height, width, self.align_corners, band)
 
     def flipped(self, direction: str) -> '_Rows':
-        def turned(first: int, end: int) -> Tensor:
+        def band(first: int, end: int) -> Tensor:
+            if direction == 'horizontal':
+                return self.band(first, end).flip(1)
             return self.band(self.height - end, self.height - first).flip(0)
 
-        def mirrored(first: int, end: int) -> Tensor:
-            return self.band(first, end).flip(1)
-
-        band = mirrored if direction == 'horizontal' else turned
         return _Rows(self.height, self.width, self.align_corners, band)
 
     def best(self, classes: int) -> Tensor:

@@ -41,28 +41,21 @@ def build_timm(
     # such as ResNet, ViT and Swin, and their weights would be random again.
     model.is_init = True
     if checkpoint is not None:
-        load_timm(model, checkpoint)
+        load_timm(model, read_source(checkpoint), checkpoint)
     return model
 
 
-def load_timm(
-    model: nn.Module, checkpoint: str | Mapping, name: str | None = None
-) -> None:
+def load_timm(model: nn.Module, content: Mapping, name: str) -> None:
     """Load weights with timm's names into a model of timm, strictly.
 
     Args:
         model: The model.
-        checkpoint: A path or URL, or what a file holds; a checkpoint of
-            `TimmClassifier` will do.
-        name: How messages call it; by default as it is given.
+        content: What a file holds; a checkpoint of `TimmClassifier` will do.
+        name: How messages call it.
 
     Raises:
         CheckpointError: If the weights don't fit.
     """
-    if isinstance(checkpoint, Mapping):
-        content, name = checkpoint, name or 'a dict'
-    else:
-        content, name = read_source(checkpoint), name or checkpoint
     weights = without_wrappers(unwrap(content, str(name))[1])
     try:
         model.load_state_dict(weights)
