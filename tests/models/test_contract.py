@@ -363,7 +363,7 @@ def test_bad_options_are_named(kind: str, options: dict, message: str) -> None:
         MMENGINE_MODELS.build(config)
 
 
-@pytest.mark.parametrize('kind', CLASSES)
+@pytest.mark.parametrize('kind', [*CLASSES, 'PiT'])
 def test_unknown_option_is_refused(kind: str) -> None:
     with pytest.raises(TypeError, match='norm_layer'):
         MMENGINE_MODELS.build(dict(type=f'mmpoolformer.{kind}', norm_layer='LN'))

@@ -297,12 +297,6 @@ def test_frozen_parts_do_not_move_and_the_others_do() -> None:
     assert {'transformers.1.pool.fc.weight', 'norm0.weight', 'norm2.bias'} <= moved
 
 
-def test_eval_and_train_return_the_model() -> None:
-    model = PiT(TINY)
-    assert model.eval() is model and not model.transformers[0].training
-    assert model.train() is model and model.transformers[0].training
-
-
 def test_activation_checkpointing_changes_nothing() -> None:
     x = image(2, 3, 16, 24)
     plain = randomised(PiT(TINY, drop_path_rate=0.3)).train()
@@ -408,11 +402,6 @@ def test_bad_options_of_the_classifier_are_named(options, message) -> None:
 def test_image_smaller_than_a_patch() -> None:
     with pytest.raises(ValueError, match=r'3 x 9 pixels: PiT needs .* 4 x 4'):
         PiTClassifier(TINY)(image(1, 3, 3, 9))
-
-
-def test_unknown_option_is_refused() -> None:
-    with pytest.raises(TypeError, match='norm_layer'):
-        MMENGINE_MODELS.build(dict(type='mmpoolformer.PiT', norm_layer='LN'))
 
 
 # -- weights and detectors ----------------------------------------------------------
