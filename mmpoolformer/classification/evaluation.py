@@ -43,7 +43,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a network runs, and in which numbers.
+    """On which device a network runs, and in which precision.
 
     Attributes:
         device: The device.

@@ -72,10 +72,6 @@ def stated_settings(meta: Mapping) -> dict:
     }
 
 
-def _is_share(value: object) -> bool:
-    return isinstance(value, float | int) and 0 < value <= 1
-
-
 def _are_three(value: object, least: float, most: float, *kinds: type) -> bool:
     return (
         isinstance(value, list)
@@ -88,7 +84,7 @@ FITTING = {
     'input_size': lambda value: _are_three(value, 1, LARGEST, int),
     'mean': lambda value: _are_three(value, 0, 1, int, float),
     'std': lambda value: _are_three(value, 1e-9, 1, int, float),
-    'crop_pct': _is_share,
+    'crop_pct': lambda value: isinstance(value, float | int) and 0 < value <= 1,
     'interpolation': INTERPOLATIONS.__contains__,
 }
 

@@ -35,7 +35,8 @@ def foreign_format(root: str | Path) -> str:
         return f"it looks like CVAT's: {EXPORT.format('CVAT')}"
     if xml:
         return _conversion(root, "Pascal VOC's", 'from_pascal_voc', xml)
-    labels = [file for file in by_ending.get('.txt', ()) if _is_yolo(file)]
+    texts = by_ending.get('.txt', ())
+    labels = [file for file in texts if YOLO_LINE.match(_head(file).split('\n')[0])]
     if labels:
         yaml = [*by_ending.get('.yaml', ()), *by_ending.get('.yml', ())]
         names = yaml[0] if yaml else Path(root, 'data.yaml')
@@ -113,10 +114,6 @@ def _head(file: Path) -> str:
 def _xml_root(file: Path) -> str:
     found = XML_ROOT.search(_head(file))
     return found[1] if found else ''
-
-
-def _is_yolo(file: Path) -> bool:
-    return bool(YOLO_LINE.match(_head(file).split('\n')[0]))
 
 
 def _json(file: Path) -> object:

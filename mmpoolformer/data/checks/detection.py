@@ -134,12 +134,14 @@ def _check_own_reading(
 def _coco_use(part: Part) -> CocoUse:
     dataset = part.dataset
     filters = {} if dataset.test_mode else dict(dataset.filter_cfg or {})
+    evaluators = _evaluators(part)
+    metrics = [step_name(one) for one in evaluators] or ['CocoMetric']
     return CocoUse(
         classes=tuple(dataset.metainfo.get('classes') or ()),
         masks=any(step.get('with_mask') for step in part.steps),
         evaluated=part.evaluated,
-        measured=not part.evaluated or _measures(part),
-        flagged=part.evaluated and _by_pycocotools(part),
+        measured=not evaluators or not all(e.get('format_only') for e in evaluators),
+        flagged=part.evaluated and any(name.endswith('CocoMetric') for name in metrics),
         drops_empty=bool(filters.get('filter_empty_gt')),
         min_size=filters.get('min_size') or 0,
         own_reading=_has_own_reading(dataset),
@@ -151,19 +153,6 @@ def _evaluators(part: Part) -> list[Mapping]:
     found = part.config.get(part.loader.replace('dataloader', 'evaluator')) or ()
     found = [found] if isinstance(found, Mapping) else found
     return [one for one in found if isinstance(one, Mapping)]
-
-
-def _measures(part: Part) -> bool:
-    """Tell whether an evaluation measures, and does not write results alone."""
-    evaluators = _evaluators(part)
-    return not evaluators or not all(one.get('format_only') for one in evaluators)
-
-
-def _by_pycocotools(part: Part) -> bool:
-    evaluators = _evaluators(part)
-    return not evaluators or any(
-        step_name(e).endswith('CocoMetric') for e in evaluators
-    )
 
 
 def _check_evaluator(part: Part, file: str, findings: Findings) -> None:

@@ -115,8 +115,13 @@ def check_labels(
             findings.warning('pictures of labels in which every pixel is ignored', path)
     if not values:
         return []
-    if mapping.get(use.num_classes) == use.num_classes:
-        _check_last(values, use, findings)
+    highest = max((value for value in values if value != use.ignored), default=0)
+    as_they_are = mapping.get(use.num_classes) == use.num_classes
+    if use.every and as_they_are and highest == use.num_classes:
+        findings.error(
+            f'values go up to num_classes={use.num_classes}: if 0 is no class, set '
+            'reduce_zero_label=True'
+        )
     _check_values(values, labels, mapping, use, findings)
     missing = [k for k in range(use.num_classes) if not labels[k]]
     for label in missing if use.every else ():
@@ -159,16 +164,6 @@ def _labels_of(
         else:
             labels[label] += count
     return labels
-
-
-def _check_last(values: Counter, use: LabelUse, findings: Findings) -> None:
-    """Say when values seem to be counted from 1 and are taken as they are."""
-    highest = max((value for value in values if value != use.ignored), default=0)
-    if use.every and highest == use.num_classes:
-        findings.error(
-            f'values go up to num_classes={use.num_classes}: if 0 is no class, set '
-            'reduce_zero_label=True'
-        )
 
 
 def _check_values(

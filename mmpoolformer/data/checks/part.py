@@ -90,7 +90,7 @@ def inspect_pictures(
     """Look at the pictures of a data set.
 
     Args:
-        paths: They.
+        paths: The files.
         part: The data set.
         limit: Most pixels that their reader takes.
         report: Gets what is wrong with them, and their names.

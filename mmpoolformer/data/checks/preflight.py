@@ -1,12 +1,12 @@
-"""Checking the data of a config before minutes are burnt on it.
+"""The preflight check: all data of a config, before a training spends time on it.
 
 The config's data sets are built as mmengine would, but not read; what they would read
 is checked file by file. Of pictures only the headers are read, and the whole file where
 its end is missing (a picture cut short); `decode` reads all. Of the pictures of labels
 some are read, or all with `decode`.
 
-What mmengine's Runner builds later is checked again by `data.checks.built`,
-in passing and for every tool; here is what takes time.
+Every tool lets `data.checks.built` check what mmengine's Runner has built, which takes
+no time.
 """
 
 import hashlib
@@ -161,9 +161,9 @@ def check_and_report(
 
 
 def check_before_training(config: Config) -> None:
-    """Check the data of a training in the first process of a job, and tell.
+    """Check the data of a training in the first process, and print what was found.
 
-    The others go on and wait for the first where they meet: their time to do so is
+    The other processes wait for it at their first collective operation, for at most
     `env_cfg.dist_cfg.timeout`, by default half an hour.
 
     Raises:
