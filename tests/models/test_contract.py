@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from compared import image
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from random_weights import randomised
 from torch import nn
@@ -79,10 +80,6 @@ CHANGES = {
     'mlp head': dict(head='mlp'),
 }
 ALL = KINDS | {name: replace(PLAIN, **change) for name, change in CHANGES.items()}
-
-
-def image(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def without_gradient(model: nn.Module) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from compared import image
 from golden_rule import (
     GOLDEN,
     golden_image,
@@ -99,10 +100,6 @@ def test_stage_maps_equal_the_original(name: str) -> None:
     for i, found in enumerate(maps):
         error = difference(found[:, :32], expected[f'stage{i}'])
         assert error < ROUNDING.get((name, i), 1e-5), i
-
-
-def image(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.slow

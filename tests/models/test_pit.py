@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from compared import difference, image
 from mmengine.config import Config
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
+from random_weights import randomised
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 from torch.nn import functional as F
@@ -44,29 +46,8 @@ def timm_name(name: str) -> str:
     return f'{name}_224'
 
 
-def image(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give every parameter a value away from its start."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        fan_in = parameter[0].numel() if 'weight' in name and parameter.ndim > 1 else 0
-        is_factor = 'norm' in name and 'weight' in name
-        value = noise / fan_in**0.5 if fan_in else float(is_factor) + 0.1 * noise
-        parameter.data.copy_(value)
-    return model
-
-
 def reference(name: str, **options) -> nn.Module:
     return randomised(timm.create_model(timm_name(name), **options)).eval()
-
-
-def close(found: torch.Tensor, expected: torch.Tensor) -> None:
-    scale = expected.abs().max()
-    torch.testing.assert_close(found / scale, expected / scale, rtol=0, atol=1e-5)
 
 
 # -- against timm ---------------------------------------------------------------
@@ -109,7 +90,7 @@ def test_logits_of_another_size_equal_timm_with_a_resampled_embedding() -> None:
     model.load_state_dict(plain.state_dict())
     x = image(1, 3, 160, 256)
     with torch.no_grad():
-        close(model(x), other.eval()(x))
+        assert difference(model(x), other.eval()(x)) < 1e-5
 
 
 @pytest.mark.parametrize('name', ['pit_ti', 'pit_ti_distilled', 'pit_b'])
@@ -126,7 +107,7 @@ def test_maps_come_from_those_of_timm(name) -> None:
         # bilinear: each new cell's centre in units of the old cells
         other = F.interpolate(other, (cells, cells), mode='bilinear')
         other = F.layer_norm(other.movedim(1, -1), other.shape[1:2], eps=1e-6)
-        close(own, other.movedim(-1, 1))
+        assert difference(own, other.movedim(-1, 1)) < 1e-5
 
 
 def test_maps_that_have_their_size_are_left_alone() -> None:
@@ -155,9 +136,9 @@ def test_distilled_training_gives_both_heads_as_timm() -> None:
         classifier.set_distilled_training(True)
     both = model(x)
     for ours, theirs in zip(both, expected(x), strict=True):
-        close(ours, theirs)
-    close(sum(both) / 2, mean)
-    close(model.eval()(x), mean)
+        assert difference(ours, theirs) < 1e-5
+    assert difference(sum(both) / 2, mean) < 1e-5
+    assert difference(model.eval()(x), mean) < 1e-5
 
 
 def test_one_head_gives_one_answer() -> None:

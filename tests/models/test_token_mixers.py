@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from compared import image
 from random_weights import randomised
 from torch import nn
 from torch.nn import functional as F
@@ -19,10 +20,6 @@ from mmpoolformer.models.token_mixers import (
 from mmpoolformer.models.windows import join_windows, split_windows
 
 TINY = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), image_size=64, head_dim=8)
-
-
-def image(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize('size', range(1, 10))
