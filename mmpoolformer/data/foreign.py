@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from mmpoolformer.data.class_folders import SPLITS
+from mmpoolformer.utils.files import json_or_none
 
 MOST_FILES = 10_000  # that are looked at for a sign of a format
 YOLO_LINE = re.compile(r'\d+(\s+[-\d.e]+){4,}\s*$')
@@ -43,7 +44,7 @@ def foreign_format(root: str | Path) -> str:
         cure = '' if yaml else f' write {names} (names: [CLASS, ...]), then'
         return _conversion(root, "YOLO's", 'from_yolo', labels, names, cure)
     for file in by_ending.get('.json', ())[:1]:
-        content = _json(file)
+        content = json_or_none(file)
         if isinstance(content, dict) and {'shapes', 'imagePath'} <= content.keys():
             return _conversion(root, "labelme's", 'from_labelme', by_ending['.json'])
         first = content[0] if isinstance(content, list) and content else None
@@ -114,10 +115,3 @@ def _head(file: Path) -> str:
 def _xml_root(file: Path) -> str:
     found = XML_ROOT.search(_head(file))
     return found[1] if found else ''
-
-
-def _json(file: Path) -> object:
-    try:
-        return json.loads(file.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError):
-        return None

@@ -130,6 +130,14 @@ def write_json(path: str | Path, content: object) -> None:
     write_atomically(path, json.dumps(plain(content), indent=2) + '\n')
 
 
+def json_or_none(path: str | Path) -> object:
+    """Return what a JSON file holds; None if it is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
 def read_lines(path: str | Path) -> list[dict]:
     """Read a file of one JSON object a line; a last line cut short is left out."""
     path = Path(path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmpoolformer.data.checks.images import MOST_WORKERS
-from mmpoolformer.utils.files import write_atomically
+from mmpoolformer.utils.files import json_or_none, write_atomically
 from mmpoolformer.utils.text import wrapped
 
 ERROR, WARNING = 'error', 'warning'
@@ -117,10 +117,7 @@ def shortened(text: str) -> str:
 
 def read_notes(path: Path) -> dict:
     """Read what was found before; a file that is damaged counts as none."""
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError):
-        return {}
+    content = json_or_none(path)
     return content if isinstance(content, dict) else {}
 
 

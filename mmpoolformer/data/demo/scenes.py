@@ -41,6 +41,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mmpoolformer.data.demo.shapes import CLASSES, Instance, Scene, draw_scene
+from mmpoolformer.utils.files import json_or_none
 from mmpoolformer.utils.progress import progress_bar
 
 SEGMENTATION_CLASSES = ('background', *CLASSES)
@@ -147,10 +148,7 @@ def _is_up_to_date(out: Path, settings: DemoSettings, force: bool) -> bool:
 
 def _read_manifest(out: Path) -> dict:
     """Return what a folder was made with; refuse a folder that isn't ours."""
-    try:
-        found = json.loads((out / 'settings.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError):
-        found = None
+    found = json_or_none(out / 'settings.json')
     if not isinstance(found, dict) or 'format' not in found:
         raise ValueError(
             f'{out} exists and is not a demonstration data set: choose another folder'
