@@ -1,6 +1,6 @@
-"""What a training on a folder of one's own takes from it: length, batch, picture size.
+"""What the own-folder configs derive from the data: length, batch size, picture size.
 
-For the own-folder configs, whose heads say what they do with it.
+The head of each config says what it does with them.
 """
 
 import math
@@ -16,8 +16,8 @@ from mmpoolformer.data.class_folders import SPLITS
 from mmpoolformer.data.class_names import read_json
 from mmpoolformer.data.classification import TimmDataset
 
-LEAST_STEPS = 1000  # what a detector or segmentor needs to learn anything
-MOST_EPOCHS = 300  # on a handful of pictures; after so many they teach nothing new
+LEAST_STEPS = 1000  # iterations that a detector or segmentor needs to learn anything
+MOST_EPOCHS = 300  # however few the pictures: more epochs teach nothing new
 LOOKED_AT = 100  # pictures of which the headers are read
 UNKNOWN = (1333, 800)  # COCO's long and short side
 DIVISOR = 32  # the last stage's stride
@@ -25,11 +25,11 @@ DIVISOR = 32  # the last stage's stride
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long to train on so many pictures, and with how many at a time.
+    """The length of a training and its batch size, for a number of pictures.
 
     Attributes:
-        batch_size: Pictures in a step.
-        steps: Steps of an epoch.
+        batch_size: Pictures of an iteration.
+        steps: Iterations of an epoch.
         epochs: Passes over the pictures.
     """
 
@@ -39,7 +39,7 @@ class Schedule:
 
     @property
     def warmup(self) -> int:
-        """Steps in which the learning rate rises, at most an epoch."""
+        """Iterations of the warm-up, at most an epoch."""
         return min(self.steps, LEAST_STEPS // 10)
 
     @property

@@ -1,8 +1,8 @@
-"""Neck and heads of a model for inference: types and layouts at both of their ends.
+"""Neck and heads of a model for inference: types and layouts of inputs and outputs.
 
-A whole model in bfloat16 takes the layers of its neck and heads along. What they find
-is handed out in float32 at the end of a head's `forward`, so that boxes and scores are
-decoded, resized and sorted as before.
+In a model in bfloat16 the layers of neck and heads compute in bfloat16, too. A head's
+`forward` gives float32, so that boxes and scores are decoded, resized and sorted as
+before.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Checks of what a Runner has built, in passing; `preflight` looks at every file."""
+"""Quick checks of what a Runner has built; `preflight` looks at every file."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ LABEL_READERS = ('LoadBiomedicalAnnotation',)
 
 @contextmanager
 def explain_empty(dataset: dict) -> Iterator[None]:
-    """Turn what building an empty data set raises into words.
+    """Turn what building an empty data set raises into a message that says so.
 
     Args:
         dataset: The config of the data set that is built inside the block.

@@ -1,7 +1,7 @@
-"""Checking pictures of labels for segmentation.
+"""Checking pictures of labels (label maps in files) for segmentation.
 
-What a value in a file becomes for the model is measured, not worked out again: the
-data set's own transforms read a tiny picture of each value.
+The label that a value in a file becomes is measured: the data set's own transforms read
+a tiny picture of each value.
 """
 
 import tempfile

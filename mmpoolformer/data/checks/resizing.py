@@ -19,8 +19,8 @@ def smallest_scales(steps: Sequence[Mapping]) -> list[Scale]:
         steps: The pipeline's settings.
 
     Returns:
-        Of random scales the least ones; nothing if the ratio is not kept, or if a step
-        comes first of which it is not known what it does to the size.
+        The smallest of random scales; none if the ratio is not kept, or if a transform
+        comes before it whose effect on the size is not known.
     """
     for step in steps:
         name = type_name(step.get('type'))
