@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmpoolformer.analysis.gradcam import box_map, classifier_map, region_map
-from mmpoolformer.inference.adapters import ClassifierAdapter, OpenMMLabAdapter
+from mmpoolformer.inference.adapters import ClassifierAdapter
 from mmpoolformer.inference.openmmlab import OpenMMLabModel
 from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.results import Detections
@@ -26,6 +26,7 @@ from mmpoolformer.visual.drawing import (
     detections_from_instances,
     draw_detections,
     draw_segmentation,
+    fitted_map,
     heat_legend,
     overlay_heat,
 )
@@ -75,7 +76,7 @@ def read_picture(path: str | PathLike) -> Picture:
 
 def page_of(
     pictures: Sequence[Picture],
-    adapters: Sequence[ClassifierAdapter] | Sequence[OpenMMLabAdapter],
+    adapters: Sequence[ClassifierAdapter] | Sequence[OpenMMLabModel],
     settings: Settings,
     step: Callable[[], object] = lambda: None,
 ) -> ndarray:
@@ -85,7 +86,7 @@ def page_of(
         ValueError: If classifiers and other models are mixed, or a model has no such
             class or layer.
     """
-    whole = [one.whole for one in adapters if isinstance(one, OpenMMLabAdapter)]
+    whole = [one for one in adapters if isinstance(one, OpenMMLabModel)]
     if not whole:
         return classification_page(pictures, adapters, settings, step)
     if len(whole) < len(adapters):
@@ -188,7 +189,7 @@ def _explained(
     """Draw what a model finds in a picture, then a map for each of the first finds."""
     images, sample = _prepare(picture, whole)
     category = _class_number(settings.category, whole.classes)
-    explain = _regions if hasattr(whole.model, 'decode_head') else _boxes
+    explain = _regions if hasattr(whole.network, 'decode_head') else _boxes
     yield from explain(picture, whole, images, sample, category, settings)
 
 
@@ -201,7 +202,7 @@ def _boxes(
     settings: Settings,
 ) -> Iterator[ndarray]:
     with torch.no_grad():
-        found = whole.model.predict(images, [copy.deepcopy(sample)], rescale=True)
+        found = whole.network.predict(images, [copy.deepcopy(sample)], rescale=True)
     instances = found[0].pred_instances
     keep = instances.scores >= settings.score_thr
     if category is not None:
@@ -217,7 +218,7 @@ def _boxes(
     for i in range(len(best)):
         box, label = best.bboxes[i], int(best.labels[i])
         heat = box_map(
-            whole.model,
+            whole.network,
             images,
             sample,
             box,
@@ -240,19 +241,18 @@ def _regions(
     settings: Settings,
 ) -> Iterator[ndarray]:
     with torch.no_grad():
-        logits = whole.model.encode_decode(images, [sample.metainfo])[0]
+        logits = whole.network.encode_decode(images, [sample.metainfo])[0]
     height, width = sample.img_shape[:2]
     labels = logits.argmax(0)[:height, :width].numpy()
     small = _to_width(picture.pixels, WHOLE_WIDTH)
-    rows = np.arange(small.shape[0]) * height // small.shape[0]
-    columns = np.arange(small.shape[1]) * width // small.shape[1]
-    drawing = draw_segmentation(small, labels[rows[:, None], columns], whole.colours)
+    shown = fitted_map(labels, small.shape)
+    drawing = draw_segmentation(small, shown, whole.colours)
     yield caption(drawing, f'{picture.name}, {_titled(whole)}')
     numbers, areas = np.unique(labels, return_counts=True)
     largest = numbers[np.argsort(-areas)][: settings.top].tolist()
     for label in largest if category is None else [category]:
         heat = region_map(
-            whole.model,
+            whole.network,
             images,
             sample,
             label,
@@ -266,8 +266,9 @@ def _regions(
 
 def _prepare(picture: Picture, whole: OpenMMLabModel) -> tuple[Tensor, BaseDataElement]:
     """Return what the data preprocessor makes of a picture: (1, 3, H, W), sample."""
+    batch = {key: [value] for key, value in whole.prepare(picture.pixels).items()}
     with torch.no_grad():
-        ready = whole.model.data_preprocessor(whole.batch([picture.pixels]), False)
+        ready = whole.network.data_preprocessor(batch, False)
     return ready['inputs'], ready['data_samples'][0]
 
 

@@ -22,8 +22,20 @@ from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.models.label_maps import predict_labels_only
 from mmpoolformer.registry import scope_of
 from mmpoolformer.utils.images import PictureError, as_picture_error
+from mmpoolformer.utils.results import (
+    DETECTION,
+    INSTANCES,
+    SEGMENTATION,
+    Detections,
+    Regions,
+)
 from mmpoolformer.utils.text import type_name
-from mmpoolformer.visual.drawing import class_colours, shown_bands
+from mmpoolformer.visual.drawing import (
+    class_colours,
+    detections_from_instances,
+    labels_from_sample,
+    shown_bands,
+)
 
 # Steps of test pipelines that pictures without annotations do without.
 ANNOTATION_STEPS = ('LoadAnnotations', 'LoadPanopticAnnotations', 'MapLabels')
@@ -34,8 +46,8 @@ class OpenMMLabModel:
     """A detector or segmentor that is ready to use.
 
     Attributes:
-        title: How pages call it.
-        model: The model of mmdet or mmseg, in evaluation mode.
+        title: The config's name.
+        network: The model of mmdet or mmseg, in evaluation mode.
         pipeline: Turns `dict(img=...)`, BGR, into its inputs and data sample.
         classes: Their names.
         colours: Of the classes, uint8 (K, 3).
@@ -45,12 +57,19 @@ class OpenMMLabModel:
     """
 
     title: str
-    model: nn.Module
+    network: nn.Module
     pipeline: Compose
     classes: Sequence[str]
     colours: ndarray
     loader: BaseTransform | None = None
     unfilled: str = ''
+
+    @property
+    def task(self) -> str:
+        """What the model does."""
+        if hasattr(self.network, 'decode_head'):
+            return SEGMENTATION
+        return INSTANCES if self.network.with_mask else DETECTION
 
     def read(self, path: str) -> ndarray:
         """Read a picture file by the config's own step, as `prepare` takes it then.
@@ -64,11 +83,11 @@ class OpenMMLabModel:
     def shown(self, pixels: ndarray) -> ndarray:
         """Return what is to see of `read`'s picture, RGB, uint8 (H, W, 3)."""
         shown = shown_bands(pixels)
-        turned = getattr(self.model.data_preprocessor, '_channel_conversion', False)
+        turned = getattr(self.network.data_preprocessor, '_channel_conversion', False)
         return shown[..., ::-1].copy() if turned else shown
 
     def prepare(self, pixels: ndarray) -> dict:
-        """Return what the pipeline makes of a picture.
+        """Return inputs and data sample, as the pipeline makes them of a picture.
 
         Args:
             pixels: RGB, uint8 (H, W, 3); with a `loader` what that gives.
@@ -78,7 +97,7 @@ class OpenMMLabModel:
                 can't resize it: one side comes to no pixel at all.
         """
         bands = pixels.shape[2] if pixels.ndim > 2 else 1
-        wanted = getattr(self.model.backbone, 'in_channels', bands)
+        wanted = getattr(self.network.backbone, 'in_channels', bands)
         if bands != wanted:
             raise PictureError(
                 f'a picture of {bands} bands, but the model takes {wanted}'
@@ -94,10 +113,19 @@ class OpenMMLabModel:
                 f'({error.err})'
             ) from error
 
-    def batch(self, pictures: Sequence[ndarray]) -> dict[str, list]:
-        """Return pictures, RGB, uint8 (H, W, 3), as the model's `test_step` takes."""
-        packed = [self.prepare(pixels) for pixels in pictures]
-        return {key: [one[key] for one in packed] for key in packed[0]}
+    @staticmethod
+    def size_of(item: Mapping) -> tuple[int, ...]:
+        """Return the shape of what the model gets."""
+        return tuple(item['inputs'].shape)
+
+    def run(self, items: Sequence[Mapping]) -> list[Detections] | list[Regions]:
+        """Return what the model sees."""
+        batch = {key: [item[key] for item in items] for key in items[0]}
+        samples = self.network.test_step(batch)
+        if self.task == SEGMENTATION:
+            kind = np.min_scalar_type(len(self.classes))
+            return [Regions(labels_from_sample(one).astype(kind)) for one in samples]
+        return [detections_from_instances(one.pred_instances) for one in samples]
 
 
 def load_openmmlab(
@@ -186,10 +214,9 @@ def _class_names(
     names = _first_of_length(count, [about.get('classes') for about in given])
     palette = _first_of_length(count, [about.get('palette') for about in given])
     colours = class_colours(count) if palette is None else palette
+    names = names or [f'class {i}' for i in range(count)]
     return (
-        tuple(
-            shown(str(name)) for name in names or (f'class {i}' for i in range(count))
-        ),
+        tuple(shown(str(name)) for name in names),
         np.array(colours, dtype=np.uint8).reshape(count, 3),
     )
 

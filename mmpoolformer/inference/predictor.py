@@ -91,7 +91,7 @@ class Predictor:
         self.network = self._adapter.network.to(device).eval()
         if dtype != 'fp32' and not exported:
             self.network = optimize_for_inference(self.network, DTYPES[dtype])
-            self._adapter = self._adapter.with_network(self.network)
+            self._adapter = replace(self._adapter, network=self.network)
         self.task = self._adapter.task
         self.title = self._adapter.title
         self.unfilled = self._adapter.unfilled
@@ -167,7 +167,7 @@ class Predictor:
     def _read(self, picture: Source, skip: bool) -> tuple[Result, ndarray | None]:
         """Read a picture: the result to fill in, and what the adapter prepares."""
         is_own = isinstance(picture, (str, os.PathLike, ndarray))
-        if not (self._adapter.has_loader and is_own):
+        if self._adapter.loader is None or not is_own:
             result = read_source(picture, skip)
             return result, result.picture
         if isinstance(picture, ndarray):

@@ -181,6 +181,15 @@ def enlarge(array: ndarray, scale: int) -> ndarray:
     return array.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
+def fitted_map(values: ndarray, shape: Sequence[int]) -> ndarray:
+    """Bring labels or a mask (H, W) to the height and width of a picture."""
+    rows, columns = (
+        (np.arange(new) * old) // new
+        for new, old in zip(shape[:2], values.shape, strict=True)
+    )
+    return values[rows][:, columns]
+
+
 def arrange(
     rows: Sequence[Sequence[ndarray]],
     headings: Sequence[str] | None,

@@ -234,7 +234,7 @@ def test_weights_of_the_whole_model_are_loaded(
     torch.save(saved, tmp_path / 'w.pth')
     whole = load_openmmlab(config, str(tmp_path / 'w.pth'))
     assert (whole.classes, whole.unfilled) == (classes, '')
-    for name, value in whole.model.state_dict().items():
+    for name, value in whole.network.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
 
 
