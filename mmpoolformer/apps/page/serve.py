@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
+from mmpoolformer.apps.guided import DETECTOR
 from mmpoolformer.apps.pretrain_demo import CLASSIFIER, PretrainDemo
-from mmpoolformer.apps.quickstart import CONFIG, Quickstart
+from mmpoolformer.apps.quickstart import Quickstart
 from mmpoolformer.engine.resuming import last_named
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.inference.weights import report_random
@@ -119,7 +120,7 @@ def trained_models() -> list[tuple[str, str]]:
         UserError: If there is nothing.
     """
     folders = {
-        Quickstart().work_dir: CONFIG,
+        Quickstart().work_dir: DETECTOR,
         PretrainDemo().work_dir / 'classifier': CLASSIFIER,
     }
     found = []
