@@ -16,7 +16,6 @@ from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -155,11 +154,7 @@ def read_curves(logs: Sequence[str | PathLike]) -> dict[str, Curve]:
                 _forget_from(points, step)
             for name, value in scalars.items():
                 points.setdefault(name, {})[step] = value
-    return {
-        name: Curve(name, tuple(sorted(found)), tuple(found[s] for s in sorted(found)))
-        for name, found in points.items()
-        if found
-    }
+    return _curves(points)
 
 
 def draw_curves(
@@ -271,7 +266,7 @@ def draw_training(curves: Mapping[str, Curve], title: str) -> Figure:
 def save_figure(figure: Figure, path: str | PathLike) -> Path:
     """Write a figure as a PNG file, whole or not at all; its folder is made."""
     with atomic_file(path) as file:
-        FigureCanvasAgg(figure).print_figure(file, dpi=DPI, format='png')
+        figure.savefig(file, dpi=DPI, format='png')
     return Path(path)
 
 
@@ -369,30 +364,31 @@ def three_digits(value: float) -> str:
     return f'{value:.0f}' if abs(value) >= 100 else f'{value:#.3g}'.rstrip('.')
 
 
+def _curves(points: Mapping[str, Mapping[int, float]]) -> dict[str, Curve]:
+    """Make curves of values by name and step; names without any are left out."""
+    return {
+        name: Curve(name, tuple(sorted(found)), tuple(found[s] for s in sorted(found)))
+        for name, found in points.items()
+        if found
+    }
+
+
 def _training_steps(log: Path) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield the training step and the scalars of each line of a log."""
-    step = None
-    for entry in _entries(log):
-        step = _step_of(entry, step)
-        yield (
-            step,
-            {
-                name: float(value)
-                for name, value in entry.items()
-                if name not in NO_CURVES and isinstance(value, (int, float))
-            },
-        )
-
-
-def _step_of(entry: dict, step_before: int | None) -> int:
-    """Return the training step of a log's line.
+    """Yield the training step and the scalars of each line of a log.
 
     Lines of training name their iteration, `iter`, and count all of them in `step`.
     Those of an evaluation have `step` alone, which counts epochs in some runs.
     """
-    if 'iter' in entry or step_before is None:
-        return int(entry['step'])
-    return step_before
+    step = None
+    for entry in _entries(log):
+        if 'iter' in entry or step is None:
+            step = int(entry['step'])
+        scalars = {
+            name: float(value)
+            for name, value in entry.items()
+            if name not in NO_CURVES and isinstance(value, (int, float))
+        }
+        yield step, scalars
 
 
 def _entries(log: Path) -> Iterator[dict]:
@@ -427,7 +423,4 @@ def _read_validations(log: Path) -> dict[str, Curve]:
         for name, value in entry['metrics'].items():
             if isinstance(value, (int, float)):
                 points.setdefault(name, {})[entry['iter']] = float(value)
-    return {
-        name: Curve(name, tuple(sorted(found)), tuple(found[s] for s in sorted(found)))
-        for name, found in points.items()
-    }
+    return _curves(points)
