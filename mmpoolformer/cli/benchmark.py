@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import product
 
 from mmpoolformer.cli.options import (
@@ -198,11 +199,7 @@ def machine(args: argparse.Namespace) -> str:
 
 def write(args: argparse.Namespace, timings: list) -> None:
     """Write all numbers as JSON."""
-    from dataclasses import asdict
+    from mmpoolformer.utils.files import write_json  # NumPy: not for --help
 
-    from mmpoolformer.utils.files import write_json
-
-    write_json(
-        args.json,
-        {'machine': machine(args), 'timings': [asdict(t) for t in timings]},
-    )
+    rows = [asdict(timing) for timing in timings]
+    write_json(args.json, {'machine': machine(args), 'timings': rows})

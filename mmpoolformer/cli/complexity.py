@@ -1,6 +1,7 @@
 """Count parameters and MACs."""
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -132,11 +133,10 @@ def count_one(
 
 def not_counted(results: Mapping) -> str:
     """List the operators that are not counted, most frequent first."""
-    times = {}
+    times = Counter()
     for result in results.values():
-        for operator, number in result.uncounted.items():
-            times[operator] = times.get(operator, 0) + number
-    most = sorted(times, key=times.get, reverse=True)
+        times.update(result.uncounted)
+    most = times.most_common()
     if len(results) > 1:
-        return ', '.join(most)
-    return ', '.join(f'{operator} x{times[operator]}' for operator in most)
+        return ', '.join(operator for operator, _ in most)
+    return ', '.join(f'{operator} x{number}' for operator, number in most)

@@ -13,6 +13,7 @@ from mmpoolformer.cli.options import (
     add_size_option,
     add_traceback_option,
     add_trust_option,
+    add_with_default,
     check_model,
     check_num_classes,
     image_size,
@@ -104,13 +105,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_size_option(parser, "for classifiers (default: the model's own)")
     add_num_classes_option(parser)
     add_score_option(parser)
-    add(
-        '--top',
-        type=int,
-        default=3,
-        metavar='N',
-        help='most boxes or regions of a picture (default: %(default)s)',
-    )
+    text = 'most boxes or regions of a picture'
+    add_with_default(parser, '--top', 3, text, type=int, metavar='N')
     add('--out', default='cam.png', metavar='PNG', help='default: %(default)s')
     add_classes_option(parser)
     add_trust_option(parser)

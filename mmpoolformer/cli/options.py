@@ -2,7 +2,9 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmpoolformer.utils.errors import UsageError
@@ -117,6 +119,36 @@ def tool_parser(name: str, description: str, examples: str) -> argparse.Argument
     )
 
 
+def add_with_default(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    value: object,
+    text: str,
+    **options: object,
+) -> None:
+    """Add an option whose help ends in its default.
+
+    Args:
+        parser: The tool's parser.
+        flag: The option.
+        value: Its default.
+        text: Its help before that.
+        options: See `argparse.ArgumentParser.add_argument`.
+    """
+    text = f'{text} (default: %(default)s)'
+    parser.add_argument(flag, default=value, help=text, **options)
+
+
+@contextmanager
+def told_to_go_on() -> Iterator[None]:
+    """Say at a Ctrl-C in the block that the same command goes on from there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print('\nThe same command goes on from here.', file=sys.stderr)
+        raise
+
+
 def add_config_options(
     parser: argparse.ArgumentParser, text: str, flag: str = '--cfg-options'
 ) -> None:
@@ -218,36 +250,23 @@ def add_image_size_option(
 
 def add_batch_size_option(parser: argparse.ArgumentParser, default: int) -> None:
     """Add `--batch-size`, the pictures that a model sees at a time."""
-    parser.add_argument(
-        '--batch-size',
-        type=int,
-        default=default,
-        metavar='N',
-        help='pictures at a time (default: %(default)s)',
-    )
+    text = 'pictures at a time'
+    add_with_default(parser, '--batch-size', default, text, type=int, metavar='N')
 
 
 def add_topk_option(parser: argparse.ArgumentParser) -> None:
     """Add `--topk`, how many classes are told of a picture."""
-    parser.add_argument(
-        '--topk',
-        type=int,
-        default=5,
-        metavar='K',
-        help='classes for each picture (default: %(default)s)',
-    )
+    text = 'classes for each picture'
+    add_with_default(parser, '--topk', 5, text, type=int, metavar='K')
 
 
 def add_score_option(parser: argparse.ArgumentParser) -> None:
     """Add `--score-thr`, the least score of a box."""
-    parser.add_argument(
-        '--score-thr',
-        type=float,
-        default=0.3,
-        metavar='P',
-        help='score threshold of boxes; 0 keeps all that the model gives, as for '
-        'computing AP (default: %(default)s)',
+    text = (
+        'score threshold of boxes; 0 keeps all that the model gives, as for computing '
+        'AP'
     )
+    add_with_default(parser, '--score-thr', 0.3, text, type=float, metavar='P')
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
