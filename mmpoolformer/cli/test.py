@@ -167,5 +167,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _is_saved(source: str) -> bool:
-    """Tell whether predictions are named: a .json, or a folder of label maps."""
-    return source.endswith('.json') or any(Path(source).glob('*.png'))
+    """Tell whether predictions are named: a .json, or a folder of label maps.
+
+    The folder of a checkpoint may have pictures, too.
+    """
+    if not Path(source).is_dir():
+        return source.endswith('.json')
+    from mmpoolformer.checkpoints.folders import ENDINGS  # torch: not for --help
+
+    endings = {file.suffix for file in Path(source).iterdir()}
+    return '.png' in endings and endings.isdisjoint(ENDINGS)
