@@ -334,7 +334,7 @@ def check_families(facts: Facts) -> Iterator[Problem]:
 
 def check_requirements(facts: Facts) -> Iterator[Problem]:
     """What the family of packages needs and is missing, or of a wrong version."""
-    if any(True for _ in check_families(facts)):
+    if list(check_families(facts)):
         return
     stack = STACKS[facts.stack]
     users = {name for name in ('mmdet', 'mmseg') if facts.has(name)}
