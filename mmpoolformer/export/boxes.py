@@ -257,7 +257,7 @@ def box_settings(head: nn.Module) -> BoxSettings:
     Raises:
         ValueError: If the graph or its NMS would choose in another way.
     """
-    known = {'RetinaHead', 'RPNHead'}
+    known = ('RetinaHead', 'RPNHead')
     if type(head).__name__ not in known:
         raise ValueError(
             f'{type(head).__name__}: boxes are exported for {" and ".join(known)} only'
