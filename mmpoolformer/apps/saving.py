@@ -16,6 +16,7 @@ from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.models.hub import UNKNOWN, save_pretrained
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.paths import is_config
+from mmpoolformer.utils.text import type_name
 
 
 def save_folder(
@@ -87,5 +88,5 @@ def _data_of(config: Config | None) -> str:
         return UNKNOWN
     dataset = config.test_dataloader.dataset
     root = Path(str(dataset.get('data_root') or dataset.get('root') or '')).name
-    kind = str(dataset.get('type', '')).rsplit('.', 1)[-1]
+    kind = type_name(dataset.get('type', ''))
     return f'{kind} ({root})' if root else kind
