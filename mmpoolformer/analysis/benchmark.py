@@ -37,10 +37,8 @@ from mmpoolformer.models.folding import DTYPES, optimize_for_inference
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.paths import is_config
 
-OURS = ('fused', 'plain', 'folded', 'compiled')
 PEERS = ('timm', 'timm-channels-last', 'timm-compiled', 'transformers', 'mmpretrain')
 ENGINES = {'onnx': '.onnx', 'openvino': '.xml'}  # with the files that they run
-TASKS = ('inference', 'training')
 MMPRETRAIN_MAPS = (0, 2, 4, 6)  # its stages; between them it counts downsamplings
 PRODUCTS = (
     'aten::addmm',
@@ -60,8 +58,9 @@ class Case:
 
     Attributes:
         model: A name in `mmpoolformer.models.VARIANTS`, or a config file.
-        implementation: One of `OURS`, `PEERS` or `ENGINES`.
-        task: One of `TASKS`: forward alone, or forward and backward.
+        implementation: `fused`, `plain`, `folded`, `compiled`, or one of `PEERS` or
+            `ENGINES`.
+        task: `inference`, forward alone, or `training`, forward and backward.
         batch: Images at once.
         size: Height and width of the images, in pixels.
         dtype: One of `DTYPES`: autocast in training, the model's own in inference;

@@ -139,7 +139,9 @@ def draw_fed(picture: FedPicture, data: FedData, side: int | None = None) -> nda
         count = len(boxes.labels)
         text += f'  {count} object{"s" * (count != 1)}'
     if picture.category is not None:
-        text = f'{_class_name(data, picture.category)}  ({text})'
+        number, names = picture.category, data.classes
+        name = names[number] if number < len(names) else f'class {number}'
+        text = f'{name}  ({text})'
     return caption(drawing, text)
 
 
@@ -280,7 +282,3 @@ def _padded(tile: ndarray, width: int) -> ndarray:
     left = (width - tile.shape[1]) // 2
     right = width - tile.shape[1] - left
     return np.pad(tile, ((0, 0), (left, right), (0, 0)), constant_values=255)
-
-
-def _class_name(data: FedData, number: int) -> str:
-    return data.classes[number] if number < len(data.classes) else f'class {number}'

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmpoolformer.analysis.gradcam import box_map, classifier_map, region_map
-from mmpoolformer.inference.adapters import ClassifierAdapter
+from mmpoolformer.inference.classifiers import KnownClassifier
 from mmpoolformer.inference.openmmlab import OpenMMLabModel
 from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.results import Detections
@@ -76,7 +76,7 @@ def read_picture(path: str | PathLike) -> Picture:
 
 def page_of(
     pictures: Sequence[Picture],
-    adapters: Sequence[ClassifierAdapter] | Sequence[OpenMMLabModel],
+    adapters: Sequence[KnownClassifier] | Sequence[OpenMMLabModel],
     settings: Settings,
     step: Callable[[], object] = lambda: None,
 ) -> ndarray:
@@ -99,7 +99,7 @@ def page_of(
 
 def classification_page(
     pictures: Sequence[Picture],
-    classifiers: Sequence[ClassifierAdapter],
+    classifiers: Sequence[KnownClassifier],
     settings: Settings,
     step: Callable[[], object] = lambda: None,
 ) -> ndarray:
@@ -162,7 +162,7 @@ def config_page(
 
 
 def _classified(
-    picture: Picture, classifier: ClassifierAdapter, settings: Settings
+    picture: Picture, classifier: KnownClassifier, settings: Settings
 ) -> ndarray:
     """Draw the map over the part of the picture that the model sees."""
     image = classifier.prepare(picture.pixels)
@@ -293,7 +293,7 @@ def _to_width(pixels: ndarray, width: int) -> ndarray:
     return np.array(resized)
 
 
-def _titled(model: ClassifierAdapter | OpenMMLabModel) -> str:
+def _titled(model: KnownClassifier | OpenMMLabModel) -> str:
     return f'{model.title} (random)' if model.unfilled else model.title
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from mmengine.evaluator import Evaluator
-from timm.data import create_transform
 
 from mmpoolformer.checkpoints import DownloadError
 from mmpoolformer.classification import Accuracy
@@ -297,7 +296,7 @@ def record_of(
         if not one.problem
     ]
     return {
-        'model': known.name,
+        'model': known.title,
         'checkpoint': known.source,
         'pictures': pictures,
         'unreadable': [one.path for one in predictions if one.problem],
@@ -351,7 +350,7 @@ def _load(name: str, settings: Settings) -> KnownClassifier:
     except DownloadError as error:
         cure = '; or give a file of the weights by --checkpoint FILE'
         raise UserError(f'{error}{"" if settings.checkpoint else cure}') from error
-    report_random(known.name, known.unfilled)
+    report_random(known.title, known.unfilled)
     return known
 
 
@@ -387,7 +386,7 @@ def _validate_one(
 
         metrics = evaluator.evaluate(len(data))
         tested = Tested(CLASSIFICATION, metrics, per_class, keeper.kept)
-        facts = {'model': known.name, 'checkpoint': known.source, 'data': place}
+        facts = {'model': known.title, 'checkpoint': known.source, 'data': place}
         write_report(tested, facts, report)
     return _row(known, prepared, result)
 
@@ -395,7 +394,7 @@ def _validate_one(
 def _row(known: KnownClassifier, settings: dict, result: Evaluation) -> dict:
     settings = filled_settings(settings)
     return {
-        'model': known.name,
+        'model': known.title,
         'checkpoint': known.source,
         'top1': round(result.top1, 3),
         'top5': round(result.top5, 3),
@@ -423,10 +422,10 @@ def _prepared(given: Preparation, known: KnownClassifier) -> dict:
     settings = changed_settings(known.settings, given.image_size, given.crop_pct)
     about = getattr(known.network, 'pretrained_cfg', {})
     size = about.get('input_size', (3, 0, 0))[1:]
-    is_fixed = known.name.startswith(TIMM) and about.get('fixed_input_size')
+    is_fixed = known.title.startswith(TIMM) and about.get('fixed_input_size')
     if is_fixed and picture_size(settings) != tuple(size):
         raise UserError(
-            f'--image-size {given.image_size}: {known.name} takes {size[0]} only'
+            f'--image-size {given.image_size}: {known.title} takes {size[0]} only'
         )
     return settings
 
@@ -461,7 +460,7 @@ def _predict_all(
     predictions = predict_pictures(
         known.network,
         paths,
-        create_transform(**known.settings),
+        known.transform,
         topk=topk,
         placement=placement,
         batch_size=settings.batch_size,
@@ -469,7 +468,7 @@ def _predict_all(
         skip_unreadable=settings.skip_unreadable,
     )
     done = []
-    with progress_bar(len(paths), known.name, shown=len(paths) > 1) as bar:
+    with progress_bar(len(paths), known.title, shown=len(paths) > 1) as bar:
         # On a screen the bar has to make room for each line.
         report = bar.write if sys.stderr.isatty() else print
         for one in predictions:

@@ -103,7 +103,7 @@ def run_quickstart(job: Quickstart) -> dict[str, float]:
         if not train_to_end(config, bars):
             say('   is done already')
         say(f'3. Evaluating on {job.settings.val} scenes held out: {job.results}')
-        if _is_evaluated(job):
+        if all(path.is_file() for path in (job.results, *job.pictures.values())):
             say('   is done already')
         else:
             _evaluate(job, config, bars)
@@ -138,10 +138,6 @@ class KeepSamples(Hook):
     ) -> None:
         """Keep those of a batch that are still wanted."""
         self.samples.extend(outputs[: self.count - len(self.samples)])
-
-
-def _is_evaluated(job: Quickstart) -> bool:
-    return job.results.is_file() and all(p.is_file() for p in job.pictures.values())
 
 
 def _evaluate(job: Quickstart, config: Config, bars: TextIO) -> None:

@@ -82,11 +82,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Count what the command line says, print tables, write the file."""
     args = parse(argv)
+    # torch: not for --help
     from mmpoolformer.analysis import complexity
-    from mmpoolformer.models import from_config as building  # torch: not for --help
+    from mmpoolformer.models.from_config import list_architectures
     from mmpoolformer.utils.files import write_json
 
-    every = building.list_architectures() if args.all else []
+    every = list_architectures() if args.all else []
     names = list(dict.fromkeys([*args.models, *every]))
     results = count_all(names, args)
     if len(names) > 1:

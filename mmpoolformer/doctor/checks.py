@@ -182,14 +182,14 @@ def pinned_torch(requirements: list[str]) -> str:
 
 def pip_places() -> list[Path]:
     """Return where pip looks for its configuration."""
-    home = Path.home()
-    chosen = os.environ.get('PIP_CONFIG_FILE')
-    system = [
+    places = [
         Path('/etc/pip.conf'),
-        home / '.pip/pip.conf',
+        Path.home() / '.pip/pip.conf',
         Path(sys.prefix, 'pip.conf'),
+        Path.home() / '.config/pip/pip.conf',
     ]
-    return [*system, home / '.config/pip/pip.conf', *([Path(chosen)] if chosen else [])]
+    chosen = os.environ.get('PIP_CONFIG_FILE')
+    return [*places, Path(chosen)] if chosen else places
 
 
 def installs_elsewhere(path: Path) -> bool:
