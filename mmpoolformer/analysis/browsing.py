@@ -168,9 +168,7 @@ def draw_page(
     return arrange(rows, None, title, _legend(pictures, data))
 
 
-def _legend(
-    pictures: Sequence[FedPicture], data: FedData
-) -> Mapping[str, Sequence[int]] | None:
+def _legend(pictures: Sequence[FedPicture], data: FedData) -> dict[str, ndarray]:
     """Return the colours of the classes that are there, if they are drawn."""
     found: set[int] = set()
     for picture in pictures:
@@ -179,7 +177,7 @@ def _legend(
         if picture.labels is not None:
             found.update(np.unique(picture.labels).tolist())
     shown = sorted(found - {IGNORED})[:MOST_LEGEND]
-    return {data.classes[i]: data.colours[i] for i in shown} or None
+    return {data.classes[i]: data.colours[i] for i in shown}
 
 
 def _reader(

@@ -10,7 +10,7 @@ from mmpoolformer.cli.options import (
     add_image_size_option,
     add_traceback_option,
     add_with_default,
-    told_to_go_on,
+    resume_hint,
     tool_parser,
 )
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
         args.batch_size,
         args.cfg_options,
     )
-    with told_to_go_on():
+    with resume_hint():
         results = run_ablation(job)
     print(table(results))
     print(f'table: {job.work_dir / "ablation.csv"}, ablation.png')

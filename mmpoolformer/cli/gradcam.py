@@ -41,8 +41,7 @@ and segmentors, where each box or region found gets a map of its own. Classes, s
 and preprocessing of a classifier come from its checkpoint or config. The maps of random
 weights show no evidence."""
 
-EXAMPLES = (
-    """examples:
+EXAMPLES = f"""examples:
   two classifiers on two pictures:
     mmpoolformer gradcam cat.jpg dog.jpg --model poolformer_s12 timm/resnet50 \\
         --out cam.png
@@ -57,16 +56,11 @@ EXAMPLES = (
         --config configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py
 
 methods:
-  """
-    + ', '.join(METHODS[:5])
-    + """
-  run a model once; """
-    + ' and '.join(METHODS[5:])
-    + """ once for each channel,
+  {', '.join(METHODS[:5])}
+  run a model once; {' and '.join(METHODS[5:])} once for each channel,
   which takes minutes for a classifier and hours for a detector on a CPU. GradCAM
   shows all places that look like what was found, LayerCAM those that it was found by.
   EigenCAM shows the strongest pattern, whatever the class."""
-)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -140,7 +140,7 @@ def add_with_default(
 
 
 @contextmanager
-def told_to_go_on() -> Iterator[None]:
+def resume_hint() -> Iterator[None]:
     """Say at a Ctrl-C in the block that the same command goes on from there."""
     try:
         yield

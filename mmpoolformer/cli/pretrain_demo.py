@@ -8,7 +8,7 @@ from mmpoolformer.cli.demo_options import add_demo_options, demo_settings
 from mmpoolformer.cli.options import (
     add_config_options,
     add_traceback_option,
-    told_to_go_on,
+    resume_hint,
     tool_parser,
 )
 
@@ -54,6 +54,6 @@ def main(argv: Sequence[str]) -> None:
     job = PretrainDemo(
         Path(args.data), Path(args.work_dir), settings, args.cfg_options, options
     )
-    with told_to_go_on():
+    with resume_hint():
         metrics = run_pretrain_demo(job)
     print(summary(job, metrics))

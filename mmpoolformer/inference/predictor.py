@@ -160,26 +160,26 @@ class Predictor:
         """
         if self.task != CLASSIFICATION:
             raise ValueError(f'{self.title} is for {self.task}, no classifier')
-        image = self._adapter.prepare(read_source(picture).picture)
+        image = self._adapter.prepare(_read_rgb(picture))
         device = next(self.network.parameters()).device
         return image[None].to(device), self._adapter.seen(image)
 
     def _read(self, picture: Source, skip: bool) -> tuple[Result, ndarray | None]:
         """Read a picture: the result to fill in, and what the adapter prepares."""
-        is_own = isinstance(picture, (str, os.PathLike, ndarray))
-        if self._adapter.loader is None or not is_own:
-            result = read_source(picture, skip)
-            return result, result.picture
-        if isinstance(picture, ndarray):
-            return Result(picture=self._adapter.shown(picture)), picture
-        name = str(picture)
+        is_path = isinstance(picture, (str, os.PathLike))
+        name = str(picture) if is_path else ''
+        has_loader = self._adapter.loader is not None
         try:
-            pixels = self._adapter.read(name)
+            if has_loader and (is_path or isinstance(picture, ndarray)):
+                pixels = self._adapter.read(name) if is_path else picture
+                shown = self._adapter.shown(pixels)
+            else:
+                pixels = shown = _read_rgb(picture)
         except PictureError as error:
             if not skip:
                 raise
             return Result(name, problem=str(error)), None
-        return Result(name, self._adapter.shown(pixels)), pixels
+        return Result(name, shown), pixels
 
     def _see_all(
         self, read: Sequence[tuple[Result, ndarray | None]], skip: bool
@@ -204,37 +204,24 @@ class Predictor:
         return seen
 
 
-def read_source(picture: Source, skip_unreadable: bool = False) -> Result:
-    """Read a picture, see `Predictor`.
-
-    Args:
-        picture: The picture.
-        skip_unreadable: Whether to give a result with a `problem` in place of an error.
-
-    Returns:
-        A result in which nothing is found yet.
+def _read_rgb(picture: Source) -> ndarray:
+    """Read a picture, see `Predictor`, as RGB, uint8 (H, W, 3).
 
     Raises:
-        PictureError: If it can't be read and is not to be skipped.
+        PictureError: If it can't be read.
         TypeError: If it is none.
         ValueError: If it is an array of another kind.
     """
     if isinstance(picture, ndarray):
-        return Result(picture=_checked(picture))
-    is_path = isinstance(picture, (str, os.PathLike))
-    if not is_path and not isinstance(picture, Image.Image):
-        raise TypeError(
-            f'{type(picture).__name__} is no picture: give a path, a PIL picture or a '
-            'numpy array'
-        )
-    name = str(picture) if is_path else ''
-    read = open_picture if is_path else convert_picture
-    try:
-        return Result(name, np.array(read(picture)))
-    except PictureError as error:
-        if not skip_unreadable:
-            raise
-        return Result(name, problem=str(error))
+        return _checked(picture)
+    if isinstance(picture, Image.Image):
+        return np.array(convert_picture(picture))
+    if isinstance(picture, (str, os.PathLike)):
+        return np.array(open_picture(picture))
+    raise TypeError(
+        f'{type(picture).__name__} is no picture: give a path, a PIL picture or a '
+        'numpy array'
+    )
 
 
 def _checked(pixels: ndarray) -> ndarray:

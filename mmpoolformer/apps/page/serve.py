@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 
 from mmpoolformer.apps.guided import DETECTOR
+from mmpoolformer.apps.page import LOOPBACK
 from mmpoolformer.apps.pretrain_demo import CLASSIFIER, PretrainDemo
 from mmpoolformer.apps.quickstart import Quickstart
 from mmpoolformer.engine.resuming import last_named
@@ -19,7 +20,6 @@ from mmpoolformer.utils.errors import UserError, as_user_error
 from mmpoolformer.utils.text import distinct
 
 ENDINGS = ('SIGINT', 'SIGTERM', 'SIGHUP')
-LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 
 
 @dataclass(frozen=True)
