@@ -1,4 +1,4 @@
-"""The command lines of the tools that run a config, and parts of others."""
+"""Options that several commands have, and the checks of what they are given."""
 
 import argparse
 import os

@@ -3,7 +3,7 @@
 Adapters are `KnownClassifier` and `OpenMMLabModel`: dataclasses with `task`, `title`,
 `classes`, `colours`, `network` and `unfilled`; `prepare` makes an item of a picture;
 items of equal `size_of` may be given to `run` together. One with a `loader` reads files
-itself, and tells what is `shown` of them.
+itself, and makes RGB of them by `shown`.
 """
 
 import os

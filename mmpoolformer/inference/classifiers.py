@@ -97,7 +97,7 @@ class KnownClassifier:
         return self.transform(Image.fromarray(pixels))
 
     def seen(self, image: Tensor) -> ndarray:
-        """Return what is to see on an input (3, H, W), RGB, uint8 (H, W, 3)."""
+        """Undo the normalisation of an input (3, H, W): RGB, uint8 (H, W, 3)."""
         mean, std = map(torch.tensor, normalisation(self.settings))
         pixels = image.cpu().permute(1, 2, 0) * std + mean  # (H, W, 3)
         return (pixels.clamp(0, 1) * 255).round().byte().numpy()

@@ -81,7 +81,7 @@ class OpenMMLabModel:
             return self.loader(dict(img_path=path, img_id=0))['img']
 
     def shown(self, pixels: ndarray) -> ndarray:
-        """Return what is to see of `read`'s picture, RGB, uint8 (H, W, 3)."""
+        """Return a picture of `read` to be looked at: RGB, uint8 (H, W, 3)."""
         shown = shown_bands(pixels)
         turned = getattr(self.network.data_preprocessor, '_channel_conversion', False)
         return shown[..., ::-1].copy() if turned else shown

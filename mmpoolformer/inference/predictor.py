@@ -151,7 +151,7 @@ class Predictor:
         """Return what a classifier's network gets of a picture.
 
         Returns:
-            The network's input (1, 3, H, W), and what is to see on it, RGB, uint8
+            The network's input (1, 3, H, W), and the same as a picture, RGB, uint8
             (H, W, 3).
 
         Raises:

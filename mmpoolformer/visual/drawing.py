@@ -63,7 +63,7 @@ def region_colours(meta: Mapping, count: int) -> ndarray:
 
 
 def shown_bands(values: ndarray) -> ndarray:
-    """Return what is to see of a picture of any number of bands and any values.
+    """Make RGB of 8 bits of a picture with any number of bands and any values.
 
     Args:
         values: Not normalised, (H, W, C) or (H, W). Of more than three bands the first
