@@ -183,16 +183,13 @@ def _draw_predictions(samples: Sequence, metrics: dict, path: Path) -> None:
 def _draw_curves(job: Quickstart, metrics: dict[str, float]) -> None:
     """Draw the training's loss and the AP of its evaluations."""
     curves = read_curves(find_logs(job.work_dir))
-    losses = [curves[name] for name in ('loss', 'loss_cls', 'loss_bbox')]
-    figure = draw_curves(
-        losses, 'Training loss', 'loss', ['sum', 'classification', 'boxes']
-    )
-    save_figure(figure, job.pictures['loss'])
+    names = {'sum': 'loss', 'classification': 'loss_cls', 'boxes': 'loss_bbox'}
+    losses = {label: curves[name] for label, name in names.items()}
+    save_figure(draw_curves(losses, 'Training loss', 'loss'), job.pictures['loss'])
     last = curves['loss'].steps[-1:]
-    scores = [
-        curves.get(name, Curve(name, last, (metrics[name],))) for name in (AP50, AP)
-    ]
-    figure = draw_curves(
-        scores, 'Held-out scenes', 'box AP', ['AP50', 'AP (IoU 0.5 to 0.95)'], (0, 1)
-    )
+    scores = {
+        label: curves.get(name, Curve(name, last, (metrics[name],)))
+        for label, name in {'AP50': AP50, 'AP (IoU 0.5 to 0.95)': AP}.items()
+    }
+    figure = draw_curves(scores, 'Held-out scenes', 'box AP', (0, 1))
     save_figure(figure, job.pictures['ap'])

@@ -158,38 +158,27 @@ def read_curves(logs: Sequence[str | PathLike]) -> dict[str, Curve]:
 
 
 def draw_curves(
-    curves: Sequence[Curve],
+    curves: Mapping[str, Curve],
     title: str,
     y_label: str,
-    labels: Sequence[str] | None = None,
     y_limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw curves into one picture.
 
     Args:
-        curves: What to draw.
+        curves: One or more, by their names in the legend.
         title: Printed above.
         y_label: What the values are.
-        labels: Names for the legend, by default those of the curves.
         y_limits: Lower and upper end of the axis, by default what the values need.
 
     Returns:
         A figure that no global state of matplotlib knows; see `save_figure`.
-
-    Raises:
-        ValueError: If there is no curve, or not one label for each.
     """
-    labels = [curve.name for curve in curves] if labels is None else labels
-    if not curves or len(labels) != len(curves):
-        raise ValueError(
-            f'{len(curves)} curves and {len(labels)} labels: give one label for '
-            'each curve, and a curve at least'
-        )
     figure, (axes,) = _panels(title, [1.5], len(curves))
-    for curve, label in zip(curves, labels, strict=True):
+    for label, curve in curves.items():
         _line(axes, curve, label)
     axes.set_ylim(y_limits)
-    _dress(axes, y_label, _last_step(curves))
+    _dress(axes, y_label, _last_step([*curves.values()]))
     return figure
 
 
