@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from mmpoolformer.classification.preprocessing import normalisation
 from mmpoolformer.data.checks.built import check_dataset
+from mmpoolformer.data.checks.preflight import leaf_datasets
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.registry import scope_of
 from mmpoolformer.utils.results import Detections
@@ -232,9 +233,8 @@ def _pixels(image: Tensor, mean: Tensor, std: Tensor) -> ndarray:
 
 def _annotated_late(settings: Mapping) -> bool:
     """Tell whether annotations are read after resizing, so at the file's own size."""
-    while 'dataset' in settings:
-        settings = settings['dataset']
-    names = [type_name(step['type']) for step in settings.get('pipeline', ())]
+    dataset = next(leaf_datasets(settings))
+    names = [type_name(step['type']) for step in dataset.get('pipeline', ())]
     if 'Resize' not in names or 'LoadAnnotations' not in names:
         return False
     return names.index('Resize') < names.index('LoadAnnotations')
