@@ -15,6 +15,7 @@ from numpy import ndarray
 from torch import nn
 
 from mmpoolformer.checkpoints.errors import shown
+from mmpoolformer.data.checks.preflight import leaf_datasets
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.inference.engines import Engine
 from mmpoolformer.inference.exported import num_classes, weights_or_exported
@@ -152,7 +153,7 @@ def load_openmmlab(
     model = build_from_config(config)
     weights = weights_or_exported(model, config, checkpoint, trust, may_be_random)
     predict_labels_only(model)
-    dataset = _innermost(config.test_dataloader.dataset)
+    dataset = next(leaf_datasets(config.test_dataloader.dataset))
     steps = [
         dict(step)
         for step in dataset.pipeline
@@ -174,13 +175,6 @@ def load_openmmlab(
     names = tuple(classes) or names
     unfilled = weights.unfilled
     return OpenMMLabModel(title, model, pipeline, names, colours, loader, unfilled)
-
-
-def _innermost(dataset: Mapping) -> Mapping:
-    """Return the data set inside wrappers, which has the pipeline."""
-    while 'pipeline' not in dataset:
-        dataset = dataset.get('dataset') or dataset['datasets'][0]
-    return dataset
 
 
 def _reads_colours(step: Mapping) -> bool:
