@@ -1,8 +1,8 @@
 """Pretrain, then detect, on generated pictures: what pretraining is worth.
 
 A classifier is trained on shapes cut out of the scenes; then the same detector is
-trained twice with the same seed and the same few steps, from scratch and from the
-classifier's checkpoint. Steps that are done are skipped, as in the quickstart.
+trained twice with the same seed for the same few iterations, from scratch and from the
+classifier's checkpoint. What is done already is skipped, as in the quickstart.
 """
 
 from collections.abc import Sequence

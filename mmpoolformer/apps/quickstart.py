@@ -49,7 +49,7 @@ from mmpoolformer.visual.drawing import (
     save_picture,
 )
 
-# Held-out scenes that are drawn, two in a row, and the least score that is shown.
+# Held-out scenes that are drawn, two in a row, and the score threshold of their boxes.
 SHOWN_SCENES, SHOWN_SCORE = 8, 0.4
 ENLARGED = 2
 

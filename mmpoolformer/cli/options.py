@@ -261,7 +261,7 @@ def add_topk_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_score_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--score-thr`, the least score of a box."""
+    """Add `--score-thr`, the score threshold of boxes."""
     text = (
         'score threshold of boxes; 0 keeps all that the model gives, as for computing '
         'AP'
