@@ -171,13 +171,8 @@ def _classified(
     category = _class_number(settings.category, classifier.classes)
     if category is None:
         category = int(chances.argmax())
-    heat = classifier_map(
-        classifier.network,
-        image[None],
-        category,
-        settings.method or 'GradCAM',
-        settings.layer,
-    )
+    how = settings.method or 'GradCAM', settings.layer
+    heat = classifier_map(classifier.network, image[None], category, *how)
     drawing = overlay_heat(classifier.seen(image), heat)
     text = f'{classifier.classes[category]}, {chances[category]:.1%}'
     return caption(_to_width(drawing, CLASSIFIED_WIDTH), text)
@@ -215,17 +210,10 @@ def _boxes(
     if not len(best):
         text = f'{picture.name}: nothing of at least {settings.score_thr:g}'
     yield caption(draw_detections(small, boxes, whole.classes), text)
+    how = settings.method or 'LayerCAM', settings.layer
     for i in range(len(best)):
         box, label = best.bboxes[i], int(best.labels[i])
-        heat = box_map(
-            whole.network,
-            images,
-            sample,
-            box,
-            label,
-            settings.method or 'LayerCAM',
-            settings.layer,
-        )
+        heat = box_map(whole.network, images, sample, box, label, *how)
         drawing = overlay_heat(small, _fitted(heat, sample, small))
         one = Detections(boxes.boxes[i : i + 1], boxes.labels[i : i + 1])
         text = f'{whole.classes[label]} {best.scores[i]:.2f}'
@@ -250,15 +238,9 @@ def _regions(
     yield caption(drawing, f'{picture.name}, {_titled(whole)}')
     numbers, areas = np.unique(labels, return_counts=True)
     largest = numbers[np.argsort(-areas)][: settings.top].tolist()
+    how = settings.method or 'GradCAM', settings.layer
     for label in largest if category is None else [category]:
-        heat = region_map(
-            whole.network,
-            images,
-            sample,
-            label,
-            settings.method or 'GradCAM',
-            settings.layer,
-        )
+        heat = region_map(whole.network, images, sample, label, *how)
         share = (labels == label).mean()
         text = f'{whole.classes[label]}, {share:.0%} of the picture'
         yield caption(overlay_heat(small, _fitted(heat, sample, small)), text)

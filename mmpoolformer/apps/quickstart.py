@@ -7,6 +7,7 @@ training that was interrupted goes on from its last checkpoint.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -162,14 +163,10 @@ def _draw_predictions(samples: Sequence, metrics: dict, path: Path) -> None:
     pairs = []
     for sample in samples:
         image = np.array(open_picture(sample.img_path))
+        draw = partial(draw_detections, image, classes=CLASSES, scale=ENLARGED)
         found = detections_from_instances(sample.pred_instances).above(SHOWN_SCORE)
         truth = detections_from_instances(sample.gt_instances)
-        pairs.append(
-            [
-                draw_detections(image, boxes, CLASSES, ENLARGED)
-                for boxes in (truth, found)
-            ]
-        )
+        pairs.append([draw(truth), draw(found)])
     rows = [pairs[i] + pairs[i + 1] for i in range(0, len(pairs) - 1, 2)]
     title = (
         'RetinaNet with PoolFormer-S12, trained from scratch: '

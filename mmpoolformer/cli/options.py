@@ -79,12 +79,9 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         'model.backbone.init_cfg=None or train_cfg.max_epochs=3; lists as '
         'key="[a,b]", quoted for the shell',
     )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes of a distributed job (default: none)',
-    )
+    text = 'what started the processes of a distributed job'
+    launchers = ['none', 'pytorch', 'slurm', 'mpi']
+    add_with_default(parser, '--launcher', 'none', text, choices=launchers)
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
     )

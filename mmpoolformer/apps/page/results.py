@@ -76,12 +76,8 @@ def run_on_file(
     """
     name = Path(path).name
     try:
-        return _run(
-            predictor,
-            open_picture(path, name=name, max_pixels=max_pixels),
-            name,
-            score_thr,
-        )
+        picture = open_picture(path, name=name, max_pixels=max_pixels)
+        return _run(predictor, picture, name, score_thr)
     except PictureError as error:
         return PageResult(str(error), is_problem=True)
 
