@@ -136,7 +136,7 @@ def main(argv: Sequence[str]) -> None:
         args.models,
         Address(args.host, args.port, args.allow_host, args.root_path),
         args.device,
-        args.trust_checkpoint,
+        args.trust,
         args.max_megabytes,
         args.max_megapixels,
     )

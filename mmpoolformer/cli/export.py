@@ -164,7 +164,7 @@ def main(argv: Sequence[str]) -> None:
     from mmpoolformer.export import export
     from mmpoolformer.inference.weights import report_random
 
-    if args.trust_checkpoint:
+    if args.trust:
         os.environ[TRUST_VARIABLE] = '1'
 
     size = args.fixed and tuple(args.fixed)
@@ -205,9 +205,9 @@ def build(args: argparse.Namespace) -> tuple:
             args.checkpoint,
             args.features,
             args.num_classes,
-            args.trust_checkpoint,
+            args.trust,
         )
     from mmpoolformer.engine.config import load_config
 
     config = load_config(args.model, ('model',), overrides=args.cfg_options)
-    return config_model(config, args.checkpoint, args.features, args.trust_checkpoint)
+    return config_model(config, args.checkpoint, args.features, args.trust)

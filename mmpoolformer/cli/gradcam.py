@@ -168,7 +168,7 @@ def load_adapters(args: argparse.Namespace) -> list:
         adapter = load_adapter(
             model,
             checkpoint,
-            args.trust_checkpoint,
+            args.trust,
             classes,
             size=args.size,
             num_classes=args.num_classes,

@@ -57,7 +57,7 @@ def job_settings(args: argparse.Namespace) -> dict[str, object]:
         overrides=args.cfg_options,
         work_dir=args.work_dir,
         launcher=args.launcher,
-        trust=args.trust_checkpoint,
+        trust=args.trust,
     )
 
 
@@ -401,6 +401,7 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--trust-checkpoint',
         '--trust',
+        dest='trust',
         action='store_true',
         help='read checkpoints that hold more than weights and plain data; such a '
         'file can run any program, so only for files of your own',
@@ -450,7 +451,7 @@ def inference_settings(args: argparse.Namespace) -> dict[str, object]:
     """Return what predict and validate have, for `apps.known_models.Settings`."""
     return dict(
         checkpoint=args.checkpoint,
-        trust=args.trust_checkpoint,
+        trust=args.trust,
         classes=args.classes,
         batch_size=args.batch_size,
         workers=args.workers,
