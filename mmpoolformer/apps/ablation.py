@@ -22,8 +22,8 @@ from mmpoolformer.apps.guided import (
     PARTS,
     claim,
     last_metrics,
+    own_config,
     quiet,
-    read_config,
     train_to_end,
 )
 from mmpoolformer.checkpoints import register_safe_loaders
@@ -201,7 +201,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _config(job: Ablation, row: str, num_classes: int) -> Config:
-    config = read_config(CONFIG, job.work_dir / row, job.cfg_options)
+    config = own_config(CONFIG, job.work_dir / row, job.cfg_options)
     arch = {**config.model.backbone.arch, **ROWS[row].changes}
     changes = {
         'model.backbone.arch': {**arch, 'image_size': job.image_size},

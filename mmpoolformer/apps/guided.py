@@ -96,14 +96,14 @@ def read_settings(data: Path) -> str:
     return (data / 'settings.json').read_text(encoding='utf-8')
 
 
-def read_config(name: str, work_dir: Path, options: Sequence[str]) -> Config:
+def own_config(name: str, work_dir: Path, options: Sequence[str]) -> Config:
     """Read a config of this package by its name; `options` are `key=value` each."""
     return load_config(config_path(name), NEEDED, overrides=options, work_dir=work_dir)
 
 
 def detector_config(data: Path, work_dir: Path, options: Sequence[str]) -> Config:
     """Return the config of the detector on the demonstration data in a folder."""
-    config = read_config(DETECTOR, work_dir, options)
+    config = own_config(DETECTOR, work_dir, options)
     root = f'{data / "detection"}/'
     changes = {f'{part}_dataloader.dataset.data_root': root for part in PARTS}
     for part in PARTS[1:]:

@@ -20,8 +20,8 @@ from mmpoolformer.apps.guided import (
     draw_scenes,
     last_checkpoint,
     last_metrics,
+    own_config,
     quiet,
-    read_config,
     read_settings,
     train_to_end,
 )
@@ -122,7 +122,7 @@ def summary(job: PretrainDemo, metrics: dict[str, dict[str, float]]) -> str:
 
 
 def _classifier(job: PretrainDemo) -> Config:
-    config = read_config(CLASSIFIER, job.work_dir / 'classifier', job.cfg_options)
+    config = own_config(CLASSIFIER, job.work_dir / 'classifier', job.cfg_options)
     root = str(job.data / 'classification')
     config.merge_from_dict({f'{part}_dataloader.dataset.root': root for part in PARTS})
     return config
