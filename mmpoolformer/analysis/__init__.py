@@ -1,1 +1,1 @@
-"""Looking at models and runs: curves and pictures."""
+"""Looking at models, data and tests: counts, times, class activation maps, reports."""

@@ -24,7 +24,6 @@ from typing import Any
 import timm
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,10 +37,8 @@ from mmpoolformer.models.folding import DTYPES, optimize_for_inference
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.paths import is_config
 
-OURS = ('fused', 'plain', 'folded', 'compiled')
 PEERS = ('timm', 'timm-channels-last', 'timm-compiled', 'transformers', 'mmpretrain')
 ENGINES = {'onnx': '.onnx', 'openvino': '.xml'}  # with the files that they run
-TASKS = ('inference', 'training')
 MMPRETRAIN_MAPS = (0, 2, 4, 6)  # its stages; between them it counts downsamplings
 PRODUCTS = (
     'aten::addmm',
@@ -61,8 +58,9 @@ class Case:
 
     Attributes:
         model: A name in `mmpoolformer.models.VARIANTS`, or a config file.
-        implementation: One of `OURS`, `PEERS` or `ENGINES`.
-        task: One of `TASKS`: forward alone, or forward and backward.
+        implementation: `fused`, `plain`, `folded`, `compiled`, or one of `PEERS` or
+            `ENGINES`.
+        task: `inference`, forward alone, or `training`, forward and backward.
         batch: Images at once.
         size: Height and width of the images, in pixels.
         dtype: One of `DTYPES`: autocast in training, the model's own in inference;
@@ -136,7 +134,7 @@ def measure(
     seconds: list[list[float]] = [[] for _ in cases]
     for number in range(rounds + 1):
         for run, row in zip(runs, seconds, strict=True):
-            taken = _timed(run, device)
+            taken = timed(run, device)
             if number:
                 row.append(taken)
             tick()
@@ -252,14 +250,17 @@ def _peer(case: Case) -> nn.Module:
 
 
 def _tensors(outputs: Any) -> list[Tensor]:
-    """Return the floating point tensors in the nested outputs of a model."""
+    """Return the floating point tensors in nested outputs, where None may stand."""
+    if outputs is None:
+        return []
     if isinstance(outputs, Tensor):
         return [outputs] if outputs.is_floating_point() else []
     parts = outputs.values() if isinstance(outputs, Mapping) else outputs
     return [tensor for part in parts for tensor in _tensors(part)]
 
 
-def _timed(run: Callable[[], Any], device: str) -> float:
+def timed(run: Callable[[], Any], device: str) -> float:
+    """Return how many seconds a run takes, on a GPU to its end."""
     _wait(device)
     start = time.perf_counter()
     run()
@@ -287,13 +288,8 @@ class _Products(TorchDispatchMode):
         if func._schema.name in PRODUCTS:
             given = [a for a in args if isinstance(a, Tensor)]
             self.calls.append((func, tuple(map(_shape, args)), kwargs or {}))
-            self.bytes += sum(t.nbytes for t in (*given, *_tensors(_made(result))))
+            self.bytes += sum(t.nbytes for t in (*given, *_tensors(result)))
         return result
-
-
-def _made(result: Any) -> list:
-    parts = result if isinstance(result, tuple | list) else [result]
-    return [part for part in parts if part is not None]
 
 
 def _shape(argument: Any) -> Any:
@@ -317,7 +313,7 @@ def products_alone(run: Callable[[], Any], device: str) -> tuple[float, int]:
             real = tuple(_filled(argument, device) for argument in args)
             again = lambda f=func, a=real, k=kwargs: f(*a, **k)  # noqa: E731
             again()
-            total += min(_timed(again, device) for _ in range(3))
+            total += min(timed(again, device) for _ in range(3))
     return total, noted.bytes
 
 
@@ -331,7 +327,7 @@ def bandwidth(device: str = 'cpu') -> float:
     """Measure how many bytes a second are read and written in a copy."""
     source = torch.ones(BYTES // 4, device=device)
     target = torch.empty_like(source)
-    best = min(_timed(lambda: target.copy_(source), device) for _ in range(5))
+    best = min(timed(lambda: target.copy_(source), device) for _ in range(5))
     return 2 * BYTES / best
 
 
@@ -439,14 +435,13 @@ def plot(timings: Sequence[Timing], path: str | PathLike) -> None:
         path: The PNG that is written.
     """
     figure = Figure(figsize=(7, 4.5), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     grows = len({(t.case.batch, *t.case.size) for t in timings}) > 1
     rows: dict[str, list[Timing]] = {}
     for timing in timings:
-        case = timing.case
-        label = case.how
-        rows.setdefault(f'{case.model} {label}' if grows else label, []).append(timing)
+        how = timing.case.how
+        label = f'{timing.case.model} {how}' if grows else how
+        rows.setdefault(label, []).append(timing)
     for label, row in rows.items():
         if grows:
             row = sorted(row, key=pixels)
@@ -456,12 +451,11 @@ def plot(timings: Sequence[Timing], path: str | PathLike) -> None:
             x = [t.throughput for t in row]
             y = [ZOO[t.case.model].top1 for t in row]
             axes.plot(x, y, marker='o', linestyle='', label=label)
-    if not grows:
-        _name_models(axes, timings)
     case = timings[0].case
     if grows:
         axes.set(xlabel='million pixels in a batch', ylabel=f'seconds, {case.task}')
     else:
+        _name_models(axes, timings)
         size = ' x '.join(map(str, case.size))
         axes.set(
             xlabel=f'images a second, {case.task}, {size}, batch {case.batch}',

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from mmpoolformer.classification.preprocessing import normalisation
 from mmpoolformer.data.checks.built import check_dataset
+from mmpoolformer.data.checks.preflight import leaf_datasets
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.registry import scope_of
 from mmpoolformer.utils.results import Detections
@@ -139,7 +140,9 @@ def draw_fed(picture: FedPicture, data: FedData, side: int | None = None) -> nda
         count = len(boxes.labels)
         text += f'  {count} object{"s" * (count != 1)}'
     if picture.category is not None:
-        text = f'{_class_name(data, picture.category)}  ({text})'
+        number, names = picture.category, data.classes
+        name = names[number] if number < len(names) else f'class {number}'
+        text = f'{name}  ({text})'
     return caption(drawing, text)
 
 
@@ -166,9 +169,7 @@ def draw_page(
     return arrange(rows, None, title, _legend(pictures, data))
 
 
-def _legend(
-    pictures: Sequence[FedPicture], data: FedData
-) -> Mapping[str, Sequence[int]] | None:
+def _legend(pictures: Sequence[FedPicture], data: FedData) -> dict[str, ndarray]:
     """Return the colours of the classes that are there, if they are drawn."""
     found: set[int] = set()
     for picture in pictures:
@@ -177,7 +178,7 @@ def _legend(
         if picture.labels is not None:
             found.update(np.unique(picture.labels).tolist())
     shown = sorted(found - {IGNORED})[:MOST_LEGEND]
-    return {data.classes[i]: data.colours[i] for i in shown} or None
+    return {data.classes[i]: data.colours[i] for i in shown}
 
 
 def _reader(
@@ -232,9 +233,8 @@ def _pixels(image: Tensor, mean: Tensor, std: Tensor) -> ndarray:
 
 def _annotated_late(settings: Mapping) -> bool:
     """Tell whether annotations are read after resizing, so at the file's own size."""
-    while 'dataset' in settings:
-        settings = settings['dataset']
-    names = [type_name(step['type']) for step in settings.get('pipeline', ())]
+    dataset = next(leaf_datasets(settings))
+    names = [type_name(step['type']) for step in dataset.get('pipeline', ())]
     if 'Resize' not in names or 'LoadAnnotations' not in names:
         return False
     return names.index('Resize') < names.index('LoadAnnotations')
@@ -280,7 +280,3 @@ def _padded(tile: ndarray, width: int) -> ndarray:
     left = (width - tile.shape[1]) // 2
     right = width - tile.shape[1] - left
     return np.pad(tile, ((0, 0), (left, right), (0, 0)), constant_values=255)
-
-
-def _class_name(data: FedData, number: int) -> str:
-    return data.classes[number] if number < len(data.classes) else f'class {number}'

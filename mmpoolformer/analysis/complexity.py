@@ -198,16 +198,9 @@ class _WholeModel(nn.Module):
     def __init__(self, model: BaseModel, shape: tuple[int, int, int, int]) -> None:
         super().__init__()
         self.model = model
-        size = shape[2:]
-        self.sample = BaseDataElement(
-            metainfo=dict(
-                img_shape=size,
-                ori_shape=size,
-                pad_shape=size,
-                batch_input_shape=size,
-                scale_factor=(1.0, 1.0),
-            )
-        )
+        names = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+        sizes = dict.fromkeys(names, shape[2:])
+        self.sample = BaseDataElement(metainfo={**sizes, 'scale_factor': (1.0, 1.0)})
 
     def forward(self, images: Tensor) -> object:
         """Return what the model gives out before any decoding."""

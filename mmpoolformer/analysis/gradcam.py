@@ -342,13 +342,17 @@ class RegionTarget:
         return logits[self.category][self.pixels].sum()
 
 
-class _DetectorView(nn.Module):
-    """A detector as a function of images alone: the instances found in each."""
+class _View(nn.Module):
+    """A model of OpenMMLab as a function of images alone, all with one data sample."""
 
     def __init__(self, model: nn.Module, sample: BaseDataElement) -> None:
         super().__init__()
         self.model = model
         self.sample = sample
+
+
+class _DetectorView(_View):
+    """Gives the instances found in each image."""
 
     def forward(self, images: Tensor) -> list[InstanceData]:
         samples = [copy.deepcopy(self.sample) for _ in images]
@@ -375,13 +379,8 @@ class _Attached(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _SegmentorView(nn.Module):
-    """A segmentor as a function of images alone: logits (B, K, H, W)."""
-
-    def __init__(self, model: nn.Module, sample: BaseDataElement) -> None:
-        super().__init__()
-        self.model = model
-        self.sample = sample
+class _SegmentorView(_View):
+    """Gives logits (B, K, H, W)."""
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model.encode_decode(images, [self.sample.metainfo] * len(images))

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmpoolformer.analysis.gradcam import box_map, classifier_map, region_map
-from mmpoolformer.inference.adapters import ClassifierAdapter, OpenMMLabAdapter
+from mmpoolformer.inference.classifiers import KnownClassifier
 from mmpoolformer.inference.openmmlab import OpenMMLabModel
 from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.results import Detections
@@ -26,6 +26,7 @@ from mmpoolformer.visual.drawing import (
     detections_from_instances,
     draw_detections,
     draw_segmentation,
+    fitted_map,
     heat_legend,
     overlay_heat,
 )
@@ -75,7 +76,7 @@ def read_picture(path: str | PathLike) -> Picture:
 
 def page_of(
     pictures: Sequence[Picture],
-    adapters: Sequence[ClassifierAdapter] | Sequence[OpenMMLabAdapter],
+    adapters: Sequence[KnownClassifier] | Sequence[OpenMMLabModel],
     settings: Settings,
     step: Callable[[], object] = lambda: None,
 ) -> ndarray:
@@ -85,7 +86,7 @@ def page_of(
         ValueError: If classifiers and other models are mixed, or a model has no such
             class or layer.
     """
-    whole = [one.whole for one in adapters if isinstance(one, OpenMMLabAdapter)]
+    whole = [one for one in adapters if isinstance(one, OpenMMLabModel)]
     if not whole:
         return classification_page(pictures, adapters, settings, step)
     if len(whole) < len(adapters):
@@ -98,7 +99,7 @@ def page_of(
 
 def classification_page(
     pictures: Sequence[Picture],
-    classifiers: Sequence[ClassifierAdapter],
+    classifiers: Sequence[KnownClassifier],
     settings: Settings,
     step: Callable[[], object] = lambda: None,
 ) -> ndarray:
@@ -161,7 +162,7 @@ def config_page(
 
 
 def _classified(
-    picture: Picture, classifier: ClassifierAdapter, settings: Settings
+    picture: Picture, classifier: KnownClassifier, settings: Settings
 ) -> ndarray:
     """Draw the map over the part of the picture that the model sees."""
     image = classifier.prepare(picture.pixels)
@@ -170,13 +171,8 @@ def _classified(
     category = _class_number(settings.category, classifier.classes)
     if category is None:
         category = int(chances.argmax())
-    heat = classifier_map(
-        classifier.network,
-        image[None],
-        category,
-        settings.method or 'GradCAM',
-        settings.layer,
-    )
+    how = settings.method or 'GradCAM', settings.layer
+    heat = classifier_map(classifier.network, image[None], category, *how)
     drawing = overlay_heat(classifier.seen(image), heat)
     text = f'{classifier.classes[category]}, {chances[category]:.1%}'
     return caption(_to_width(drawing, CLASSIFIED_WIDTH), text)
@@ -188,7 +184,7 @@ def _explained(
     """Draw what a model finds in a picture, then a map for each of the first finds."""
     images, sample = _prepare(picture, whole)
     category = _class_number(settings.category, whole.classes)
-    explain = _regions if hasattr(whole.model, 'decode_head') else _boxes
+    explain = _regions if hasattr(whole.network, 'decode_head') else _boxes
     yield from explain(picture, whole, images, sample, category, settings)
 
 
@@ -201,7 +197,7 @@ def _boxes(
     settings: Settings,
 ) -> Iterator[ndarray]:
     with torch.no_grad():
-        found = whole.model.predict(images, [copy.deepcopy(sample)], rescale=True)
+        found = whole.network.predict(images, [copy.deepcopy(sample)], rescale=True)
     instances = found[0].pred_instances
     keep = instances.scores >= settings.score_thr
     if category is not None:
@@ -214,17 +210,10 @@ def _boxes(
     if not len(best):
         text = f'{picture.name}: nothing of at least {settings.score_thr:g}'
     yield caption(draw_detections(small, boxes, whole.classes), text)
+    how = settings.method or 'LayerCAM', settings.layer
     for i in range(len(best)):
         box, label = best.bboxes[i], int(best.labels[i])
-        heat = box_map(
-            whole.model,
-            images,
-            sample,
-            box,
-            label,
-            settings.method or 'LayerCAM',
-            settings.layer,
-        )
+        heat = box_map(whole.network, images, sample, box, label, *how)
         drawing = overlay_heat(small, _fitted(heat, sample, small))
         one = Detections(boxes.boxes[i : i + 1], boxes.labels[i : i + 1])
         text = f'{whole.classes[label]} {best.scores[i]:.2f}'
@@ -240,25 +229,18 @@ def _regions(
     settings: Settings,
 ) -> Iterator[ndarray]:
     with torch.no_grad():
-        logits = whole.model.encode_decode(images, [sample.metainfo])[0]
+        logits = whole.network.encode_decode(images, [sample.metainfo])[0]
     height, width = sample.img_shape[:2]
     labels = logits.argmax(0)[:height, :width].numpy()
     small = _to_width(picture.pixels, WHOLE_WIDTH)
-    rows = np.arange(small.shape[0]) * height // small.shape[0]
-    columns = np.arange(small.shape[1]) * width // small.shape[1]
-    drawing = draw_segmentation(small, labels[rows[:, None], columns], whole.colours)
+    shown = fitted_map(labels, small.shape)
+    drawing = draw_segmentation(small, shown, whole.colours)
     yield caption(drawing, f'{picture.name}, {_titled(whole)}')
     numbers, areas = np.unique(labels, return_counts=True)
     largest = numbers[np.argsort(-areas)][: settings.top].tolist()
+    how = settings.method or 'GradCAM', settings.layer
     for label in largest if category is None else [category]:
-        heat = region_map(
-            whole.model,
-            images,
-            sample,
-            label,
-            settings.method or 'GradCAM',
-            settings.layer,
-        )
+        heat = region_map(whole.network, images, sample, label, *how)
         share = (labels == label).mean()
         text = f'{whole.classes[label]}, {share:.0%} of the picture'
         yield caption(overlay_heat(small, _fitted(heat, sample, small)), text)
@@ -266,8 +248,9 @@ def _regions(
 
 def _prepare(picture: Picture, whole: OpenMMLabModel) -> tuple[Tensor, BaseDataElement]:
     """Return what the data preprocessor makes of a picture: (1, 3, H, W), sample."""
+    batch = {key: [value] for key, value in whole.prepare(picture.pixels).items()}
     with torch.no_grad():
-        ready = whole.model.data_preprocessor(whole.batch([picture.pixels]), False)
+        ready = whole.network.data_preprocessor(batch, False)
     return ready['inputs'], ready['data_samples'][0]
 
 
@@ -292,7 +275,7 @@ def _to_width(pixels: ndarray, width: int) -> ndarray:
     return np.array(resized)
 
 
-def _titled(model: ClassifierAdapter | OpenMMLabModel) -> str:
+def _titled(model: KnownClassifier | OpenMMLabModel) -> str:
     return f'{model.title} (random)' if model.unfilled else model.title
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmpoolformer.engine.hooks.times import MODEL, PARTS
@@ -89,7 +88,6 @@ def table(rows: Sequence[Tested]) -> str:
 def plot(rows: Sequence[Tested], path: str | PathLike) -> None:
     """Draw accuracy against images a second as a PNG."""
     figure = Figure(figsize=(7, 4.5), layout='constrained')
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for row in rows:
         axes.plot(row.throughput, row.value, marker='o', linestyle='', label=row.name)

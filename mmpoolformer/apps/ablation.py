@@ -7,7 +7,6 @@ interrupted one goes on from its last checkpoint.
 
 import json
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,20 +16,25 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 from torch import nn
 
+from mmpoolformer.analysis.benchmark import timed
 from mmpoolformer.analysis.complexity import count
-from mmpoolformer.apps.guided import claim, final_checkpoint, quiet, train_to_end
+from mmpoolformer.apps.guided import (
+    PARTS,
+    claim,
+    last_metrics,
+    own_config,
+    quiet,
+    train_to_end,
+)
 from mmpoolformer.checkpoints import register_safe_loaders
 from mmpoolformer.classification import folder_classes
-from mmpoolformer.engine.config import load_config
 from mmpoolformer.models import MetaFormerClassifier
 from mmpoolformer.utils.errors import UsageError, as_user_error
 from mmpoolformer.utils.files import write_csv, write_json
-from mmpoolformer.utils.paths import config_path
 from mmpoolformer.utils.text import nearest
 from mmpoolformer.visual.curves import save_figure
 
 CONFIG = 'classification/ablation_poolformer_s12'
-NEEDED = ('model', 'train_dataloader', 'val_dataloader')
 TOP1 = 'accuracy/top1'
 # Timed batches of inference; the median counts, after one that warms up.
 TIMED_BATCHES, TIMED_IMAGES = 5, 16
@@ -85,7 +89,7 @@ class Ablation:
         rows: Names of `ROWS`.
         epochs: Epochs of each row, warm-up included.
         image_size: Side of the pictures, in pixels.
-        batch_size: Pictures in a step.
+        batch_size: Pictures in an iteration.
         cfg_options: Further changes of the config, `key=value` each.
     """
 
@@ -148,8 +152,7 @@ def run_ablation(job: Ablation) -> list[Result]:
             Path(config.work_dir).mkdir(exist_ok=True)
             claim(Path(config.work_dir), str(config.to_dict()))
             say(f'{number}/{len(job.rows)} {row}: {config.work_dir}')
-            if final_checkpoint(config) is None:
-                train_to_end(config, bars)
+            train_to_end(config, bars)
             results.append(_result(job, row, config))
             write_tables(results, job.work_dir)
     return results
@@ -198,12 +201,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def _config(job: Ablation, row: str, num_classes: int) -> Config:
-    config = load_config(
-        config_path(CONFIG),
-        NEEDED,
-        overrides=job.cfg_options,
-        work_dir=job.work_dir / row,
-    )
+    config = own_config(CONFIG, job.work_dir / row, job.cfg_options)
     arch = {**config.model.backbone.arch, **ROWS[row].changes}
     changes = {
         'model.backbone.arch': {**arch, 'image_size': job.image_size},
@@ -213,7 +211,7 @@ def _config(job: Ablation, row: str, num_classes: int) -> Config:
         'param_scheduler.t_initial': job.epochs,
         'param_scheduler.warmup_t': min(5, job.epochs // 4),
     }
-    for part in ('train', 'val', 'test'):
+    for part in PARTS:
         changes[f'{part}_dataloader.dataset.root'] = str(job.data)
         changes[f'{part}_dataloader.dataset.transform.input_size'] = job.image_size
     config.merge_from_dict(changes)
@@ -228,13 +226,11 @@ def _result(job: Ablation, row: str, config: Config) -> Result:
     options = {k: v for k, v in config.model.backbone.items() if k != 'type'}
     network = MetaFormerClassifier(**options).eval()
     counted = count(network, job.image_size)
-    validations = Path(config.work_dir) / 'val_results.json'
-    last = json.loads(validations.read_text(encoding='utf-8'))[-1]
     result = Result(
         row=row,
         params=counted.params,
         macs=counted.macs,
-        top1=last['metrics'][TOP1],
+        top1=last_metrics(config)[TOP1],
         images_per_second=images_per_second(network, job.image_size),
         published_top1=ROWS[row].published,
     )
@@ -249,15 +245,8 @@ def images_per_second(network: nn.Module, image_size: int) -> float:
     Returns:
         Images a second, from the median of some batches.
     """
-    on_gpu = torch.cuda.is_available()
-    device = torch.device('cuda' if on_gpu else 'cpu')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
     network = network.to(device).eval()
     images = torch.randn(TIMED_IMAGES, 3, image_size, image_size, device=device)
-    times = []
-    for _ in range(TIMED_BATCHES + 1):
-        start = time.perf_counter()
-        network(images)
-        if on_gpu:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+    times = [timed(lambda: network(images), device) for _ in range(TIMED_BATCHES + 1)]
     return TIMED_IMAGES / statistics.median(times[1:])

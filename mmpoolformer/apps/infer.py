@@ -19,11 +19,10 @@ from mmpoolformer.inference.outputs import Sink, open_sink
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.inference.videos import Video, VideoError, written_video
 from mmpoolformer.inference.weights import report_random
-from mmpoolformer.utils.devices import choose_device
+from mmpoolformer.utils.devices import inference_device
 from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
 from mmpoolformer.utils.files import atomic_path
 from mmpoolformer.utils.images import SUFFIXES, find_pictures
-from mmpoolformer.utils.memory import keep_freed_memory
 from mmpoolformer.utils.progress import progress_bar
 from mmpoolformer.utils.results import DETECTION, INSTANCES, SEGMENTATION, Result
 from mmpoolformer.utils.text import distinct
@@ -94,9 +93,7 @@ def infer(job: Inference) -> None:
     out = Path(job.out)
     with as_user_error('', MISTAKES):
         inputs = find_inputs(job.inputs, out)
-    device = choose_device(job.device)
-    if device.type == 'cpu':
-        keep_freed_memory()
+    device = inference_device(job.device)
     with as_user_error('', MISTAKES):
         classes = read_class_names(job.classes) if job.classes else ()
         predictor = Predictor(
@@ -109,7 +106,7 @@ def infer(job: Inference) -> None:
                 f'config of {predictor.title} reads other pictures'
             )
         ids = _ids(job.ids, predictor, inputs) if job.ids else None
-        unread = _Run(job, predictor, out, ids).run(inputs)
+        unread = _Run(job, predictor, ids).run(inputs)
     if unread:
         raise UserError(
             f'{unread} of {len(inputs)} inputs could not be read, see above; results '
@@ -187,16 +184,15 @@ class _Run:
     Args:
         job: What to do.
         predictor: The model.
-        out: Folder of results.
         ids: See `open_sink`.
     """
 
     def __init__(
-        self, job: Inference, predictor: Predictor, out: Path, ids: CocoIds | None
+        self, job: Inference, predictor: Predictor, ids: CocoIds | None
     ) -> None:
         self.job = job
         self.predictor = predictor
-        self.out = out
+        self.out = Path(job.out)
         self.ids = ids
         self.unread = 0
 

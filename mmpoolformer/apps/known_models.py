@@ -1,6 +1,5 @@
 """Classifiers on pictures and on folders of classes: `predict` and `validate`."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import torch
 from mmengine.evaluator import Evaluator
-from timm.data import DEFAULT_CROP_PCT, create_transform
 
 from mmpoolformer.checkpoints import DownloadError
 from mmpoolformer.classification import Accuracy
@@ -21,7 +19,11 @@ from mmpoolformer.classification.evaluation import (
     evaluation_data,
 )
 from mmpoolformer.classification.prediction import Prediction, predict_pictures
-from mmpoolformer.classification.preprocessing import changed_settings, picture_size
+from mmpoolformer.classification.preprocessing import (
+    changed_settings,
+    filled_settings,
+    picture_size,
+)
 from mmpoolformer.data.class_names import read_class_names
 from mmpoolformer.engine.outcomes import Tested, keep_outcomes
 from mmpoolformer.engine.per_class import keep_per_class
@@ -30,11 +32,10 @@ from mmpoolformer.inference.weights import report_random
 from mmpoolformer.models import list_models
 from mmpoolformer.models.from_config import check_name
 from mmpoolformer.models.timm_models import TIMM
-from mmpoolformer.utils.devices import choose_device
+from mmpoolformer.utils.devices import inference_device
 from mmpoolformer.utils.errors import UsageError, UserError, as_user_error
-from mmpoolformer.utils.files import write_atomically, write_csv
+from mmpoolformer.utils.files import write_csv, write_json
 from mmpoolformer.utils.images import find_pictures
-from mmpoolformer.utils.memory import keep_freed_memory
 from mmpoolformer.utils.paths import is_config, split_entry
 from mmpoolformer.utils.progress import progress_bar
 from mmpoolformer.utils.results import CLASSIFICATION
@@ -167,12 +168,11 @@ def predict(
         if csv:
             write_csv(csv, table_of(predictions, names))
         if json_file:
-            record = record_of(known, predictions, names)
-            write_atomically(json_file, json.dumps(record, indent=2) + '\n')
+            write_json(json_file, record_of(known, predictions, names))
 
 
 def choose_placement(settings: Settings) -> Placement:
-    """Return where and how to compute; on CPUs freed memory is kept from here on.
+    """Return where and how to compute, see `inference_device`.
 
     Raises:
         UsageError: If a number or the device is none that can be used.
@@ -181,9 +181,7 @@ def choose_placement(settings: Settings) -> Placement:
         raise UsageError(f'--batch-size {settings.batch_size}: give a number from 1')
     if settings.workers is not None and settings.workers < 0:
         raise UsageError(f'--workers {settings.workers}: give a number from 0')
-    device = choose_device(settings.device)
-    if device.type == 'cpu':
-        keep_freed_memory()
+    device = inference_device(settings.device)
     dtype = TORCH_DTYPES[settings.dtype]
     if device.type == 'cpu' and dtype == torch.float16:
         raise UsageError('--dtype fp16: needs a GPU; CPUs compute in bf16')
@@ -298,7 +296,7 @@ def record_of(
         if not one.problem
     ]
     return {
-        'model': known.name,
+        'model': known.title,
         'checkpoint': known.source,
         'pictures': pictures,
         'unreadable': [one.path for one in predictions if one.problem],
@@ -350,13 +348,9 @@ def _load(name: str, settings: Settings) -> KnownClassifier:
         classes = read_class_names(settings.classes) if settings.classes else ()
         known = load_classifier(name, settings.checkpoint, settings.trust, classes)
     except DownloadError as error:
-        cure = (
-            ''
-            if settings.checkpoint
-            else '; or give a file of the weights by --checkpoint FILE'
-        )
-        raise UserError(f'{error}{cure}') from error
-    report_random(known.name, known.unfilled)
+        cure = '; or give a file of the weights by --checkpoint FILE'
+        raise UserError(f'{error}{"" if settings.checkpoint else cure}') from error
+    report_random(known.title, known.unfilled)
     return known
 
 
@@ -392,14 +386,15 @@ def _validate_one(
 
         metrics = evaluator.evaluate(len(data))
         tested = Tested(CLASSIFICATION, metrics, per_class, keeper.kept)
-        facts = {'model': known.name, 'checkpoint': known.source, 'data': place}
+        facts = {'model': known.title, 'checkpoint': known.source, 'data': place}
         write_report(tested, facts, report)
     return _row(known, prepared, result)
 
 
 def _row(known: KnownClassifier, settings: dict, result: Evaluation) -> dict:
+    settings = filled_settings(settings)
     return {
-        'model': known.name,
+        'model': known.title,
         'checkpoint': known.source,
         'top1': round(result.top1, 3),
         'top5': round(result.top5, 3),
@@ -410,8 +405,8 @@ def _row(known: KnownClassifier, settings: dict, result: Evaluation) -> dict:
         'classes': known.num_classes,
         'params': sum(p.numel() for p in known.network.parameters()),
         'img_size': 'x'.join(str(side) for side in picture_size(settings)),
-        'crop_pct': settings.get('crop_pct') or DEFAULT_CROP_PCT,
-        'interpolation': settings.get('interpolation', 'bilinear'),
+        'crop_pct': settings['crop_pct'],
+        'interpolation': settings['interpolation'],
     }
 
 
@@ -427,10 +422,10 @@ def _prepared(given: Preparation, known: KnownClassifier) -> dict:
     settings = changed_settings(known.settings, given.image_size, given.crop_pct)
     about = getattr(known.network, 'pretrained_cfg', {})
     size = about.get('input_size', (3, 0, 0))[1:]
-    is_fixed = known.name.startswith(TIMM) and about.get('fixed_input_size')
+    is_fixed = known.title.startswith(TIMM) and about.get('fixed_input_size')
     if is_fixed and picture_size(settings) != tuple(size):
         raise UserError(
-            f'--image-size {given.image_size}: {known.name} takes {size[0]} only'
+            f'--image-size {given.image_size}: {known.title} takes {size[0]} only'
         )
     return settings
 
@@ -465,7 +460,7 @@ def _predict_all(
     predictions = predict_pictures(
         known.network,
         paths,
-        create_transform(**known.settings),
+        known.transform,
         topk=topk,
         placement=placement,
         batch_size=settings.batch_size,
@@ -473,7 +468,7 @@ def _predict_all(
         skip_unreadable=settings.skip_unreadable,
     )
     done = []
-    with progress_bar(len(paths), known.name, shown=len(paths) > 1) as bar:
+    with progress_bar(len(paths), known.title, shown=len(paths) > 1) as bar:
         # On a screen the bar has to make room for each line.
         report = bar.write if sys.stderr.isatty() else print
         for one in predictions:

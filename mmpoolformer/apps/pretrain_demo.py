@@ -1,11 +1,10 @@
 """Pretrain, then detect, on generated pictures: what pretraining is worth.
 
 A classifier is trained on shapes cut out of the scenes; then the same detector is
-trained twice with the same seed and the same few steps, from scratch and from the
-classifier's checkpoint. Steps that are done are skipped, as in the quickstart.
+trained twice with the same seed for the same few iterations, from scratch and from the
+classifier's checkpoint. What is done already is skipped, as in the quickstart.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +12,22 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmpoolformer.apps.guided import (
+    AP,
+    AP50,
+    PARTS,
     claim,
-    final_checkpoint,
+    detector_config,
+    draw_scenes,
+    last_checkpoint,
+    last_metrics,
+    own_config,
     quiet,
     read_settings,
     train_to_end,
 )
 from mmpoolformer.checkpoints import register_safe_loaders
-from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
-from mmpoolformer.engine.config import load_config
-from mmpoolformer.utils.errors import as_user_error
+from mmpoolformer.data.demo.scenes import DemoSettings
 from mmpoolformer.utils.files import write_json
-from mmpoolformer.utils.paths import config_path
 from mmpoolformer.visual.curves import (
     Curve,
     draw_comparison,
@@ -34,10 +37,9 @@ from mmpoolformer.visual.curves import (
 )
 
 CLASSIFIER = 'classification/demo_poolformer_s12'
-DETECTOR = 'detection/demo_retinanet_poolformer_s12'
-NEEDED = ('model', 'train_dataloader', 'val_dataloader')
-PARTS = ('train', 'val', 'test')
-TOP1, AP, AP50 = 'accuracy/top1', 'coco/bbox_mAP', 'coco/bbox_mAP_50'
+TOP1 = 'accuracy/top1'
+# The two detectors, and how they are called.
+DETECTORS = {'scratch': 'from scratch', 'pretrained': 'pretrained'}
 # Epochs of each detector: few, because a head start shows early.
 DETECTOR_EPOCHS = 2
 
@@ -84,18 +86,14 @@ def run_pretrain_demo(job: PretrainDemo) -> dict[str, dict[str, float]]:
         UserError: If a folder holds something else or can't be written.
     """
     register_safe_loaders()
-    print(f'1. Drawing {job.settings.train} + {job.settings.val} scenes: {job.data}')
-    with as_user_error('', (OSError, ValueError)):
-        if not make_demo_data(job.data, job.settings):
-            print('   are there already')
-        job.work_dir.mkdir(parents=True, exist_ok=True)
+    draw_scenes(job.data, job.settings, job.work_dir)
     classifier = _classifier(job)
     steps = {
         'classifier': ('2. Classifier on shapes cut out of the scenes', classifier),
         'scratch': ('3. Detector from scratch', _detector(job, 'scratch', None)),
         'pretrained': (
             "4. The same detector from the classifier's checkpoint",
-            _detector(job, 'pretrained', _last_checkpoint(classifier)),
+            _detector(job, 'pretrained', last_checkpoint(classifier)),
         ),
     }
     with quiet(job.work_dir / 'pretrain_demo.log') as (say, bars):
@@ -103,11 +101,9 @@ def run_pretrain_demo(job: PretrainDemo) -> dict[str, dict[str, float]]:
         claim(job.work_dir, ''.join([*texts, read_settings(job.data)]))
         for text, config in steps.values():
             say(f'{text}: {config.work_dir}')
-            if final_checkpoint(config) is None:
-                train_to_end(config, bars)
-            else:
+            if not train_to_end(config, bars):
                 say('   is done already')
-    metrics = {name: _last_metrics(config) for name, (_, config) in steps.items()}
+    metrics = {name: last_metrics(config) for name, (_, config) in steps.items()}
     _draw(job, metrics)
     write_json(job.results, metrics)
     return metrics
@@ -119,50 +115,32 @@ def summary(job: PretrainDemo, metrics: dict[str, dict[str, float]]) -> str:
         f'Picture: {job.picture}',
         f'Classifier: top-1 {metrics["classifier"][TOP1]:.1f} %',
     ]
-    for name, text in (('scratch', 'from scratch'), ('pretrained', 'pretrained')):
+    for name, text in DETECTORS.items():
         ap, ap50 = metrics[name].get(AP, 0.0), metrics[name].get(AP50, 0.0)
         lines.append(f'Detector {text}: box AP {ap:.3f}, AP50 {ap50:.3f}')
     return '\n'.join(lines)
 
 
 def _classifier(job: PretrainDemo) -> Config:
-    config = _read(CLASSIFIER, job.work_dir / 'classifier', job.cfg_options)
+    config = own_config(CLASSIFIER, job.work_dir / 'classifier', job.cfg_options)
     root = str(job.data / 'classification')
     config.merge_from_dict({f'{part}_dataloader.dataset.root': root for part in PARTS})
     return config
 
 
 def _detector(job: PretrainDemo, name: str, checkpoint: Path | None) -> Config:
-    config = _read(DETECTOR, job.work_dir / name, job.detector_options)
-    data = f'{job.data / "detection"}/'
-    changes = {f'{part}_dataloader.dataset.data_root': data for part in PARTS}
-    for part in PARTS[1:]:
-        changes[f'{part}_evaluator.ann_file'] = f'{data}annotations/val.json'
+    config = detector_config(job.data, job.work_dir / name, job.detector_options)
     if checkpoint:
         weights = dict(_delete_=True, type='Pretrained', checkpoint=str(checkpoint))
-        changes['model.backbone.init_cfg'] = weights
-    config.merge_from_dict(changes)
+        config.merge_from_dict({'model.backbone.init_cfg': weights})
     return config
-
-
-def _read(name: str, work_dir: Path, options: Sequence[str]) -> Config:
-    return load_config(config_path(name), NEEDED, overrides=options, work_dir=work_dir)
-
-
-def _last_checkpoint(config: Config) -> Path:
-    return Path(config.work_dir) / f'epoch_{config.train_cfg.max_epochs}.pth'
-
-
-def _last_metrics(config: Config) -> dict[str, float]:
-    path = Path(config.work_dir) / 'val_results.json'
-    return json.loads(path.read_text(encoding='utf-8'))[-1]['metrics']
 
 
 def _draw(job: PretrainDemo, metrics: dict[str, dict[str, float]]) -> None:
     """Draw the losses and the AP of both detectors side by side."""
     curves = {
         text: read_curves(find_logs(job.work_dir / name))
-        for name, text in (('scratch', 'from scratch'), ('pretrained', 'pretrained'))
+        for name, text in DETECTORS.items()
     }
     panels = {
         'training loss': [(text, found['loss']) for text, found in curves.items()],

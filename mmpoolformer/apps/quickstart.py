@@ -7,6 +7,7 @@ training that was interrupted goes on from its last checkpoint.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -16,23 +17,24 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmpoolformer.apps.guided import (
+    AP,
+    AP50,
     INDENT,
     claim,
-    final_checkpoint,
+    detector_config,
+    draw_scenes,
+    last_checkpoint,
     quiet,
     read_settings,
     train_to_end,
 )
 from mmpoolformer.checkpoints import register_safe_loaders
-from mmpoolformer.data.demo.scenes import DemoSettings, make_demo_data
+from mmpoolformer.data.demo.scenes import DemoSettings
 from mmpoolformer.data.demo.shapes import CLASSES
-from mmpoolformer.engine.config import load_config
 from mmpoolformer.engine.hooks.progress import ProgressHook
 from mmpoolformer.engine.runner import ToolRunner
-from mmpoolformer.utils.errors import as_user_error
 from mmpoolformer.utils.files import write_json
 from mmpoolformer.utils.images import open_picture
-from mmpoolformer.utils.paths import config_path
 from mmpoolformer.visual.curves import (
     Curve,
     draw_curves,
@@ -48,11 +50,7 @@ from mmpoolformer.visual.drawing import (
     save_picture,
 )
 
-CONFIG = 'detection/demo_retinanet_poolformer_s12'
-NEEDED = ('model', 'train_dataloader', 'test_dataloader', 'test_evaluator')
-PARTS = ('train', 'val', 'test')
-AP, AP50 = 'coco/bbox_mAP', 'coco/bbox_mAP_50'
-# Held-out scenes that are drawn, two in a row, and the least score that is shown.
+# Held-out scenes that are drawn, two in a row, and the score threshold of their boxes.
 SHOWN_SCENES, SHOWN_SCORE = 8, 0.4
 ENLARGED = 2
 
@@ -97,21 +95,16 @@ def run_quickstart(job: Quickstart) -> dict[str, float]:
     Raises:
         UserError: If a folder holds something else or can't be written.
     """
-    config = _read_config(job)
-    print(f'1. Drawing {job.settings.train} + {job.settings.val} scenes: {job.data}')
-    with as_user_error('', (OSError, ValueError)):
-        if not make_demo_data(job.data, job.settings):
-            print('   are there already')
-        job.work_dir.mkdir(parents=True, exist_ok=True)
+    register_safe_loaders()
+    config = detector_config(job.data, job.work_dir, job.cfg_options)
+    draw_scenes(job.data, job.settings, job.work_dir)
     with quiet(job.work_dir / 'quickstart.log') as (say, bars):
         claim(job.work_dir, str(config.to_dict()) + read_settings(job.data))
         say(f'2. Training, checkpoints and logs: {job.work_dir}')
-        if final_checkpoint(config) is None:
-            train_to_end(config, bars)
-        else:
+        if not train_to_end(config, bars):
             say('   is done already')
         say(f'3. Evaluating on {job.settings.val} scenes held out: {job.results}')
-        if _is_evaluated(job):
+        if all(path.is_file() for path in (job.results, *job.pictures.values())):
             say('   is done already')
         else:
             _evaluate(job, config, bars)
@@ -148,28 +141,10 @@ class KeepSamples(Hook):
         self.samples.extend(outputs[: self.count - len(self.samples)])
 
 
-def _read_config(job: Quickstart) -> Config:
-    """Return the config of the training, with the job's folders in it."""
-    config = load_config(
-        config_path(CONFIG), NEEDED, overrides=job.cfg_options, work_dir=job.work_dir
-    )
-    data = f'{job.data / "detection"}/'
-    changes = {f'{part}_dataloader.dataset.data_root': data for part in PARTS}
-    for part in PARTS[1:]:
-        changes[f'{part}_evaluator.ann_file'] = f'{data}annotations/val.json'
-    config.merge_from_dict(changes)
-    register_safe_loaders()
-    return config
-
-
-def _is_evaluated(job: Quickstart) -> bool:
-    return job.results.is_file() and all(p.is_file() for p in job.pictures.values())
-
-
 def _evaluate(job: Quickstart, config: Config, bars: TextIO) -> None:
     """Test the final checkpoint, draw the pictures, write the results."""
     config = config.copy()
-    config.load_from, config.resume = str(final_checkpoint(config)), False
+    config.load_from, config.resume = str(last_checkpoint(config)), False
     runner = ToolRunner.from_cfg(config)
     runner.needs_all_weights = True
     runner.prepare_test()
@@ -188,14 +163,10 @@ def _draw_predictions(samples: Sequence, metrics: dict, path: Path) -> None:
     pairs = []
     for sample in samples:
         image = np.array(open_picture(sample.img_path))
+        draw = partial(draw_detections, image, classes=CLASSES, scale=ENLARGED)
         found = detections_from_instances(sample.pred_instances).above(SHOWN_SCORE)
         truth = detections_from_instances(sample.gt_instances)
-        pairs.append(
-            [
-                draw_detections(image, boxes, CLASSES, ENLARGED)
-                for boxes in (truth, found)
-            ]
-        )
+        pairs.append([draw(truth), draw(found)])
     rows = [pairs[i] + pairs[i + 1] for i in range(0, len(pairs) - 1, 2)]
     title = (
         'RetinaNet with PoolFormer-S12, trained from scratch: '
@@ -209,16 +180,13 @@ def _draw_predictions(samples: Sequence, metrics: dict, path: Path) -> None:
 def _draw_curves(job: Quickstart, metrics: dict[str, float]) -> None:
     """Draw the training's loss and the AP of its evaluations."""
     curves = read_curves(find_logs(job.work_dir))
-    losses = [curves[name] for name in ('loss', 'loss_cls', 'loss_bbox')]
-    figure = draw_curves(
-        losses, 'Training loss', 'loss', ['sum', 'classification', 'boxes']
-    )
-    save_figure(figure, job.pictures['loss'])
+    names = {'sum': 'loss', 'classification': 'loss_cls', 'boxes': 'loss_bbox'}
+    losses = {label: curves[name] for label, name in names.items()}
+    save_figure(draw_curves(losses, 'Training loss', 'loss'), job.pictures['loss'])
     last = curves['loss'].steps[-1:]
-    scores = [
-        curves.get(name, Curve(name, last, (metrics[name],))) for name in (AP50, AP)
-    ]
-    figure = draw_curves(
-        scores, 'Held-out scenes', 'box AP', ['AP50', 'AP (IoU 0.5 to 0.95)'], (0, 1)
-    )
+    scores = {
+        label: curves.get(name, Curve(name, last, (metrics[name],)))
+        for label, name in {'AP50': AP50, 'AP (IoU 0.5 to 0.95)': AP}.items()
+    }
+    figure = draw_curves(scores, 'Held-out scenes', 'box AP', (0, 1))
     save_figure(figure, job.pictures['ap'])

@@ -1,16 +1,14 @@
 """From a checkpoint and its config or name to a folder for the Hugging Face hub."""
 
 import json
-from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
 from mmengine.config import Config
-from timm.data import DEFAULT_CROP_PCT
 
 from mmpoolformer.classification.class_labels import recorded_classes
 from mmpoolformer.classification.classifier import ImageClassifier
-from mmpoolformer.classification.preprocessing import normalisation, picture_size
+from mmpoolformer.classification.preprocessing import filled_settings
 from mmpoolformer.inference.classifiers import load_classifier, read_config
 from mmpoolformer.inference.weights import fill_from_config
 from mmpoolformer.models.base import PretrainedModule
@@ -18,6 +16,7 @@ from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.models.hub import UNKNOWN, save_pretrained
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.paths import is_config
+from mmpoolformer.utils.text import type_name
 
 
 def save_folder(
@@ -55,7 +54,7 @@ def save_folder(
     whole = build_from_config(config) if config else None
     if whole is None or _is_own_classifier(whole):
         known = load_classifier(config or model, checkpoint, trust)
-        prepared = _preparation(known.settings)
+        prepared = filled_settings(known.settings)
         about |= dict(classes=known.classes, preparation=prepared)
         save_pretrained(known.network, folder, **about)
         return
@@ -89,17 +88,5 @@ def _data_of(config: Config | None) -> str:
         return UNKNOWN
     dataset = config.test_dataloader.dataset
     root = Path(str(dataset.get('data_root') or dataset.get('root') or '')).name
-    kind = str(dataset.get('type', '')).rsplit('.', 1)[-1]
+    kind = type_name(dataset.get('type', ''))
     return f'{kind} ({root})' if root else kind
-
-
-def _preparation(settings: Mapping) -> dict:
-    """Return all that timm's `create_transform` makes of its options."""
-    mean, std = normalisation(settings)
-    return {
-        'input_size': [3, *picture_size(settings)],
-        'mean': list(mean),
-        'std': list(std),
-        'crop_pct': settings.get('crop_pct') or DEFAULT_CROP_PCT,
-        'interpolation': settings.get('interpolation', 'bilinear'),
-    }

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Mapping, Sequence
 
 from timm.data import (
+    DEFAULT_CROP_PCT,
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
     resolve_data_config,
@@ -121,6 +122,22 @@ def picture_size(settings: Mapping) -> tuple[int, int]:
     """Return height and width of the network's input."""
     size = settings.get('input_size', 224)  # timm's default
     return (size, size) if isinstance(size, int) else tuple(size)[-2:]
+
+
+def filled_settings(settings: Mapping) -> dict:
+    """Return settings with what timm takes where they say nothing.
+
+    Args:
+        settings: Options of `timm.data.create_transform`.
+    """
+    mean, std = normalisation(settings)
+    return {
+        'input_size': [3, *picture_size(settings)],
+        'mean': list(mean),
+        'std': list(std),
+        'crop_pct': settings.get('crop_pct') or DEFAULT_CROP_PCT,
+        'interpolation': settings.get('interpolation', 'bilinear'),
+    }
 
 
 class _Dicts(ast.NodeTransformer):

@@ -70,15 +70,9 @@ def run(command: str, argv: Sequence[str]) -> int:
 def usage() -> str:
     """Return the list of commands."""
     lines = [f'  {name:<14} {what}' for name, what in COMMANDS.items()]
-    return '\n'.join(
-        [
-            'usage: mmpoolformer COMMAND [options]',
-            '',
-            *lines,
-            '',
-            'mmpoolformer COMMAND --help explains a command with examples.',
-        ]
-    )
+    head = 'usage: mmpoolformer COMMAND [options]\n'
+    end = '\nmmpoolformer COMMAND --help explains a command with examples.'
+    return '\n'.join([head, *lines, end])
 
 
 def _main_of(command: str) -> Callable[..., None]:

@@ -1,14 +1,16 @@
 """Run PoolFormer-S12's ablation study."""
 
 import argparse
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mmpoolformer.cli.options import (
     add_config_options,
     add_image_size_option,
     add_traceback_option,
+    add_with_default,
+    resume_hint,
     tool_parser,
 )
 
@@ -35,10 +37,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = tool_parser('ablate', DESCRIPTION, EXAMPLES)
 
-    def add(flag: str, value: object, text: str, **options: object) -> None:
-        text = f'{text} (default: %(default)s)'
-        parser.add_argument(flag, default=value, help=text, **options)
-
+    add = partial(add_with_default, parser)
     parser.add_argument('data', nargs='?', help='image folder with train and val')
     add('--work-dir', 'work_dirs/ablation', 'folder of all results', metavar='DIR')
     add('--epochs', 300, 'epochs of each row', type=int, metavar='N')
@@ -63,9 +62,8 @@ def main(argv: Sequence[str]) -> None:
     from mmpoolformer.apps.ablation import ROWS, Ablation, run_ablation, table
 
     if args.list:
-        print(
-            '\n'.join(f'{name:<16} {dict(row.changes)}' for name, row in ROWS.items())
-        )
+        for name, row in ROWS.items():
+            print(f'{name:<16} {dict(row.changes)}')
         return
     job = Ablation(
         Path(args.data),
@@ -76,10 +74,7 @@ def main(argv: Sequence[str]) -> None:
         args.batch_size,
         args.cfg_options,
     )
-    try:
+    with resume_hint():
         results = run_ablation(job)
-    except KeyboardInterrupt:
-        print('\nThe same command goes on from here.', file=sys.stderr)
-        raise
     print(table(results))
     print(f'table: {job.work_dir / "ablation.csv"}, ablation.png')

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import product
 
 from mmpoolformer.cli.options import (
@@ -126,14 +127,16 @@ def main(argv: Sequence[str]) -> None:
         return
     from mmpoolformer.analysis import benchmark  # torch: not for --help
     from mmpoolformer.utils.devices import choose_device
+    from mmpoolformer.utils.files import write_json
 
     args.device = str(choose_device(args.device))
     with as_user_error('', (ValueError, ImportError)), benchmark.threads(args.threads):
         timings = time_all(args)
     print(f'{machine(args)}\n\n{benchmark.table(timings)}')
     if args.json:
+        rows = [asdict(timing) for timing in timings]
         with as_user_error('', (OSError,)):
-            write(args, timings)
+            write_json(args.json, {'machine': machine(args), 'timings': rows})
     if args.plot:
         with as_user_error('', (OSError, ValueError)):
             benchmark.plot(timings, args.plot)
@@ -194,15 +197,3 @@ def machine(args: argparse.Namespace) -> str:
         what = torch.cuda.get_device_name(args.device)
     count = args.threads or torch.get_num_threads()
     return f'torch {torch.__version__}, {what}, {count} threads, {args.rounds} rounds'
-
-
-def write(args: argparse.Namespace, timings: list) -> None:
-    """Write all numbers as JSON."""
-    from dataclasses import asdict
-
-    from mmpoolformer.utils.files import write_json
-
-    write_json(
-        args.json,
-        {'machine': machine(args), 'timings': [asdict(t) for t in timings]},
-    )

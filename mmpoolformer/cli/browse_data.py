@@ -2,11 +2,13 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mmpoolformer.cli.options import (
     add_config_options,
     add_traceback_option,
+    add_with_default,
     check_config,
     tool_parser,
 )
@@ -43,35 +45,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = tool_parser('browse-data', DESCRIPTION, EXAMPLES)
     add = parser.add_argument
     add('config', help='config file')
-    add(
-        '--split',
-        choices=('train', 'val', 'test'),
-        default='train',
-        help='which data (default: %(default)s)',
-    )
-    add(
-        '--number',
-        type=int,
-        default=16,
-        metavar='N',
-        help='pictures, drawn at random (default: %(default)s)',
-    )
+    splits = ('train', 'val', 'test')
+    add_with_default(parser, '--split', 'train', 'which data', choices=splits)
+    add_number = partial(add_with_default, parser, type=int, metavar='N')
+    add_number('--number', 16, 'pictures, drawn at random')
     add('--out', required=True, metavar='DIR', help='folder of the PNG files')
     add('--single', action='store_true', help='a file for each picture, in full size')
-    add(
-        '--columns',
-        type=int,
-        default=4,
-        metavar='N',
-        help='pictures in a row of the page (default: %(default)s)',
-    )
-    add(
-        '--side',
-        type=int,
-        default=320,
-        metavar='N',
-        help='pixels of the longer side on the page (default: %(default)s)',
-    )
+    add_number('--columns', 4, 'pictures in a row of the page')
+    add_number('--side', 320, 'pixels of the longer side on the page')
     add('--seed', type=int, default=0, help='of choice and augmentation (default: 0)')
     add_config_options(parser, 'change settings of the config')
     add_traceback_option(parser)

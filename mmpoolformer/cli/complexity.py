@@ -1,6 +1,7 @@
 """Count parameters and MACs."""
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -81,11 +82,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Count what the command line says, print tables, write the file."""
     args = parse(argv)
+    # torch: not for --help
     from mmpoolformer.analysis import complexity
-    from mmpoolformer.models import from_config as building  # torch: not for --help
+    from mmpoolformer.models.from_config import list_architectures
     from mmpoolformer.utils.files import write_json
 
-    every = building.list_architectures() if args.all else []
+    every = list_architectures() if args.all else []
     names = list(dict.fromkeys([*args.models, *every]))
     results = count_all(names, args)
     if len(names) > 1:
@@ -132,11 +134,10 @@ def count_one(
 
 def not_counted(results: Mapping) -> str:
     """List the operators that are not counted, most frequent first."""
-    times = {}
+    times = Counter()
     for result in results.values():
-        for operator, number in result.uncounted.items():
-            times[operator] = times.get(operator, 0) + number
-    most = sorted(times, key=times.get, reverse=True)
+        times.update(result.uncounted)
+    most = times.most_common()
     if len(results) > 1:
-        return ', '.join(most)
-    return ', '.join(f'{operator} x{times[operator]}' for operator in most)
+        return ', '.join(operator for operator, _ in most)
+    return ', '.join(f'{operator} x{number}' for operator, number in most)

@@ -122,7 +122,7 @@ def main(argv: Sequence[str]) -> None:
             source_format=args.source_format,
             prefix=args.prefix,
             entry=args.entry,
-            trust=args.trust_checkpoint,
+            trust=args.trust,
             force=args.force,
         )
     print(f'{args.destination}: {report}')
@@ -136,7 +136,7 @@ def _save_folder(args: argparse.Namespace) -> None:
             args.model,
             with_entry([args.source], args.entry)[0],
             args.destination,
-            trust=args.trust_checkpoint,
+            trust=args.trust,
             data=args.data,
             results=args.results,
             license=args.license,

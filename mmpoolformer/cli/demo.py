@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
 from mmpoolformer.cli.options import (
     MODEL,
@@ -9,6 +10,7 @@ from mmpoolformer.cli.options import (
     add_device_option,
     add_traceback_option,
     add_trust_option,
+    add_with_default,
     check_model,
     tool_parser,
     weights_of_each,
@@ -82,20 +84,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         'takes it off',
     )
     add_device_option(parser)
-    add(
-        '--max-megabytes',
-        type=float,
-        default=20,
-        metavar='N',
-        help='largest file that is taken (default: %(default)s)',
-    )
-    add(
-        '--max-megapixels',
-        type=float,
-        default=25,
-        metavar='N',
-        help='largest picture that is taken (default: %(default)s)',
-    )
+    add_limit = partial(add_with_default, parser, type=float, metavar='N')
+    add_limit('--max-megabytes', 20, 'largest file that is taken')
+    add_limit('--max-megapixels', 25, 'largest picture that is taken')
     add_checkpoint_option(parser, nargs='+')
     add_trust_option(parser)
     add_traceback_option(parser)
@@ -109,9 +100,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def pairs(
-    models: Sequence[str],
-    checkpoints: Sequence[str] | None,
-    entry: str | None = None,
+    models: Sequence[str], checkpoints: Sequence[str] | None, entry: str | None
 ) -> list[tuple[str, str | None]]:
     """Return models with their checkpoints, `None` where none is given.
 
@@ -147,7 +136,7 @@ def main(argv: Sequence[str]) -> None:
         args.models,
         Address(args.host, args.port, args.allow_host, args.root_path),
         args.device,
-        args.trust_checkpoint,
+        args.trust,
         args.max_megabytes,
         args.max_megapixels,
     )

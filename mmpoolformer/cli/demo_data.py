@@ -2,9 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
 from mmpoolformer.cli.demo_options import add_scene_options, demo_settings
-from mmpoolformer.cli.options import add_traceback_option, tool_parser
+from mmpoolformer.cli.options import (
+    add_traceback_option,
+    add_with_default,
+    tool_parser,
+)
 from mmpoolformer.data.demo import scenes as demo_data
 from mmpoolformer.utils.errors import as_user_error
 
@@ -28,11 +33,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         '(COCO), segmentation (ADE20K) and classification (ImageNet).',
         f'{EXAMPLES}\n{layout}',
     )
-
-    def add(flag: str, value: object, text: str, **options: object) -> None:
-        text = f'{text} (default: %(default)s)'
-        parser.add_argument(flag, default=value, help=text, **options)
-
+    add = partial(add_with_default, parser)
     add('--out', 'data/demo', 'folder to make', metavar='DIR')
     add_scene_options(parser)
     add('--workers', None, 'processes; None is one a core', type=int, metavar='N')

@@ -1,7 +1,9 @@
 """The options of tools that draw the demonstration data first."""
 
 import argparse
+from functools import partial
 
+from mmpoolformer.cli.options import add_with_default
 from mmpoolformer.data.demo.scenes import DemoSettings
 from mmpoolformer.utils.errors import UsageError
 
@@ -13,26 +15,20 @@ def add_demo_options(parser: argparse.ArgumentParser, work_dir: str) -> None:
         parser: The tool's parser.
         work_dir: Default folder of all but the pictures.
     """
-    for flag, folder, text in (
-        ('--data', 'data/demo', 'folder of the pictures'),
-        ('--work-dir', work_dir, 'folder of all else'),
-    ):
-        text = f'{text} (default: %(default)s)'
-        parser.add_argument(flag, default=folder, metavar='DIR', help=text)
+    add = partial(add_with_default, parser, metavar='DIR')
+    add('--data', 'data/demo', 'folder of the pictures')
+    add('--work-dir', work_dir, 'folder of all else')
     add_scene_options(parser)
 
 
 def add_scene_options(parser: argparse.ArgumentParser) -> None:
     """Add what scenes are drawn, see `demo_settings`."""
     scenes = DemoSettings()
-    for flag, number, text in (
-        ('--train', scenes.train, 'scenes to train on'),
-        ('--val', scenes.val, 'scenes held out'),
-        ('--size', scenes.size, 'side in pixels'),
-        ('--seed', scenes.seed, 'same seed, same bytes'),
-    ):
-        text = f'{text} (default: %(default)s)'
-        parser.add_argument(flag, type=int, default=number, metavar='N', help=text)
+    add = partial(add_with_default, parser, type=int, metavar='N')
+    add('--train', scenes.train, 'scenes to train on')
+    add('--val', scenes.val, 'scenes held out')
+    add('--size', scenes.size, 'side in pixels')
+    add('--seed', scenes.seed, 'same seed, same bytes')
 
 
 def demo_settings(args: argparse.Namespace) -> DemoSettings:

@@ -12,6 +12,7 @@ from mmpoolformer.cli.options import (
     add_num_classes_option,
     add_traceback_option,
     add_trust_option,
+    add_with_default,
     check_model,
     check_num_classes,
     tool_parser,
@@ -117,14 +118,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help='points that int8 may lose: of top-1 where the folder has class folders, '
         "else of agreement with float32's results (default: 0.5)",
     )
-    add(
-        '--tolerance',
-        type=float,
-        default=1e-3,
-        metavar='X',
-        help='largest difference from the model, relative to the largest value of '
-        'an output (default: %(default)s)',
+    text = (
+        'largest difference from the model, relative to the largest value of an output'
     )
+    add_with_default(parser, '--tolerance', 1e-3, text, type=float, metavar='X')
     add_config_options(
         parser, 'change settings of the config, such as model.test_cfg.score_thr=0.3'
     )
@@ -167,7 +164,7 @@ def main(argv: Sequence[str]) -> None:
     from mmpoolformer.export import export
     from mmpoolformer.inference.weights import report_random
 
-    if args.trust_checkpoint:
+    if args.trust:
         os.environ[TRUST_VARIABLE] = '1'
 
     size = args.fixed and tuple(args.fixed)
@@ -208,9 +205,9 @@ def build(args: argparse.Namespace) -> tuple:
             args.checkpoint,
             args.features,
             args.num_classes,
-            args.trust_checkpoint,
+            args.trust,
         )
     from mmpoolformer.engine.config import load_config
 
     config = load_config(args.model, ('model',), overrides=args.cfg_options)
-    return config_model(config, args.checkpoint, args.features, args.trust_checkpoint)
+    return config_model(config, args.checkpoint, args.features, args.trust)

@@ -13,6 +13,7 @@ from mmpoolformer.cli.options import (
     add_size_option,
     add_traceback_option,
     add_trust_option,
+    add_with_default,
     check_model,
     check_num_classes,
     image_size,
@@ -40,8 +41,7 @@ and segmentors, where each box or region found gets a map of its own. Classes, s
 and preprocessing of a classifier come from its checkpoint or config. The maps of random
 weights show no evidence."""
 
-EXAMPLES = (
-    """examples:
+EXAMPLES = f"""examples:
   two classifiers on two pictures:
     mmpoolformer gradcam cat.jpg dog.jpg --model poolformer_s12 timm/resnet50 \\
         --out cam.png
@@ -56,16 +56,11 @@ EXAMPLES = (
         --config configs/detection/retinanet_poolformer_s12_fpn_1x_coco.py
 
 methods:
-  """
-    + ', '.join(METHODS[:5])
-    + """
-  run a model once; """
-    + ' and '.join(METHODS[5:])
-    + """ once for each channel,
+  {', '.join(METHODS[:5])}
+  run a model once; {' and '.join(METHODS[5:])} once for each channel,
   which takes minutes for a classifier and hours for a detector on a CPU. GradCAM
   shows all places that look like what was found, LayerCAM those that it was found by.
   EigenCAM shows the strongest pattern, whatever the class."""
-)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -104,13 +99,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_size_option(parser, "for classifiers (default: the model's own)")
     add_num_classes_option(parser)
     add_score_option(parser)
-    add(
-        '--top',
-        type=int,
-        default=3,
-        metavar='N',
-        help='most boxes or regions of a picture (default: %(default)s)',
-    )
+    text = 'most boxes or regions of a picture'
+    add_with_default(parser, '--top', 3, text, type=int, metavar='N')
     add('--out', default='cam.png', metavar='PNG', help='default: %(default)s')
     add_classes_option(parser)
     add_trust_option(parser)
@@ -178,7 +168,7 @@ def load_adapters(args: argparse.Namespace) -> list:
         adapter = load_adapter(
             model,
             checkpoint,
-            args.trust_checkpoint,
+            args.trust,
             classes,
             size=args.size,
             num_classes=args.num_classes,

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 
 from mmpoolformer.cli.options import (
     MODEL,
@@ -118,19 +119,6 @@ def main(argv: Sequence[str]) -> None:
     args = parse(argv)
     from mmpoolformer.apps.infer import Inference, infer  # torch: not for --help
 
-    job = Inference(
-        model=args.model,
-        checkpoint=args.checkpoint,
-        trust=args.trust_checkpoint,
-        classes=args.classes,
-        device=args.device,
-        dtype=args.dtype,
-        inputs=args.inputs,
-        out=args.out,
-        force=args.force,
-        score_thr=args.score_thr,
-        topk=args.topk,
-        ids=args.ids,
-        batch_size=args.batch_size,
-    )
-    infer(job)
+    # The fields of a job are called like the options.
+    names = [field.name for field in fields(Inference)]
+    infer(Inference(**{name: getattr(args, name) for name in names}))

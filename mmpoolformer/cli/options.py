@@ -1,8 +1,10 @@
-"""The command lines of the tools that run a config, and parts of others."""
+"""Options that several commands have, and the checks of what they are given."""
 
 import argparse
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmpoolformer.utils.errors import UsageError
@@ -55,7 +57,7 @@ def job_settings(args: argparse.Namespace) -> dict[str, object]:
         overrides=args.cfg_options,
         work_dir=args.work_dir,
         launcher=args.launcher,
-        trust=args.trust_checkpoint,
+        trust=args.trust,
     )
 
 
@@ -77,12 +79,9 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
         'model.backbone.init_cfg=None or train_cfg.max_epochs=3; lists as '
         'key="[a,b]", quoted for the shell',
     )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started the processes of a distributed job (default: none)',
-    )
+    text = 'what started the processes of a distributed job'
+    launchers = ['none', 'pytorch', 'slurm', 'mpi']
+    add_with_default(parser, '--launcher', 'none', text, choices=launchers)
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
     )
@@ -115,6 +114,36 @@ def tool_parser(name: str, description: str, examples: str) -> argparse.Argument
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def add_with_default(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    value: object,
+    text: str,
+    **options: object,
+) -> None:
+    """Add an option whose help ends in its default.
+
+    Args:
+        parser: The tool's parser.
+        flag: The option.
+        value: Its default.
+        text: Its help before that.
+        options: See `argparse.ArgumentParser.add_argument`.
+    """
+    text = f'{text} (default: %(default)s)'
+    parser.add_argument(flag, default=value, help=text, **options)
+
+
+@contextmanager
+def resume_hint() -> Iterator[None]:
+    """Say at a Ctrl-C in the block that the same command goes on from there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print('\nThe same command goes on from here.', file=sys.stderr)
+        raise
 
 
 def add_config_options(
@@ -218,36 +247,23 @@ def add_image_size_option(
 
 def add_batch_size_option(parser: argparse.ArgumentParser, default: int) -> None:
     """Add `--batch-size`, the pictures that a model sees at a time."""
-    parser.add_argument(
-        '--batch-size',
-        type=int,
-        default=default,
-        metavar='N',
-        help='pictures at a time (default: %(default)s)',
-    )
+    text = 'pictures at a time'
+    add_with_default(parser, '--batch-size', default, text, type=int, metavar='N')
 
 
 def add_topk_option(parser: argparse.ArgumentParser) -> None:
     """Add `--topk`, how many classes are told of a picture."""
-    parser.add_argument(
-        '--topk',
-        type=int,
-        default=5,
-        metavar='K',
-        help='classes for each picture (default: %(default)s)',
-    )
+    text = 'classes for each picture'
+    add_with_default(parser, '--topk', 5, text, type=int, metavar='K')
 
 
 def add_score_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--score-thr`, the least score of a box."""
-    parser.add_argument(
-        '--score-thr',
-        type=float,
-        default=0.3,
-        metavar='P',
-        help='score threshold of boxes; 0 keeps all that the model gives, as for '
-        'computing AP (default: %(default)s)',
+    """Add `--score-thr`, the score threshold of boxes."""
+    text = (
+        'score threshold of boxes; 0 keeps all that the model gives, as for computing '
+        'AP'
     )
+    add_with_default(parser, '--score-thr', 0.3, text, type=float, metavar='P')
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:
@@ -385,6 +401,7 @@ def add_trust_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--trust-checkpoint',
         '--trust',
+        dest='trust',
         action='store_true',
         help='read checkpoints that hold more than weights and plain data; such a '
         'file can run any program, so only for files of your own',
@@ -434,7 +451,7 @@ def inference_settings(args: argparse.Namespace) -> dict[str, object]:
     """Return what predict and validate have, for `apps.known_models.Settings`."""
     return dict(
         checkpoint=args.checkpoint,
-        trust=args.trust_checkpoint,
+        trust=args.trust,
         classes=args.classes,
         batch_size=args.batch_size,
         workers=args.workers,

@@ -55,10 +55,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str]) -> None:
     """Classify what the command line says."""
     args = parse(argv)
-    from mmpoolformer.apps.known_models import (
-        Settings,
-        predict,
-    )  # torch: not for --help
+    # torch: not for --help
+    from mmpoolformer.apps.known_models import Settings, predict
 
     settings = Settings(**inference_settings(args))
     predict(args.model, args.pictures, settings, args.topk, args.csv, args.json)

@@ -1,7 +1,6 @@
 """Pretrain a classifier, then a detector from it; see `--help`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from mmpoolformer.cli.demo_options import add_demo_options, demo_settings
 from mmpoolformer.cli.options import (
     add_config_options,
     add_traceback_option,
+    resume_hint,
     tool_parser,
 )
 
@@ -54,9 +54,6 @@ def main(argv: Sequence[str]) -> None:
     job = PretrainDemo(
         Path(args.data), Path(args.work_dir), settings, args.cfg_options, options
     )
-    try:
+    with resume_hint():
         metrics = run_pretrain_demo(job)
-    except KeyboardInterrupt:
-        print('\nThe same command goes on from here.', file=sys.stderr)
-        raise
     print(summary(job, metrics))

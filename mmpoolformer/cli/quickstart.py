@@ -1,7 +1,6 @@
 """Draw, train, evaluate and look."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from mmpoolformer.cli.demo_options import add_demo_options, demo_settings
 from mmpoolformer.cli.options import (
     add_config_options,
     add_traceback_option,
+    resume_hint,
     tool_parser,
 )
 
@@ -47,9 +47,6 @@ def main(argv: Sequence[str]) -> None:
     from mmpoolformer.apps.quickstart import Quickstart, run_quickstart, summary
 
     job = Quickstart(Path(args.data), Path(args.work_dir), settings, args.cfg_options)
-    try:
+    with resume_hint():
         metrics = run_quickstart(job)
-    except KeyboardInterrupt:
-        print('\nThe same command goes on from here.', file=sys.stderr)
-        raise
     print(summary(job, metrics))

@@ -9,6 +9,7 @@ from mmpoolformer.cli.options import (
     add_dtype_option,
     add_entry_option,
     add_verbose_option,
+    add_with_default,
     check_checkpoint,
     config_parser,
     job_settings,
@@ -117,13 +118,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         '--show', action='store_true', help='show the drawings in a window'
     )
-    parser.add_argument(
-        '--wait-time',
-        type=float,
-        default=2,
-        metavar='SECONDS',
-        help='how long --show shows each (default: %(default)s)',
-    )
+    text = 'how long --show shows each'
+    add_with_default(parser, '--wait-time', 2, text, type=float, metavar='SECONDS')
     parser.add_argument(
         '--report',
         metavar='DIR',
@@ -171,5 +167,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _is_saved(source: str) -> bool:
-    """Tell whether predictions are named: a .json, or a folder of label maps."""
-    return source.endswith('.json') or any(Path(source).glob('*.png'))
+    """Tell whether predictions are named: a .json, or a folder of label maps.
+
+    The folder of a checkpoint may have pictures, too.
+    """
+    if not Path(source).is_dir():
+        return source.endswith('.json')
+    from mmpoolformer.checkpoints.folders import ENDINGS  # torch: not for --help
+
+    endings = {file.suffix for file in Path(source).iterdir()}
+    return '.png' in endings and endings.isdisjoint(ENDINGS)

@@ -182,14 +182,14 @@ def pinned_torch(requirements: list[str]) -> str:
 
 def pip_places() -> list[Path]:
     """Return where pip looks for its configuration."""
-    home = Path.home()
-    chosen = os.environ.get('PIP_CONFIG_FILE')
-    system = [
+    places = [
         Path('/etc/pip.conf'),
-        home / '.pip/pip.conf',
+        Path.home() / '.pip/pip.conf',
         Path(sys.prefix, 'pip.conf'),
+        Path.home() / '.config/pip/pip.conf',
     ]
-    return [*system, home / '.config/pip/pip.conf', *([Path(chosen)] if chosen else [])]
+    chosen = os.environ.get('PIP_CONFIG_FILE')
+    return [*places, Path(chosen)] if chosen else places
 
 
 def installs_elsewhere(path: Path) -> bool:
@@ -334,7 +334,7 @@ def check_families(facts: Facts) -> Iterator[Problem]:
 
 def check_requirements(facts: Facts) -> Iterator[Problem]:
     """What the family of packages needs and is missing, or of a wrong version."""
-    if any(True for _ in check_families(facts)):
+    if list(check_families(facts)):
         return
     stack = STACKS[facts.stack]
     users = {name for name in ('mmdet', 'mmseg') if facts.has(name)}

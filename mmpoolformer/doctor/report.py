@@ -2,14 +2,15 @@
 
 import json
 import re
-import textwrap
 from dataclasses import asdict
 
 from mmpoolformer.doctor.checks import Facts, Problem
 from mmpoolformer.stacks import OPENCVS, STACKS
+from mmpoolformer.utils.text import WIDTH, wrapped
 from mmpoolformer.version import __version__
 
-WIDTH = 80
+MODULES = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
+INDENT = ' ' * 9  # below the head of a problem
 
 
 def rows(facts: Facts) -> list[tuple[str, str]]:
@@ -19,7 +20,7 @@ def rows(facts: Facts) -> list[tuple[str, str]]:
     operators = 'do not work' if facts.error('mmcv.ops') else f'work, CUDA {cuda}'
     if cuda == 'not available':
         operators = 'work, CPU only'
-    families = {name: [s.packages[name] for s in STACKS.values()] for name in _MODULES}
+    families = {name: [s.packages[name] for s in STACKS.values()] for name in MODULES}
     return [
         ('mmpoolformer', __version__),
         ('python', f'{".".join(map(str, facts.python))} ({facts.system})'),
@@ -34,15 +35,12 @@ def rows(facts: Facts) -> list[tuple[str, str]]:
     ]
 
 
-_MODULES = ('mmengine', 'mmcv', 'mmdet', 'mmseg')
-
-
 def versions(facts: Facts, module: str, names: list[str]) -> str:
     """Return the versions of all distributions that provide a module."""
-    there = [name for name in names if name in facts.versions]
     texts = (
         facts.versions[name] + (f' from {name}' if len(names) > 1 else '')
-        for name in there
+        for name in names
+        if name in facts.versions
     )
     failed = ', cannot be imported' if facts.error(module) else ''
     return f'{" and ".join(texts) or "missing"}{failed}'
@@ -63,18 +61,12 @@ def report(facts: Facts, problems: list[Problem]) -> str:
     """Return the table and the problems, at most 80 columns wide."""
     lines = []
     for name, value in rows(facts):
-        lines += wrapped(f'{name:<14}', value)
+        lines += wrapped(value, f'{name:<14}', ' ' * 14)
     for problem in problems:
-        first, *more = shell_lines(problem.cure, WIDTH - 9)
-        lines += ['', *wrapped(f'{problem.level + ":":<9}', problem.text)]
-        lines += [f'{"cure:":<9}{first}', *(f'{"":<9}{line}' for line in more)]
+        first, *more = shell_lines(problem.cure, WIDTH - len(INDENT))
+        lines += ['', *wrapped(problem.text, f'{problem.level + ":":<9}', INDENT)]
+        lines += [f'{"cure:":<9}{first}', *(f'{INDENT}{line}' for line in more)]
     return '\n'.join([*lines, '', summary(problems)])
-
-
-def wrapped(head: str, text: str) -> list[str]:
-    """Break a text into lines that stand to the right of a head."""
-    later = ' ' * len(head)
-    return textwrap.wrap(text, WIDTH, initial_indent=head, subsequent_indent=later)
 
 
 def summary(problems: list[Problem]) -> str:

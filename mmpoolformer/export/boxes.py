@@ -135,14 +135,11 @@ class BoxGraph(nn.Module):
         index = places.unsqueeze(2).expand(-1, -1, 4)
         boxes = self.decoder(anchors[places], deltas.gather(1, index), images)
         if self.min_size >= 0:
-            scores = scores * self._large_enough(boxes).to(scores.dtype)
+            sizes = boxes[..., 2:] - boxes[..., :2]
+            scores = scores * (sizes > self.min_size).all(2).to(scores.dtype)
         if self.label_levels:
             labels = torch.zeros_like(labels) + level
         return boxes, scores, labels
-
-    def _large_enough(self, boxes: Tensor) -> Tensor:
-        sizes = boxes[..., 2:] - boxes[..., :2]
-        return (sizes > self.min_size).all(2)
 
 
 def _numbers(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -257,7 +254,7 @@ def box_settings(head: nn.Module) -> BoxSettings:
     Raises:
         ValueError: If the graph or its NMS would choose in another way.
     """
-    known = {'RetinaHead', 'RPNHead'}
+    known = ('RetinaHead', 'RPNHead')
     if type(head).__name__ not in known:
         raise ValueError(
             f'{type(head).__name__}: boxes are exported for {" and ".join(known)} only'

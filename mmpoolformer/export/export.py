@@ -259,9 +259,9 @@ def _compared(graph: Graph, images: Tensor, given: list[np.ndarray]) -> Check:
     return compare_candidates(images, graph.boxes.per_level, expected, given)
 
 
-def _write_onnx(
+def _save_onnx(
     graph: Graph, part: Path, sample: Tensor, any_size: bool, text: str
-) -> Run:
+) -> None:
     import onnx  # an extra
 
     # torch's older exporter: it takes 0.5 s where the newer takes 10 to 20 s, gives the
@@ -287,10 +287,12 @@ def _write_onnx(
     model.producer_name, model.producer_version = 'mmpoolformer', __version__
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(part))
-    return _onnx_run(part)
 
 
-def _onnx_run(part: Path) -> Run:
+def _write_onnx(
+    graph: Graph, part: Path, sample: Tensor, any_size: bool, text: str
+) -> Run:
+    _save_onnx(graph, part, sample, any_size, text)
     session = onnx_session(part)
     return lambda images: session.run(None, {'images': images.numpy()})
 
@@ -302,7 +304,7 @@ def _write_openvino(
     import openvino  # an extra
 
     source = part.with_suffix('.onnx')
-    _write_onnx(graph, source, sample, any_size, text)
+    _save_onnx(graph, source, sample, any_size, text)
     core = openvino.Core()
     model = core.read_model(source)
     model.set_rt_info(text, 'mmpoolformer')

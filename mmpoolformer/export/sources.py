@@ -48,10 +48,8 @@ def named_model(
         ValueError: If there is no such model or the weights do not fit.
     """
     if features_only:
-        model, source = (
-            create_model(name, features_only=True),
-            named_source(name, checkpoint),
-        )
+        model = create_model(name, features_only=True)
+        source = named_source(name, checkpoint)
         if source != RANDOM:
             load_weights(model, source, trust=trust)
         unfilled = ALL if source == RANDOM else ''
@@ -60,10 +58,7 @@ def named_model(
         known = load_classifier(name, checkpoint, trust, num_classes=num_classes)
         model, settings, classes = known.network, known.settings, known.classes
         unfilled = known.unfilled
-    info = {
-        'model': name,
-        **_preparation(settings),
-    }
+    info = {'model': name, **_preparation(settings)}
     if not features_only:
         info['classes'] = list(describe_classes(classes, model.num_classes))
     return model, info, unfilled
@@ -105,8 +100,7 @@ def config_model(
             info['scale'] = list(scale)
     else:
         dataset = (config.get('test_dataloader') or {}).get('dataset', {})
-        settings = dataset.get('transform') or {}
-        info |= _preparation(settings)
+        info |= _preparation(dataset.get('transform') or {})
     if not features_only:
         return model, info, weights.unfilled
     return model.backbone, info, '' if 'backbone' in weights.parts else weights.unfilled
@@ -114,10 +108,8 @@ def config_model(
 
 def _preparation(settings: Mapping) -> dict:
     """Return how timm prepares pictures: size, share, and mean and std to 255."""
-    names = ('mean', 'std')
-    values = zip(names, normalisation(settings), strict=True)
-    numbers = {name: [BYTE * x for x in each] for name, each in values}
+    mean, std = ([BYTE * x for x in each] for each in normalisation(settings))
     found = {'picture_size': list(picture_size(settings)), 'channel_order': 'RGB'}
     if settings.get('crop_pct'):
         found['crop_pct'] = settings['crop_pct']
-    return found | numbers
+    return {**found, 'mean': mean, 'std': std}

@@ -3,10 +3,17 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
+import torch
 from mmengine.config import Config
+from numpy import ndarray
+from PIL import Image
+from timm.data import create_transform
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
@@ -20,6 +27,7 @@ from mmpoolformer.classification.class_labels import recorded_classes
 from mmpoolformer.classification.classifier import ImageClassifier
 from mmpoolformer.classification.preprocessing import (
     evaluation_settings,
+    normalisation,
     recorded_settings,
     stated_settings,
 )
@@ -38,7 +46,10 @@ from mmpoolformer.models.timm_models import (
     without_wrappers,
 )
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.paths import RANDOM, is_config
+from mmpoolformer.utils.results import CLASSIFICATION, Classes
+from mmpoolformer.visual.drawing import class_colours
 
 # The last layer in the key formats of this package's models. Its bias, because weights
 # lie transposed in some.
@@ -50,25 +61,80 @@ class KnownClassifier:
     """A classifier that is ready to be used.
 
     Attributes:
-        name: Its name, see `load_classifier`; of a config the file's, without ending.
+        title: Its name, see `load_classifier`; of a config the file's, without ending.
         source: Where its weights are from.
         network: From images (B, 3, H, W) to logits (B, classes); in evaluation mode.
         settings: How pictures are prepared: options of `timm.data.create_transform`.
-        classes: The class names in the checkpoint; empty where it has none.
+        classes: The class names in the checkpoint; empty where it has none. From
+            `load_adapter` the names of all classes.
         unfilled: Which weights are random, in words; empty if none.
     """
 
-    name: str
+    title: str
     source: str
     network: nn.Module
     settings: dict
     classes: tuple[str, ...]
     unfilled: str = ''
+    task: ClassVar[str] = CLASSIFICATION
+    takes_bands: ClassVar[bool] = False
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return self.network.num_classes
+
+    @cached_property
+    def transform(self) -> object:
+        """From a PIL picture to the network's input (3, H, W)."""
+        return create_transform(**self.settings)
+
+    @property
+    def colours(self) -> ndarray:
+        """Colours of the classes, uint8 (K, 3)."""
+        return class_colours(len(self.classes))
+
+    @staticmethod
+    def read(path: str) -> ndarray:
+        """Read a picture file, RGB, uint8 (H, W, 3), as `open_picture` does."""
+        return np.array(open_picture(path))
+
+    @staticmethod
+    def shown(pixels: ndarray) -> ndarray:
+        """Return a picture of `read` to be looked at: itself."""
+        return pixels
+
+    def prepare(self, pixels: ndarray) -> Tensor:
+        """Return the network's input (3, H, W) for a picture, RGB, uint8 (H, W, 3)."""
+        return self.transform(Image.fromarray(pixels))
+
+    def seen(self, image: Tensor) -> ndarray:
+        """Undo the normalisation of an input (3, H, W): RGB, uint8 (H, W, 3)."""
+        mean, std = map(torch.tensor, normalisation(self.settings))
+        pixels = image.cpu().permute(1, 2, 0) * std + mean  # (H, W, 3)
+        return (pixels.clamp(0, 1) * 255).round().byte().numpy()
+
+    @staticmethod
+    def size_of(item: Tensor) -> tuple[int, ...]:
+        """Return the shape of what the network gets."""
+        return tuple(item.shape)
+
+    def run(self, items: Sequence[Tensor]) -> list[Classes]:
+        """Return what the network sees.
+
+        Raises:
+            ValueError: If its logits are not finite.
+        """
+        device = next(self.network.parameters()).device
+        logits = self.network(torch.stack(list(items)).to(device)).float()
+        if not logits.isfinite().all():
+            raise ValueError(
+                f'{self.title}: the scores are not finite; are these weights of this '
+                'model?'
+            )
+        scores, labels = logits.softmax(1).sort(dim=1, descending=True, stable=True)
+        pairs = zip(labels.cpu().numpy(), scores.cpu().numpy(), strict=True)
+        return [Classes(*pair) for pair in pairs]
 
 
 def load_classifier(

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 
 from mmpoolformer.checkpoints.errors import shown
+from mmpoolformer.data.checks.preflight import leaf_datasets
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.inference.engines import Engine
 from mmpoolformer.inference.exported import num_classes, weights_or_exported
@@ -29,8 +30,20 @@ from mmpoolformer.utils.images import (
     as_picture_error,
     open_picture,
 )
+from mmpoolformer.utils.results import (
+    DETECTION,
+    INSTANCES,
+    SEGMENTATION,
+    Detections,
+    Regions,
+)
 from mmpoolformer.utils.text import type_name
-from mmpoolformer.visual.drawing import class_colours, shown_bands
+from mmpoolformer.visual.drawing import (
+    class_colours,
+    detections_from_instances,
+    labels_from_sample,
+    shown_bands,
+)
 
 COLOURS = ('color', 'color_ignore_orientation')  # of mmcv's color_type
 # Steps of test pipelines that pictures without annotations do without.
@@ -42,8 +55,8 @@ class OpenMMLabModel:
     """A detector or segmentor that is ready to use.
 
     Attributes:
-        title: How pages call it.
-        model: The model of mmdet or mmseg, in evaluation mode.
+        title: The config's name.
+        network: The model of mmdet or mmseg, in evaluation mode.
         pipeline: Turns `dict(img=...)`, BGR, into its inputs and data sample.
         classes: Their names.
         colours: Of the classes, uint8 (K, 3).
@@ -54,13 +67,20 @@ class OpenMMLabModel:
     """
 
     title: str
-    model: nn.Module
+    network: nn.Module
     pipeline: Compose
     classes: Sequence[str]
     colours: ndarray
     loader: BaseTransform
     takes_bands: bool = False
     unfilled: str = ''
+
+    @property
+    def task(self) -> str:
+        """What the model does."""
+        if hasattr(self.network, 'decode_head'):
+            return SEGMENTATION
+        return INSTANCES if self.network.with_mask else DETECTION
 
     def read(self, path: str) -> ndarray:
         """Read a picture file as the config does, for `prepare`.
@@ -83,15 +103,15 @@ class OpenMMLabModel:
             return self.loader(dict(img_path=path, img_id=0))['img']
 
     def shown(self, pixels: ndarray) -> ndarray:
-        """Return what is to see of `read`'s picture, RGB, uint8 (H, W, 3)."""
+        """Return a picture of `read` to be looked at: RGB, uint8 (H, W, 3)."""
         if not self.takes_bands:
             return pixels
         shown = shown_bands(pixels)
-        turned = getattr(self.model.data_preprocessor, '_channel_conversion', False)
+        turned = getattr(self.network.data_preprocessor, '_channel_conversion', False)
         return shown[..., ::-1].copy() if turned else shown
 
     def prepare(self, pixels: ndarray) -> dict:
-        """Return what the pipeline makes of a picture.
+        """Return inputs and data sample, as the pipeline makes them of a picture.
 
         Args:
             pixels: RGB, uint8 (H, W, 3); with `takes_bands` what the `loader` gives.
@@ -101,7 +121,7 @@ class OpenMMLabModel:
                 can't resize it: one side comes to no pixel at all.
         """
         bands = pixels.shape[2] if pixels.ndim > 2 else 1
-        wanted = getattr(self.model.backbone, 'in_channels', bands)
+        wanted = getattr(self.network.backbone, 'in_channels', bands)
         if bands != wanted:
             raise PictureError(
                 f'a picture of {bands} bands, but the model takes {wanted}'
@@ -117,10 +137,19 @@ class OpenMMLabModel:
                 f'({error.err})'
             ) from error
 
-    def batch(self, pictures: Sequence[ndarray]) -> dict[str, list]:
-        """Return pictures, RGB, uint8 (H, W, 3), as the model's `test_step` takes."""
-        packed = [self.prepare(pixels) for pixels in pictures]
-        return {key: [one[key] for one in packed] for key in packed[0]}
+    @staticmethod
+    def size_of(item: Mapping) -> tuple[int, ...]:
+        """Return the shape of what the model gets."""
+        return tuple(item['inputs'].shape)
+
+    def run(self, items: Sequence[Mapping]) -> list[Detections] | list[Regions]:
+        """Return what the model sees."""
+        batch = {key: [item[key] for item in items] for key in items[0]}
+        samples = self.network.test_step(batch)
+        if self.task == SEGMENTATION:
+            kind = np.min_scalar_type(len(self.classes))
+            return [Regions(labels_from_sample(one).astype(kind)) for one in samples]
+        return [detections_from_instances(one.pred_instances) for one in samples]
 
 
 def load_openmmlab(
@@ -147,7 +176,7 @@ def load_openmmlab(
     model = build_from_config(config)
     weights = weights_or_exported(model, config, checkpoint, trust, may_be_random)
     predict_labels_only(model)
-    dataset = _innermost(config.test_dataloader.dataset)
+    dataset = next(leaf_datasets(config.test_dataloader.dataset))
     steps = [
         dict(step)
         for step in dataset.pipeline
@@ -174,13 +203,6 @@ def load_openmmlab(
     return OpenMMLabModel(
         title, model, pipeline, names, colours, loader, takes_bands, unfilled
     )
-
-
-def _innermost(dataset: Mapping) -> Mapping:
-    """Return the data set inside wrappers, which has the pipeline."""
-    while 'pipeline' not in dataset:
-        dataset = dataset.get('dataset') or dataset['datasets'][0]
-    return dataset
 
 
 def _differs(path: str) -> bool:
@@ -225,10 +247,9 @@ def _class_names(
     names = _first_of_length(count, [about.get('classes') for about in given])
     palette = _first_of_length(count, [about.get('palette') for about in given])
     colours = class_colours(count) if palette is None else palette
+    names = names or [f'class {i}' for i in range(count)]
     return (
-        tuple(
-            shown(str(name)) for name in names or (f'class {i}' for i in range(count))
-        ),
+        tuple(shown(str(name)) for name in names),
         np.array(colours, dtype=np.uint8).reshape(count, 3),
     )
 

@@ -84,8 +84,10 @@ def _label_maps(
 
     yield add
     rows = [
-        {'value': i, 'name': name, **dict(zip(('red', 'green', 'blue'), rgb))}  # noqa: B905
-        for i, (name, rgb) in enumerate(zip(classes, colours.tolist(), strict=True))
+        {'value': i, 'name': name, 'red': red, 'green': green, 'blue': blue}
+        for i, (name, (red, green, blue)) in enumerate(
+            zip(classes, colours.tolist(), strict=True)
+        )
     ]
     write_csv(folder / 'classes.csv', rows)
 

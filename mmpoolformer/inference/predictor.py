@@ -93,7 +93,7 @@ class Predictor:
         self.network = self._adapter.network.to(device).eval()
         if dtype != 'fp32' and not exported:
             self.network = optimize_for_inference(self.network, DTYPES[dtype])
-            self._adapter = self._adapter.with_network(self.network)
+            self._adapter = replace(self._adapter, network=self.network)
         self.task = self._adapter.task
         self.takes_bands = self._adapter.takes_bands
         self.title = self._adapter.title
@@ -154,7 +154,7 @@ class Predictor:
         """Return what a classifier's network gets of a picture.
 
         Returns:
-            The network's input (1, 3, H, W), and what is to see on it, RGB, uint8
+            The network's input (1, 3, H, W), and the same as a picture, RGB, uint8
             (H, W, 3).
 
         Raises:

@@ -97,7 +97,9 @@ def fill_from_config(
             f'--checkpoint FILE, or --checkpoint {RANDOM}'
         )
     if pretrained:
-        _initialise(model)
+        register_safe_loaders()
+        with warnings_alone():  # not a line for each parameter
+            model.init_weights()
     source = ', '.join(parts.values()) or RANDOM
     return Weights(source, unfilled=unfilled, parts=tuple(parts))
 
@@ -126,10 +128,3 @@ def _unfilled(model: nn.Module, parts: Mapping[str, str]) -> str:
     if all(name.startswith(starts) for name, _ in model.named_parameters()):
         return ''
     return f'{ALL} but those of {", ".join(parts)}' if parts else ALL
-
-
-def _initialise(model: nn.Module) -> None:
-    """Let mmengine load what `init_cfg` names, without a line for each parameter."""
-    register_safe_loaders()
-    with warnings_alone():
-        model.init_weights()

@@ -3,6 +3,7 @@
 import torch
 
 from mmpoolformer.utils.errors import UsageError
+from mmpoolformer.utils.memory import keep_freed_memory
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -18,3 +19,11 @@ def choose_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f'--device {name}: not here ({reason})') from error
+
+
+def inference_device(name: str | None) -> torch.device:
+    """Return a device, see `choose_device`; on CPUs freed memory is kept from here."""
+    device = choose_device(name)
+    if device.type == 'cpu':
+        keep_freed_memory()
+    return device

@@ -16,7 +16,6 @@ from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -155,46 +154,31 @@ def read_curves(logs: Sequence[str | PathLike]) -> dict[str, Curve]:
                 _forget_from(points, step)
             for name, value in scalars.items():
                 points.setdefault(name, {})[step] = value
-    return {
-        name: Curve(name, tuple(sorted(found)), tuple(found[s] for s in sorted(found)))
-        for name, found in points.items()
-        if found
-    }
+    return _curves(points)
 
 
 def draw_curves(
-    curves: Sequence[Curve],
+    curves: Mapping[str, Curve],
     title: str,
     y_label: str,
-    labels: Sequence[str] | None = None,
     y_limits: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw curves into one picture.
 
     Args:
-        curves: What to draw.
+        curves: One or more, by their names in the legend.
         title: Printed above.
         y_label: What the values are.
-        labels: Names for the legend, by default those of the curves.
         y_limits: Lower and upper end of the axis, by default what the values need.
 
     Returns:
         A figure that no global state of matplotlib knows; see `save_figure`.
-
-    Raises:
-        ValueError: If there is no curve, or not one label for each.
     """
-    labels = [curve.name for curve in curves] if labels is None else labels
-    if not curves or len(labels) != len(curves):
-        raise ValueError(
-            f'{len(curves)} curves and {len(labels)} labels: give one label for '
-            'each curve, and a curve at least'
-        )
     figure, (axes,) = _panels(title, [1.5], len(curves))
-    for curve, label in zip(curves, labels, strict=True):
+    for label, curve in curves.items():
         _line(axes, curve, label)
     axes.set_ylim(y_limits)
-    _dress(axes, y_label, _last_step(curves))
+    _dress(axes, y_label, _last_step([*curves.values()]))
     return figure
 
 
@@ -271,7 +255,7 @@ def draw_training(curves: Mapping[str, Curve], title: str) -> Figure:
 def save_figure(figure: Figure, path: str | PathLike) -> Path:
     """Write a figure as a PNG file, whole or not at all; its folder is made."""
     with atomic_file(path) as file:
-        FigureCanvasAgg(figure).print_figure(file, dpi=DPI, format='png')
+        figure.savefig(file, dpi=DPI, format='png')
     return Path(path)
 
 
@@ -369,30 +353,31 @@ def three_digits(value: float) -> str:
     return f'{value:.0f}' if abs(value) >= 100 else f'{value:#.3g}'.rstrip('.')
 
 
+def _curves(points: Mapping[str, Mapping[int, float]]) -> dict[str, Curve]:
+    """Make curves of values by name and step; names without any are left out."""
+    return {
+        name: Curve(name, tuple(sorted(found)), tuple(found[s] for s in sorted(found)))
+        for name, found in points.items()
+        if found
+    }
+
+
 def _training_steps(log: Path) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield the training step and the scalars of each line of a log."""
-    step = None
-    for entry in _entries(log):
-        step = _step_of(entry, step)
-        yield (
-            step,
-            {
-                name: float(value)
-                for name, value in entry.items()
-                if name not in NO_CURVES and isinstance(value, (int, float))
-            },
-        )
-
-
-def _step_of(entry: dict, step_before: int | None) -> int:
-    """Return the training step of a log's line.
+    """Yield the training step and the scalars of each line of a log.
 
     Lines of training name their iteration, `iter`, and count all of them in `step`.
     Those of an evaluation have `step` alone, which counts epochs in some runs.
     """
-    if 'iter' in entry or step_before is None:
-        return int(entry['step'])
-    return step_before
+    step = None
+    for entry in _entries(log):
+        if 'iter' in entry or step is None:
+            step = int(entry['step'])
+        scalars = {
+            name: float(value)
+            for name, value in entry.items()
+            if name not in NO_CURVES and isinstance(value, (int, float))
+        }
+        yield step, scalars
 
 
 def _entries(log: Path) -> Iterator[dict]:
@@ -427,7 +412,4 @@ def _read_validations(log: Path) -> dict[str, Curve]:
         for name, value in entry['metrics'].items():
             if isinstance(value, (int, float)):
                 points.setdefault(name, {})[entry['iter']] = float(value)
-    return {
-        name: Curve(name, tuple(sorted(found)), tuple(found[s] for s in sorted(found)))
-        for name, found in points.items()
-    }
+    return _curves(points)

@@ -63,7 +63,7 @@ def region_colours(meta: Mapping, count: int) -> ndarray:
 
 
 def shown_bands(values: ndarray) -> ndarray:
-    """Return what is to see of a picture of any number of bands and any values.
+    """Make RGB of 8 bits of a picture with any number of bands and any values.
 
     Args:
         values: Not normalised, (H, W, C) or (H, W). Of more than three bands the first
@@ -179,6 +179,15 @@ def tint(drawing: ndarray, where: ndarray, colour: ndarray, opacity: float) -> N
 def enlarge(array: ndarray, scale: int) -> ndarray:
     """Return a copy of (H, W) or (H, W, 3), every pixel `scale` by `scale` times."""
     return array.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def fitted_map(values: ndarray, shape: Sequence[int]) -> ndarray:
+    """Bring labels or a mask (H, W) to the height and width of a picture."""
+    rows, columns = (
+        (np.arange(new) * old) // new
+        for new, old in zip(shape[:2], values.shape, strict=True)
+    )
+    return values[rows][:, columns]
 
 
 def arrange(

@@ -24,7 +24,8 @@ from mmpoolformer.analysis.gradcam_pages import (
     read_picture,
 )
 from mmpoolformer.cli import main
-from mmpoolformer.inference.adapters import ClassifierAdapter, load_adapter
+from mmpoolformer.inference.adapters import load_adapter
+from mmpoolformer.inference.classifiers import KnownClassifier
 from mmpoolformer.inference.openmmlab import load_openmmlab
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.visual.drawing import GAP
@@ -57,10 +58,12 @@ def halves() -> Picture:
 
 
 @pytest.fixture
-def classifier() -> ClassifierAdapter:
+def classifier() -> KnownClassifier:
     settings = dict(input_size=(3, 128, 256), crop_pct=1.0)
     settings |= dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return ClassifierAdapter('colours', Colours().eval(), settings, ('red', 'blue'))
+    return KnownClassifier(
+        'colours', 'random', Colours().eval(), settings, ('red', 'blue')
+    )
 
 
 def panel(page: np.ndarray, column: int) -> np.ndarray:
@@ -70,7 +73,7 @@ def panel(page: np.ndarray, column: int) -> np.ndarray:
 
 @pytest.mark.parametrize(('category', 'side'), [(0, 'left'), ('blue', 'right')])
 def test_panel_is_hot_where_the_class_is(
-    halves: Picture, classifier: ClassifierAdapter, category: int | str, side: str
+    halves: Picture, classifier: KnownClassifier, category: int | str, side: str
 ) -> None:
     settings = Settings(category=category, layer='stem')
     page = classification_page([halves], [classifier, classifier], settings)
@@ -86,7 +89,7 @@ def test_panel_is_hot_where_the_class_is(
     assert (2 * cold - under_cold)[0] < 60
 
 
-def test_every_picture_is_a_row(halves: Picture, classifier: ClassifierAdapter) -> None:
+def test_every_picture_is_a_row(halves: Picture, classifier: KnownClassifier) -> None:
     done = []
     settings = Settings(layer='stem')
     one = classification_page([halves], [classifier], settings)
@@ -105,7 +108,7 @@ def test_every_picture_is_a_row(halves: Picture, classifier: ClassifierAdapter) 
     ],
 )
 def test_unknown_class(
-    halves: Picture, classifier: ClassifierAdapter, category: str, message: str
+    halves: Picture, classifier: KnownClassifier, category: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         classification_page(
@@ -234,7 +237,7 @@ def test_weights_of_the_whole_model_are_loaded(
     torch.save(saved, tmp_path / 'w.pth')
     whole = load_openmmlab(config, str(tmp_path / 'w.pth'))
     assert (whole.classes, whole.unfilled) == (classes, '')
-    for name, value in whole.model.state_dict().items():
+    for name, value in whole.network.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
 
 

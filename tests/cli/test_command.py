@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tool_process import ROOT
 
 from mmpoolformer.cli import COMMANDS, main
+from mmpoolformer.cli.test import parse as parse_test
+from mmpoolformer.utils.errors import UsageError
 
 PRINT_HELP = """
 import sys
@@ -59,3 +62,13 @@ def test_what_reads_checkpoints_can_be_told_to_trust(
     with pytest.raises(SystemExit):
         main([command, '--help'])
     assert '--trust-checkpoint' in capsys.readouterr().out
+
+
+def test_the_folder_of_a_checkpoint_may_hold_pictures(tmp_path: Path) -> None:
+    words = [str(tmp_path / 'config.py'), str(tmp_path), '--optimize']
+    for name in ('config.py', '0.png'):
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match='is no model'):  # these are label maps
+        parse_test(words)
+    (tmp_path / 'model.safetensors').touch()
+    assert parse_test(words).checkpoint == str(tmp_path)

@@ -14,9 +14,11 @@ from random_weights import randomised
 from timm.data import create_transform
 
 from mmpoolformer import create_model
+from mmpoolformer.apps.saving import _data_of
 from mmpoolformer.checkpoints import read_checkpoint
 from mmpoolformer.classification.preprocessing import stated_settings
 from mmpoolformer.cli.convert import main
+from mmpoolformer.data.classification import TimmDataset
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.models.from_config import build_from_config
 from mmpoolformer.utils.errors import UserError
@@ -90,6 +92,12 @@ def test_folder_of_a_trained_classifier_is_built_by_name(
     asked = create_transform(input_size=48, crop_pct=1.0)
     picture = Image.open(made.pictures[1]).convert('RGB')
     assert torch.equal(create_transform(**stated)(picture), asked(picture))
+
+
+def test_data_of_a_config_of_classes_has_its_name() -> None:
+    dataset = {'type': TimmDataset, 'root': 'data/flowers'}
+    config = Config({'test_dataloader': {'dataset': dataset}})
+    assert _data_of(config) == 'TimmDataset (flowers)'
 
 
 @pytest.mark.parametrize(

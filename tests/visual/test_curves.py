@@ -113,8 +113,11 @@ def test_logs_of_mmengine_itself_are_read(tmp_path):
 
 
 def test_figure_holds_the_values_and_says_what_they_are():
-    curves = [Curve('a', (1, 2, 3), (3, 2, 1)), Curve('b', (1, 3), (0.5, 0.25))]
-    figure = draw_curves(curves, 'Training', 'loss', ['first', 'second'], (0, 4))
+    curves = {
+        'first': Curve('a', (1, 2, 3), (3, 2, 1)),
+        'second': Curve('b', (1, 3), (0.5, 0.25)),
+    }
+    figure = draw_curves(curves, 'Training', 'loss', (0, 4))
     (axes,) = figure.axes
     data = [line.get_xydata().tolist() for line in axes.lines]
     assert data == [[[1, 3], [2, 2], [3, 1]], [[1, 0.5], [3, 0.25]]]
@@ -163,7 +166,7 @@ def test_names_of_logs_are_put_in_words(name: str, text: str) -> None:
 
 
 def test_png_shows_a_curve_on_white(tmp_path):
-    figure = draw_curves([Curve('a', (0, 10), (0.0, 1.0))], 'A', 'a')
+    figure = draw_curves({'a': Curve('a', (0, 10), (0.0, 1.0))}, 'A', 'a')
     path = save_figure(figure, tmp_path / 'new' / 'a.png')
     pixels = np.array(Image.open(path).convert('RGB'))
     assert pixels.shape == (504, 1020, 3)
@@ -174,17 +177,10 @@ def test_png_shows_a_curve_on_white(tmp_path):
     assert np.ptp(columns) > 500
 
 
-@pytest.mark.parametrize(('count', 'labels'), [(0, None), (1, ['a', 'b'])])
-def test_labels_must_fit_the_curves(count, labels):
-    curves = [Curve('a', (1,), (1,))] * count
-    with pytest.raises(ValueError, match='one label for each curve'):
-        draw_curves(curves, 'A', 'a', labels)
-
-
 def test_drawing_leaves_pyplot_alone():
     code = (
         'import sys; from mmpoolformer.visual.curves import Curve, draw_curves; '
-        "draw_curves([Curve('a', (1,), (1,))], 'A', 'a'); "
+        "draw_curves({'a': Curve('a', (1,), (1,))}, 'A', 'a'); "
         "assert 'matplotlib.pyplot' not in sys.modules; "
         "assert 'torch' not in sys.modules"
     )

@@ -112,7 +112,7 @@ def mean_precision(judged: Judged, without: int = NONE) -> float:
         judged: The detections.
         without: Place in `KINDS` of errors that are fixed, or -1.
     """
-    affected = judged.kinds == without if without != NONE else judged.hits & False
+    affected = (judged.kinds == without) & (without != NONE)
     is_fixed = affected & (judged.fixed >= 0)
     kept = ~affected | is_fixed
     labels = np.where(is_fixed, judged.fixed, judged.labels)[kept]

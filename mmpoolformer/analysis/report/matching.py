@@ -1,7 +1,7 @@
 """Detections and objects of each picture, as pycocotools has matched them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy import ndarray
@@ -42,10 +42,8 @@ class Scene:
     def above(self, threshold: float) -> 'Scene':
         """Return it with the detections alone that score at least `threshold`."""
         n = int((self.scores >= threshold).sum())
-        return Scene(
-            *(self.image, self.scores[:n], self.labels[:n], self.matches[:n]),
-            *(self.objects, self.overlaps[:n], self.found[:n], self.truth),
-        )
+        names = ('scores', 'labels', 'matches', 'overlaps', 'found')
+        return replace(self, **{name: getattr(self, name)[:n] for name in names})
 
     def used(self) -> ndarray:
         """Return which objects have been found, (M,)."""

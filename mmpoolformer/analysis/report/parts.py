@@ -12,6 +12,7 @@ from mmpoolformer.analysis.report.figures import draw_calibration, draw_confusio
 from mmpoolformer.analysis.report.measures import calibrate, top_confusions
 from mmpoolformer.utils.images import PictureError, open_picture
 from mmpoolformer.utils.results import Detections
+from mmpoolformer.visual.drawing import fitted_map
 
 MOST_PICTURES = 8
 SIDE = 480  # of drawn pictures, in pixels
@@ -99,15 +100,6 @@ def fitted(path: str) -> tuple[ndarray, float] | None:
     scale = SIDE / max(picture.size)
     size = tuple(max(1, round(scale * side)) for side in picture.size)
     return np.array(picture.resize(size, Image.Resampling.BILINEAR)), scale
-
-
-def fitted_map(values: ndarray, shape: Sequence[int]) -> ndarray:
-    """Bring labels or a mask (H, W) to the height and width of a fitted picture."""
-    rows, columns = (
-        (np.arange(new) * old) // new
-        for new, old in zip(shape[:2], values.shape, strict=True)
-    )
-    return values[rows][:, columns]
 
 
 def fitted_objects(found: Detections, shape: Sequence[int], scale: float) -> Detections:

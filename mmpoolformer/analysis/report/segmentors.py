@@ -14,13 +14,13 @@ from mmpoolformer.analysis.report.parts import (
     Section,
     confusion_section,
     fitted,
-    fitted_map,
 )
 from mmpoolformer.engine.outcomes import NO_TRUTH, Segmented, Tested
 from mmpoolformer.visual.drawing import (
     IGNORED,
     arrange,
     draw_segmentation,
+    fitted_map,
     region_colours,
 )
 

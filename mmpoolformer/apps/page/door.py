@@ -20,6 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.responses import JSONResponse
 
+from mmpoolformer.apps.page import LOOPBACK
+
 Receive = Callable[[], Awaitable[dict]]
 Send = Callable[[dict], Awaitable[None]]
 
@@ -28,7 +30,6 @@ POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
     "frame-ancestors 'self'"
 )
-LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 HOST = re.compile(r'(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::\d+)?', re.ASCII | re.IGNORECASE)
 # Addresses by which Gradio would fetch what is on other machines.
 ELSEWHERE = re.compile(r'/(file|proxy)=\s*[a-z+]+:', re.IGNORECASE)

@@ -16,7 +16,7 @@ from mmpoolformer.analysis.gradcam import UnknownLayerError, classifier_map
 from mmpoolformer.inference.drawings import draw_result
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.utils.images import PictureError, open_picture
-from mmpoolformer.utils.results import Classes, Detections, Regions, Result
+from mmpoolformer.utils.results import Classes, Detections, Result
 from mmpoolformer.visual.drawing import class_colours, overlay_heat
 
 TOPK = 5
@@ -76,12 +76,8 @@ def run_on_file(
     """
     name = Path(path).name
     try:
-        return _run(
-            predictor,
-            open_picture(path, name=name, max_pixels=max_pixels),
-            name,
-            score_thr,
-        )
+        picture = open_picture(path, name=name, max_pixels=max_pixels)
+        return _run(predictor, picture, name, score_thr)
     except PictureError as error:
         return PageResult(str(error), is_problem=True)
 
@@ -132,35 +128,29 @@ def _of_places(
     scale = max(1, round(SMALLEST_SHOWN / max(result.picture.shape)))
     drawing = _shown(draw_result(predictor, result, score_thr, scale=scale))
     if isinstance(result.found, Detections):
-        places = _objects(predictor, result.found.above(score_thr))
+        found = result.found.above(score_thr)
+        colours = class_colours(len(predictor.classes))
+        places = _places(predictor.classes, colours, found.labels, found.scores)
         kinds = 'object' if len(places) == 1 else 'objects'
         text = f'{len(places)} {kinds} of at least {score_thr:.2f} {how}'
     else:
-        places = _regions(predictor, result.found)
+        labels, areas = np.unique(result.found.labels, return_counts=True)
+        shares = areas / result.found.labels.size
+        places = _places(predictor.classes, predictor.colours, labels, shares)
         kinds = 'class' if len(places) == 1 else 'classes'
         text = f'{len(places)} {kinds} {how}'
-    places = sorted(places, key=lambda place: -place.share)
     return PageResult(text, drawing=drawing, places=places)
 
 
-def _objects(predictor: Predictor, found: Detections) -> list[Place]:
-    colours = class_colours(len(predictor.classes))
-    return [
-        Place(predictor.classes[label], tuple(colours[label].tolist()), float(score))
-        for label, score in zip(found.labels, found.scores, strict=True)
+def _places(
+    names: Sequence[str], colours: ndarray, labels: ndarray, shares: ndarray
+) -> list[Place]:
+    """Return places of some classes, those with the largest shares first."""
+    places = [
+        Place(names[label], tuple(colours[label].tolist()), float(share))
+        for label, share in zip(labels, shares, strict=True)
     ]
-
-
-def _regions(predictor: Predictor, found: Regions) -> list[Place]:
-    labels, areas = np.unique(found.labels, return_counts=True)
-    return [
-        Place(
-            predictor.classes[label],
-            tuple(predictor.colours[label].tolist()),
-            float(area / found.labels.size),
-        )
-        for label, area in zip(labels, areas, strict=True)
-    ]
+    return sorted(places, key=lambda place: -place.share)
 
 
 def _shown(drawing: ndarray) -> ndarray:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
+from mmpoolformer.apps.guided import DETECTOR
+from mmpoolformer.apps.page import LOOPBACK
 from mmpoolformer.apps.pretrain_demo import CLASSIFIER, PretrainDemo
-from mmpoolformer.apps.quickstart import CONFIG, Quickstart
+from mmpoolformer.apps.quickstart import Quickstart
 from mmpoolformer.engine.resuming import last_named
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.inference.weights import report_random
@@ -18,7 +20,6 @@ from mmpoolformer.utils.errors import UserError, as_user_error
 from mmpoolformer.utils.text import distinct
 
 ENDINGS = ('SIGINT', 'SIGTERM', 'SIGHUP')
-LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def trained_models() -> list[tuple[str, str]]:
         UserError: If there is nothing.
     """
     folders = {
-        Quickstart().work_dir: CONFIG,
+        Quickstart().work_dir: DETECTOR,
         PretrainDemo().work_dir / 'classifier': CLASSIFIER,
     }
     found = []
