@@ -156,8 +156,8 @@ def count_config(config: Config, size: Sequence[int] | None = None) -> Complexit
             raise
         raise ValueError(
             f'the model does not run on {" x ".join(map(str, size))} pixels ('
-            f'{one_line(error)}); give a --size of multiples of {DIVISOR}, to which '
-            'such models have pictures padded, as 800 1344'
+            f'{one_line(error)}); give a size of multiples of {DIVISOR}, to which '
+            'such models have pictures padded, as 800 x 1344'
         ) from error
 
 

@@ -19,7 +19,7 @@ from tool_process import environment
 from mmpoolformer.analysis.gradcam_pages import read_picture
 from mmpoolformer.classification import TimmDataset, TimmStream, predict_pictures
 from mmpoolformer.data.checks.images import inspect_image
-from mmpoolformer.inference.predictor import read_source
+from mmpoolformer.inference.classifiers import KnownClassifier
 from mmpoolformer.utils.images import (
     FORMATS,
     PICTURE_ERRORS,
@@ -201,7 +201,6 @@ def test_a_damaged_avif_stops_no_folder(tmp_path: Path) -> None:
     found = list(predict_pictures(network, paths, transform, skip_unreadable=True))
     assert [bool(one.problem) for one in found] == [True, False]
     assert found[0].problem.startswith(f'{paths[0]}: can not be read')
-    assert [bool(read_source(path, True).problem) for path in paths] == [True, False]
 
 
 # -- orientation -------------------------------------------------------------------
@@ -242,8 +241,7 @@ def test_one_rule_of_orientation(tmp_path: Path, turn: int, kind: str) -> None:
     assert np.array_equal(convert_picture(picture), expected)
     with Image.open(path) as opened:
         assert np.array_equal(convert_picture(opened), expected)
-        assert np.array_equal(read_source(opened).picture, expected)
-    assert np.array_equal(read_source(path).picture, expected)
+    assert np.array_equal(KnownClassifier.read(str(path)), expected)
     assert np.array_equal(read_picture(path).pixels, expected)
     root = str(tmp_path / 'data')
     for data in (TimmDataset(root), TimmDataset(root, name='torch/image_folder')):

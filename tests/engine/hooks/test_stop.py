@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from two_processes import in_two_processes
 
 from mmpoolformer.checkpoints.reading import read_checkpoint
-from mmpoolformer.data.checks import images as picture_files
+from mmpoolformer.data.checks import part as part_checks
 from mmpoolformer.engine import launch
 from mmpoolformer.engine.hooks.stop import PatientWorker, StopOnSignal
 from mmpoolformer.engine.runner import ToolRunner
@@ -231,14 +231,14 @@ def test_a_signal_while_data_is_checked_ends_with_the_same_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     """It comes several times, as from a scheduler that does not want to wait."""
-    look = picture_files._image_info
+    look = part_checks.inspect_image
 
-    def signalled(path: str, *options: object) -> picture_files.ImageInfo:
+    def signalled(path: str, decode: bool, reader: str) -> part_checks.ImageInfo:
         os.kill(os.getpid(), signal.SIGTERM)
-        return look(path, *options)
+        return look(path, decode, reader)
 
     write_classification_config(tmp_path / 'config.py', tmp_path / 'images')
-    monkeypatch.setattr(picture_files, '_image_info', signalled)
+    monkeypatch.setattr(part_checks, 'inspect_image', signalled)
     monkeypatch.setenv('LOCAL_RANK', '0')
     work = tmp_path / 'work'
     job = launch.Training(config=tmp_path / 'config.py', work_dir=work)
