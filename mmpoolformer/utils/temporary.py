@@ -1,4 +1,4 @@
-"""What is otherwise while a block runs."""
+"""Changes that last as long as a block of code."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def replaced(owner: object, name: str, value: object) -> Iterator[None]:
-    """Give an object or a module another attribute in place of one that it has."""
+    """Set an attribute of an object or module; put the old one back at the end."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
