@@ -47,13 +47,13 @@ def report_differences(runner: Runner, checkpoint: Mapping, filename: str) -> No
 
 
 def report_length(runner: Runner, filename: str) -> None:
-    """Warn of a checkpoint from beyond the end that the config sets."""
+    """Warn of a checkpoint from the end that the config sets, or from beyond it."""
     loop = runner.train_loop
     if isinstance(loop, EpochBasedTrainLoop):
         setting, done, end = 'max_epochs', runner.epoch, loop.max_epochs
     else:
         setting, done, end = 'max_iters', runner.iter, loop.max_iters
-    if done > end:
+    if done >= end:
         warn(
             f'{filename} was saved after {done} of train_cfg.{setting}={end}: there is '
             f'nothing left to train; raise {setting} to go on'

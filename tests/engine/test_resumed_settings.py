@@ -112,7 +112,8 @@ def test_another_optimizer_is_refused_with_the_cure(folder: Path, other: str) ->
         train(config)
 
 
-def test_a_length_that_is_over_is_told(folder: Path) -> None:
-    train(settings(folder, SAVED - 2))
+@pytest.mark.parametrize('length', [SAVED - 2, SAVED])
+def test_a_length_that_is_over_is_told(folder: Path, length: int) -> None:
+    train(settings(folder, length))
     told = ''.join(log.read_text() for log in folder.rglob('*.log'))
-    assert 'after 6 of train_cfg.max_iters=4: there is nothing left' in told
+    assert f'after 6 of train_cfg.max_iters={length}: there is nothing left' in told
