@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 
 from mmpoolformer.classification.preprocessing import normalisation
 from mmpoolformer.data.checks.built import check_dataset
-from mmpoolformer.data.checks.preflight import leaf_datasets
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.registry import scope_of
+from mmpoolformer.utils.nested import leaf_datasets
 from mmpoolformer.utils.results import Detections
 from mmpoolformer.utils.text import type_name
 from mmpoolformer.visual.drawing import (

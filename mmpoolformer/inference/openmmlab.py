@@ -16,7 +16,6 @@ from PIL import Image
 from torch import nn
 
 from mmpoolformer.checkpoints.errors import shown
-from mmpoolformer.data.checks.preflight import leaf_datasets
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.inference.engines import Engine
 from mmpoolformer.inference.exported import num_classes, weights_or_exported
@@ -30,6 +29,7 @@ from mmpoolformer.utils.images import (
     as_picture_error,
     open_picture,
 )
+from mmpoolformer.utils.nested import leaf_datasets
 from mmpoolformer.utils.results import (
     DETECTION,
     INSTANCES,

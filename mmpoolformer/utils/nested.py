@@ -1,4 +1,4 @@
-"""Dicts inside of dicts and lists, as in configs."""
+"""Dicts inside of dicts and lists, as in configs: all of them, or the data sets."""
 
 from collections.abc import Iterator, Mapping
 
@@ -18,3 +18,16 @@ def dicts_in(node: object, place: str = '') -> Iterator[tuple[str, Mapping | Con
         children = node.items()
     for key, child in children:
         yield from dicts_in(child, f'{place}.{key}'.removeprefix('.'))
+
+
+def leaf_datasets(dataset: Mapping | None) -> Iterator[Mapping]:
+    """Find the data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    if not isinstance(dataset, Mapping):
+        return
+    if isinstance(dataset.get('dataset'), Mapping):
+        yield from leaf_datasets(dataset['dataset'])
+    elif isinstance(dataset.get('datasets'), (list, tuple)):
+        for one in dataset['datasets']:
+            yield from leaf_datasets(one)
+    else:
+        yield dataset

@@ -11,7 +11,7 @@ no time.
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -40,6 +40,7 @@ from mmpoolformer.data.classification import TimmDataset
 from mmpoolformer.registry import scope_of
 from mmpoolformer.utils.distributed import launched_rank
 from mmpoolformer.utils.errors import SETTING_ERRORS, UserError, as_user_error, one_line
+from mmpoolformer.utils.nested import leaf_datasets
 from mmpoolformer.version import __version__
 
 CACHE = 'data_check.json'
@@ -89,19 +90,6 @@ def check_data(
         with as_user_error('', (OSError,)):
             write_notes(Path(config.work_dir) / CACHE, fresh)
     return reports
-
-
-def leaf_datasets(dataset: Mapping | None) -> Iterator[Mapping]:
-    """Find the data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    if not isinstance(dataset, Mapping):
-        return
-    if isinstance(dataset.get('dataset'), Mapping):
-        yield from leaf_datasets(dataset['dataset'])
-    elif isinstance(dataset.get('datasets'), (list, tuple)):
-        for one in dataset['datasets']:
-            yield from leaf_datasets(one)
-    else:
-        yield dataset
 
 
 def refuse_errors(reports: Sequence[DataReport], cure: str = '') -> None:

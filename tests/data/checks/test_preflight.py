@@ -36,10 +36,10 @@ from mmpoolformer.data.checks.preflight import (
     check_and_report,
     check_before_training,
     check_data,
-    leaf_datasets,
     refuse_errors,
 )
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.nested import leaf_datasets
 
 GONE = object()
 WIDTH, HEIGHT = 24, 16
