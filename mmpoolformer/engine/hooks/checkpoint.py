@@ -83,9 +83,10 @@ class SafeCheckpointHook(CheckpointHook):
     def __init__(self, *settings: object, **options: object) -> None:
         super().__init__(*settings, **options)
         # mmengine hands them on, and so complains when an epoch is to be saved.
-        for name in self.args.keys() - signature(Runner.save_checkpoint).parameters:
+        unknown = self.args.keys() - signature(Runner.save_checkpoint).parameters
+        if unknown:
             raise TypeError(
-                f'CheckpointHook got an unexpected keyword argument {name!r}'
+                f'CheckpointHook got an unexpected keyword argument {min(unknown)!r}'
             )
 
     def before_train(self, runner: Runner) -> None:
