@@ -29,6 +29,7 @@ from mmpoolformer.checkpoints.reading import read_checkpoint
 from mmpoolformer.checkpoints.zoo import resolve_source
 from mmpoolformer.utils.files import atomic_file
 from mmpoolformer.utils.paths import split_entry
+from mmpoolformer.utils.temporary import interrupts_held
 from mmpoolformer.utils.text import first_few
 
 # Training states are lists in the order of the parameters, which codebases number
@@ -190,7 +191,7 @@ def _result(
 
 def _write(result: dict, destination: Path) -> None:
     try:
-        with atomic_file(destination) as file:
+        with interrupts_held(), atomic_file(destination) as file:
             FLAT.get(destination.suffix, torch.save)(result, file)
     except RuntimeError as error:  # as torch reports a full disk
         raise CheckpointError(f'cannot write {destination}: {error}') from error

@@ -82,6 +82,7 @@ from mmpoolformer.engine.seeding import SeedSteps
 from mmpoolformer.models.label_maps import predict_labels_only
 from mmpoolformer.utils.errors import SETTING_ERRORS, UserError, as_user_error
 from mmpoolformer.utils.memory import keep_freed_memory
+from mmpoolformer.utils.temporary import interrupts_held
 
 CHECKPOINT_ERRORS = (
     *SETTING_ERRORS,
@@ -331,7 +332,8 @@ class ToolRunner(Runner):
             self.norms.average(self)
         if self.sharded:
             self.sharded.gather(self)
-        super().save_checkpoint(*place, **options)
+        with interrupts_held():
+            super().save_checkpoint(*place, **options)
 
     def _init_model_weights(self) -> None:
         if self.sharded:

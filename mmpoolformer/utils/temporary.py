@@ -1,5 +1,7 @@
 """Changes that last as long as a block of code."""
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,3 +29,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes:
             part.training = mode
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let a Ctrl-C wait for the end of the block.
+
+    For `torch.save`: where it is left by an exception its writer may end after the
+    file it writes to, and then aborts the whole process.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # a Ctrl-C goes to the main thread
+        return
+    held = []
+    before = signal.signal(signal.SIGINT, lambda *_: held.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if held:
+            signal.raise_signal(signal.SIGINT)

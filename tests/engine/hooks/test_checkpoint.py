@@ -1,6 +1,8 @@
 """Checkpoints under kills, full disks and damage, in trainings of real runners."""
 
 import json
+import signal
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,6 +136,29 @@ def test_every_checkpoint_hook_of_a_config_is_the_safe_one(
 def test_a_misspelt_option_is_refused_before_the_first_epoch() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'max_keep'"):
         SafeCheckpointHook(interval=1, max_keep=1)
+
+
+class Interrupts:
+    """Sends Ctrl-C while it is written."""
+
+    def __reduce__(self) -> tuple:
+        signal.raise_signal(signal.SIGINT)
+        return OrderedDict, ()
+
+
+class AddInterrupts(Hook):
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint['late'] = Interrupts()
+
+
+def test_ctrl_c_waits_until_a_checkpoint_is_written(tmp_path: Path) -> None:
+    """The writer of torch.save, interrupted at its end, aborts the process."""
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(tmp_path), AddInterrupts())
+    assert signal.getsignal(signal.SIGINT) == before
+    assert [path.name for path in tmp_path.glob('*.pth*')] == ['iter_2.pth']
+    assert read_checkpoint(tmp_path / 'iter_2.pth')['late'] == {}
 
 
 def test_a_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
