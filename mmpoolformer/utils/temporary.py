@@ -35,8 +35,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def interrupts_held() -> Iterator[None]:
     """Let a Ctrl-C wait for the end of the block.
 
-    For `torch.save`: where it is left by an exception its writer may end after the
-    file it writes to, and then aborts the whole process.
+    For what a KeyboardInterrupt breaks: `torch.save`, whose writer may then end after
+    its file and aborts the process; forks, where Python ignores exceptions.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # a Ctrl-C goes to the main thread

@@ -25,6 +25,7 @@ from mmpoolformer.engine.signals import (
     OnSignal,
     StopRequest,
 )
+from mmpoolformer.utils.temporary import interrupts_held
 
 GRACE = 1.0  # seconds
 # What data loaders' processes outlive.
@@ -172,12 +173,14 @@ class PatientWorker:
 def _start_readers(start: Callable[[], Iterator]) -> Iterator:
     """Start a data loader's processes, with signals held back until they are ready.
 
-    They inherit that, and take signals when `PatientWorker` can answer them.
+    They inherit that, and take signals when `PatientWorker` can answer them. A Ctrl-C
+    may still come by another thread, and Python ignores what is raised at forks.
     """
     if not hasattr(signal, 'pthread_sigmask'):
         return start()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, OUTLIVED)
-    try:
-        return start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with interrupts_held():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, OUTLIVED)
+        try:
+            return start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

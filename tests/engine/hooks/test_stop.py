@@ -5,10 +5,13 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from multiprocessing import Value
 from pathlib import Path
+from threading import Event, Thread
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
@@ -195,6 +198,26 @@ def test_reading_processes_outlive_a_signal_while_there_is_a_run(
         os.kill(os.getpid(), signal.SIGTERM)
         os._exit(0 if begun == [7] else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == code
+
+
+def test_ctrl_c_at_a_fork_is_not_lost() -> None:
+    """Python ignores exceptions there; any thread may be the one that is signalled."""
+    end = Event()
+    other = Thread(target=end.wait, daemon=True)
+    other.start()
+
+    def readers() -> Iterator:
+        with suppress(KeyboardInterrupt):
+            signal.pthread_kill(other.ident, signal.SIGINT)
+            time.sleep(0.1)
+        return iter([1])
+
+    loader = SimpleNamespace(worker_init_fn=None, _get_iterator=readers)
+    runner = SimpleNamespace(train_dataloader=loader, val_loop=None)
+    StopOnSignal(StopRequest()).before_run(runner)
+    with pytest.raises(KeyboardInterrupt):
+        loader._get_iterator()
+    end.set()
 
 
 def test_a_reading_process_ends_though_its_parent_went_before_it_began() -> None:
