@@ -2,13 +2,13 @@
 
 from mmengine.config import Config
 
+from mmpoolformer.data.checks.part import LOADERS
 from mmpoolformer.utils.errors import UsageError
 from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.nested import dicts_in
 from mmpoolformer.utils.text import type_name
 
 Size = tuple[int, int]
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Settings of steps that are (width, height), or several of them; crops are
 # (height, width).
 SCALES = {

@@ -7,6 +7,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.nested import leaf_datasets
 
 # Types with their scope, for configs without a default one.
 DEFAULTS = {
@@ -42,16 +43,13 @@ def use_tta(config: Config) -> None:
         raise UserError(
             "--tta: mmdet can't merge the masks of several views; test without it"
         )
-    dataset = config.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    if 'tta_pipeline' not in config:
-        config.tta_pipeline = _with_flips(dataset.pipeline, scope)
     if scope == 'mmdet':
         import_module('mmdet.models')  # without a default scope nothing else does
     model = config.get('tta_model') or defaults['model']
     config.model = ConfigDict(**model, module=config.model)
-    dataset.pipeline = config.tta_pipeline
+    for dataset in leaf_datasets(config.test_dataloader.dataset):
+        own = config.get('tta_pipeline')
+        dataset['pipeline'] = own or _with_flips(dataset['pipeline'], scope)
 
 
 def _with_flips(pipeline: list[dict], scope: str) -> list[dict]:

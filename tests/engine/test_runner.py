@@ -224,6 +224,12 @@ def test_an_empty_data_set_is_explained_and_other_errors_pass() -> None:
         explain_empty(config),
     ):
         raise ValueError('need at least one array to concatenate')
+    several = dict(datasets=[config, dict(type='Voc')])
+    with (
+        pytest.raises(UserError, match=r'^Coco a\.json or Voc: no image'),
+        explain_empty(several),
+    ):
+        raise ValueError('need at least one array to concatenate')
     with pytest.raises(ValueError, match='other'), explain_empty(config):
         raise ValueError('other')
 
@@ -266,6 +272,17 @@ def test_default_augmentation_starts_with_the_image_as_it_is() -> None:
     flips, (pack,) = views.transforms
     assert [flip.prob for flip in flips] == [0.0, 1.0]
     assert pack.type == 'mmseg.PackSegInputs'
+
+
+def test_each_of_several_data_sets_is_augmented() -> None:
+    config = tta_config()
+    inner = config.test_dataloader.dataset
+    other = dict(type='Other', pipeline=[dict(type='Mine'), dict(type='Pack')])
+    config.test_dataloader.dataset = dict(type='Concat', datasets=[inner, other])
+    use_tta(config)
+    first, second = config.test_dataloader.dataset.datasets
+    names = [[s.type for s in d.pipeline] for d in (first.dataset, second)]
+    assert names == [['LoadImageFromFile', 'TestTimeAug'], ['Mine', 'TestTimeAug']]
 
 
 def test_own_augmentation_counts() -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.nested import leaf_datasets
 from mmpoolformer.utils.text import first_few
 
 # What mmengine's BaseDataset says when nothing is left in its list.
@@ -33,10 +34,11 @@ def explain_empty(dataset: dict) -> Iterator[None]:
     except ValueError as error:
         if NOTHING_LEFT not in str(error):
             raise
-        while 'dataset' in dataset:
-            dataset = dataset['dataset']
-        name = f'{dataset.get("type")} {dataset.get("ann_file", "")}'.strip()
-        raise _nothing_to_use(name) from error
+        names = [
+            f'{leaf.get("type")} {leaf.get("ann_file", "")}'.strip()
+            for leaf in leaf_datasets(dataset)
+        ]
+        raise _nothing_to_use(' or '.join(names)) from error
 
 
 def check_dataset(dataset: Dataset) -> None:
