@@ -17,7 +17,6 @@ from torch import Tensor
 from mmpoolformer.analysis.gradcam import box_map, classifier_map, region_map
 from mmpoolformer.inference.classifiers import KnownClassifier
 from mmpoolformer.inference.openmmlab import OpenMMLabModel
-from mmpoolformer.utils.images import open_picture
 from mmpoolformer.utils.results import Detections
 from mmpoolformer.utils.text import did_you_mean
 from mmpoolformer.visual.drawing import (
@@ -31,6 +30,7 @@ from mmpoolformer.visual.drawing import (
     overlay_heat,
 )
 
+Adapter = KnownClassifier | OpenMMLabModel
 # Widths of the columns, in pixels.
 CLASSIFIED_WIDTH, WHOLE_WIDTH = 256, 360
 LEGEND = heat_legend('no evidence', 'strongest evidence')
@@ -59,42 +59,52 @@ class Settings:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture under its name, RGB, uint8 (H, W, 3)."""
+    """A picture under its name.
+
+    Attributes:
+        name: The file's.
+        pixels: As a model reads them.
+        shown: As they are looked at: RGB, uint8 (H, W, 3).
+    """
 
     name: str
     pixels: ndarray
+    shown: ndarray
 
 
-def read_picture(path: str | PathLike) -> Picture:
-    """Read a picture as it is meant to be seen, turned as its camera says.
+def read_picture(path: str | PathLike, model: Adapter) -> Picture:
+    """Read a picture as a model does.
 
     Raises:
         ValueError: If it can't be read.
     """
-    return Picture(Path(path).name, np.array(open_picture(path)))
+    pixels = model.read(str(path))
+    return Picture(Path(path).name, pixels, model.shown(pixels))
 
 
 def page_of(
-    pictures: Sequence[Picture],
-    adapters: Sequence[KnownClassifier] | Sequence[OpenMMLabModel],
+    paths: Sequence[str | PathLike],
+    adapters: Sequence[Adapter],
     settings: Settings,
     step: Callable[[], object] = lambda: None,
 ) -> ndarray:
-    """Draw a page, see `classification_page` and `config_page`.
+    """Draw a page of picture files, see `classification_page` and `config_page`.
 
     Raises:
-        ValueError: If classifiers and other models are mixed, or a model has no such
-            class or layer.
+        ValueError: If classifiers and other models are mixed, a picture can't be read,
+            or a model has no such class or layer.
     """
     whole = [one for one in adapters if isinstance(one, OpenMMLabModel)]
     if not whole:
+        pictures = [read_picture(path, adapters[0]) for path in paths]
         return classification_page(pictures, adapters, settings, step)
     if len(whole) < len(adapters):
         raise ValueError(
             'classifiers, and detectors or segmentors, do not share a page; draw them '
             'one after the other'
         )
-    return config_page(pictures, whole, settings, step)
+    rows = [(read_picture(path, model), model) for path in paths for model in whole]
+    return config_page(rows, settings, step)
 
 
 def classification_page(
@@ -119,7 +129,7 @@ def classification_page(
     """
     rows = []
     for picture in pictures:
-        row = [caption(_to_width(picture.pixels, CLASSIFIED_WIDTH), picture.name)]
+        row = [caption(_to_width(picture.shown, CLASSIFIED_WIDTH), picture.name)]
         for classifier in classifiers:
             row.append(_classified(picture, classifier, settings))
             step()
@@ -129,16 +139,14 @@ def classification_page(
 
 
 def config_page(
-    pictures: Sequence[Picture],
-    models: Sequence[OpenMMLabModel],
+    read: Sequence[tuple[Picture, OpenMMLabModel]],
     settings: Settings,
     step: Callable[[], object] = lambda: None,
 ) -> ndarray:
     """Draw a row for each picture and model: what it found, and why.
 
     Args:
-        pictures: The pictures.
-        models: Detectors and segmentors.
+        read: Each picture with the detector or segmentor that has read it.
         settings: What to draw.
         step: Called after each row.
 
@@ -149,10 +157,9 @@ def config_page(
         ValueError: If a model has no such class or layer.
     """
     rows = []
-    for picture in pictures:
-        for model in models:
-            rows.append(list(_explained(picture, model, settings)))
-            step()
+    for picture, model in read:
+        rows.append(list(_explained(picture, model, settings)))
+        step()
     columns = max(map(len, rows))
     for row in rows:
         row += [np.full_like(row[0], 255)] * (columns - len(row))
@@ -204,8 +211,8 @@ def _boxes(
         keep &= instances.labels == category
     kept = instances[keep]
     best = kept[kept.scores.argsort(descending=True)[: settings.top]]
-    small = _to_width(picture.pixels, WHOLE_WIDTH)
-    boxes = _scaled(best, small.shape[1] / picture.pixels.shape[1])
+    small = _to_width(picture.shown, WHOLE_WIDTH)
+    boxes = _scaled(best, small.shape[1] / picture.shown.shape[1])
     text = f'{picture.name}, {_titled(whole)}'
     if not len(best):
         text = f'{picture.name}: nothing of at least {settings.score_thr:g}'
@@ -232,7 +239,7 @@ def _regions(
         logits = whole.network.encode_decode(images, [sample.metainfo])[0]
     height, width = sample.img_shape[:2]
     labels = logits.argmax(0)[:height, :width].numpy()
-    small = _to_width(picture.pixels, WHOLE_WIDTH)
+    small = _to_width(picture.shown, WHOLE_WIDTH)
     shown = fitted_map(labels, small.shape)
     drawing = draw_segmentation(small, shown, whole.colours)
     yield caption(drawing, f'{picture.name}, {_titled(whole)}')
@@ -275,7 +282,7 @@ def _to_width(pixels: ndarray, width: int) -> ndarray:
     return np.array(resized)
 
 
-def _titled(model: KnownClassifier | OpenMMLabModel) -> str:
+def _titled(model: Adapter) -> str:
     return f'{model.title} (random)' if model.unfilled else model.title
 
 

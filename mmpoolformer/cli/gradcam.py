@@ -143,12 +143,11 @@ def main(argv: Sequence[str]) -> None:
             args.score_thr,
             args.top,
         )
-        pictures = [pages.read_picture(path) for path in args.images]
         adapters = load_adapters(args)
-        with progress_bar(len(pictures) * len(adapters), 'maps') as bar:
-            page = pages.page_of(pictures, adapters, settings, bar.update)
+        with progress_bar(len(args.images) * len(adapters), 'maps') as bar:
+            page = pages.page_of(args.images, adapters, settings, bar.update)
         save_picture(page, args.out)
-    print(f'{args.out}: {len(pictures)} pictures, {len(adapters)} models')
+    print(f'{args.out}: {len(args.images)} pictures, {len(adapters)} models')
 
 
 def load_adapters(args: argparse.Namespace) -> list:

@@ -54,7 +54,7 @@ def halves() -> Picture:
     """A picture whose left half is red and whose right half is blue."""
     pixels = np.zeros((128, 256, 3), dtype=np.uint8)
     pixels[:, :100, 0] = pixels[:, 156:, 2] = 250
-    return Picture('halves.png', pixels)
+    return Picture('halves.png', pixels, pixels)
 
 
 @pytest.fixture
@@ -123,7 +123,9 @@ def test_picture_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
     turned.save(tmp_path / 'turned.png', exif=exif)
-    assert np.array_equal(read_picture(tmp_path / 'turned.png').pixels, upright)
+    assert np.array_equal(
+        read_picture(tmp_path / 'turned.png', KnownClassifier).pixels, upright
+    )
 
 
 def test_classifier_sees_what_it_was_made_for(halves: Picture) -> None:
@@ -204,9 +206,9 @@ def test_detector_draws_a_map_for_each_box(
     whole = load_openmmlab(config, 'random')
     assert whole.classes == ('square', 'disc')
     assert (whole.title, whole.unfilled) == ('detection', 'all weights')
-    page = config_page([halves], [whole], Settings(score_thr=0.0, top=2))
+    page = config_page([(halves, whole)], Settings(score_thr=0.0, top=2))
     assert page.shape[1] == 3 * (WHOLE_WIDTH + GAP) + GAP
-    nothing = config_page([halves], [whole], Settings(score_thr=1.1))
+    nothing = config_page([(halves, whole)], Settings(score_thr=1.1))
     assert nothing.shape[1] == WHOLE_WIDTH + 2 * GAP
 
 
@@ -216,12 +218,12 @@ def test_segmentor_draws_a_map_for_each_region(
     torch.manual_seed(0)
     whole = load_openmmlab(load('segmentation'), 'random')
     assert whole.classes == ('square', 'disc', 'background')
-    page = config_page([halves], [whole], Settings(category='disc'))
+    page = config_page([(halves, whole)], Settings(category='disc'))
     assert page.shape[1] == 2 * (WHOLE_WIDTH + GAP) + GAP
     height = round(128 * WHOLE_WIDTH / 256)
     assert page.shape[0] == TOP + height + 22 + GAP
     whole.colours[:] = 0, 200, 0  # as a data set may have them
-    page = config_page([halves], [whole], Settings(top=1))
+    page = config_page([(halves, whole)], Settings(top=1))
     found = page[TOP + 20 : TOP + height - 20, GAP + 20 : GAP + WHOLE_WIDTH - 20]
     assert np.abs(found[..., 1].astype(int) - 0.6 * 200).max() < 3
 
@@ -340,7 +342,7 @@ def test_the_classifier_of_a_config_has_its_names_and_preprocessing(
     words += ['--checkpoint', models.checkpoint('classification'), '--class', 'bee']
     assert main(['gradcam', models.pictures[0], *map(str, words)]) == 0
     engine = load_adapter(words[1], words[5])
-    pixels = read_picture(models.pictures[0])
+    pixels = read_picture(models.pictures[0], engine)
     page = classification_page([pixels], [engine], Settings(category=1))
     with Image.open(tmp_path / 'a.png') as written:
         assert np.array_equal(np.array(written), page)

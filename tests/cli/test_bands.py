@@ -11,11 +11,19 @@ from PIL import Image
 from tiny_data import write_data, write_detection_config, write_segmentation_config
 from tool_process import run_many
 
+from mmpoolformer.analysis.gradcam_pages import (
+    WHOLE_WIDTH,
+    Settings,
+    page_of,
+    read_picture,
+)
 from mmpoolformer.apps.infer import Inference, infer
 from mmpoolformer.apps.page.results import run_on_file
+from mmpoolformer.inference.adapters import load_adapter
 from mmpoolformer.inference.predictor import Predictor
 from mmpoolformer.utils.errors import UsageError
 from mmpoolformer.utils.images import PictureError
+from mmpoolformer.visual.drawing import GAP
 
 tifffile = pytest.importorskip('tifffile')
 pytestmark = pytest.mark.slow
@@ -94,6 +102,22 @@ def test_the_first_three_bands_are_shown(work: Path) -> None:
         assert abs(predictor(path).picture - expected).max() <= 0.51
         drawn = np.array(Image.open(drawing))[: len(values)]  # with boxes and names
         assert np.median(abs(drawn - expected)) < 1
+
+
+def test_a_map_of_evidence_lies_over_the_first_three_bands(work: Path) -> None:
+    model = load_adapter(work / 'bands_seg.py', work / 'seg' / 'iter_4.pth')
+    path = work / 'data' / 'images' / 'training' / '000.tif'
+    picture = read_picture(path, model)
+    values = tifffile.imread(path)
+    assert np.array_equal(picture.pixels, values)
+    assert (
+        abs(picture.shown - values[..., :3] * (255 / values[..., :3].max())).max() < 1
+    )
+    page = page_of([path], [model], Settings(top=1))
+    assert page.shape[1] == 2 * (WHOLE_WIDTH + GAP) + GAP
+    detector = load_adapter(work / 'bands_det.py', work / 'det' / 'epoch_2.pth')
+    page = page_of([path], [model, detector], Settings(top=1, score_thr=0.0))
+    assert page.shape[0] > 2 * WHOLE_WIDTH * values.shape[0] / values.shape[1]
 
 
 def test_pictures_of_other_bands_are_refused_in_a_line(work: Path) -> None:

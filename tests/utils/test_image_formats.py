@@ -242,7 +242,7 @@ def test_one_rule_of_orientation(tmp_path: Path, turn: int, kind: str) -> None:
     with Image.open(path) as opened:
         assert np.array_equal(convert_picture(opened), expected)
     assert np.array_equal(KnownClassifier.read(str(path)), expected)
-    assert np.array_equal(read_picture(path).pixels, expected)
+    assert np.array_equal(read_picture(path, KnownClassifier).pixels, expected)
     root = str(tmp_path / 'data')
     for data in (TimmDataset(root), TimmDataset(root, name='torch/image_folder')):
         data.transform = np.array
