@@ -14,11 +14,14 @@ from mmpoolformer.models.block import (
     ACTIVATIONS,
     MetaFormerBlock,
     branch_weights,
+    fuses_mixing,
     fuses_mlp,
+    mix_tokens_fused,
 )
 from mmpoolformer.models.layers import ChannelNorm, GroupNorm1
 from mmpoolformer.models.metaformer import MetaFormerTrunk
 from mmpoolformer.models.neck_and_heads import optimize_neck_and_heads, read_plain_maps
+from mmpoolformer.ops.pooling import moments
 from mmpoolformer.ops.products import (
     activated,
     can_pack,
@@ -202,21 +205,33 @@ class FoldedBlock(nn.Module):
         block.mlp = None  # leaves the half that mixes tokens
         block.norm2 = block.layer_scale2 = block.res_scale2 = None
         self.mixing = block
+        self.pools = bool(block.fused) and fuses_mixing(block, torch.empty(0))
         self._packed: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
-        x = self.mixing(x)
         if is_compiling():
-            return self.res_scale2(x) + self._convolved(self.norm2(x))
+            return self._fusible(x)
+        x = self.mixing(x)
         rows = self.norm2(x).permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
         weight1, weight2 = self._weights(rows)
         hidden = linear(rows, weight1, self.bias1, self.activation)
         branch = linear(hidden, weight2, self.bias2)
         return self.res_scale2(x) + branch.permute(0, 3, 1, 2)
 
+    def _fusible(self, x: Tensor) -> Tensor:
+        """Run as sums and convolutions, which Inductor fuses with what is around.
+
+        Of GroupNorm it would turn the layout, there and back.
+        """
+        x = mix_tokens_fused(self.mixing, x) if self.pools else self.mixing(x)
+        if type(self.norm2) is not GroupNorm1:
+            return self.res_scale2(x) + self._convolved(self.norm2(x))
+        mean, rstd = moments(x, self.norm2.eps)
+        branch = self._convolved(((x - mean) * rstd).to(x.dtype))
+        return self.res_scale2(x) + branch
+
     def _convolved(self, x: Tensor) -> Tensor:
-        """Run the MLP as convolutions, which Inductor fuses with what is around."""
         weight1, weight2 = (w[..., None, None] for w in (self.weight1, self.weight2))
         hidden = F.conv2d(x, weight1, self.bias1)
         return F.conv2d(activated(hidden, self.activation), weight2, self.bias2)

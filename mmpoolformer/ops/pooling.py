@@ -17,6 +17,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mmpoolformer.ops.products import is_compiling
+
 POOLINGS = ('torch', 'triton')
 HALF = (torch.float16, torch.bfloat16)
 # Where the mean is this many times the standard deviation (squared), the mean of the
@@ -87,6 +89,11 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors (B, 1, 1, 1), in float32 where x is of half precision.
     """
+    if is_compiling():  # Inductor joins plain sums with what is around them
+        wide = x.to(torch.float32) if x.dtype in HALF else x
+        mean = wide.mean((1, 2, 3), keepdim=True)
+        variance = (wide - mean).square().mean((1, 2, 3), keepdim=True)
+        return mean, (variance + eps).rsqrt()
     last = x.is_contiguous(memory_format=torch.channels_last)
     rows = (x.permute(0, 2, 3, 1) if last else x).flatten(2)  # (B, H or C, the rest)
     wide = torch.float32 if x.dtype in HALF else x.dtype

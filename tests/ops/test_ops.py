@@ -9,7 +9,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from mmpoolformer.ops import POOLINGS, mlp_residual, pool_residual, star_relu
+from mmpoolformer.ops import (
+    POOLINGS,
+    mlp_residual,
+    pool_residual,
+    pooling,
+    star_relu,
+)
 from mmpoolformer.ops.activations import ACTIVATIONS
 from mmpoolformer.ops.pooling import moments
 
@@ -137,9 +143,16 @@ def test_pooling_half_passes_gradcheck(pool_size: int, scaled: bool) -> None:
     assert torch.autograd.grad(without_x.sum(), factors)[0].shape == (3,)
 
 
+@pytest.mark.parametrize('compiled', [False, True])
 @pytest.mark.parametrize('layout', LAYOUTS, ids=['nchw', 'nhwc'])
 @pytest.mark.parametrize('offset', [0, 3, 100, 10_000])
-def test_moments_keep_their_digits(offset: float, layout: torch.memory_format) -> None:
+def test_moments_keep_their_digits(
+    offset: float,
+    layout: torch.memory_format,
+    compiled: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pooling, 'is_compiling', lambda: compiled)
     x = noise(2, 16, 128, 96).float() + offset
     mean, rstd = moments(x.contiguous(memory_format=layout), 1e-5)
     exact = x.double()
