@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 from mmengine.evaluator import BaseMetric, Evaluator
 
 from mmpoolformer.utils.errors import UserError
@@ -66,7 +67,25 @@ def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
     module = sys.modules[COCO_MODULE]
     fast = replaced(module, 'COCOeval', faster(module.COCOeval))
     with replaced(metric, '_coco_api', tolerant), fast:
-        return compute(results)
+        found = compute(_by_category_id(metric, api, results))
+    # What counts by default, in `save_best='auto'` too, is the first.
+    return dict(sorted(found.items(), key=lambda one: one[0].endswith('_precision')))
+
+
+def _by_category_id(metric: BaseMetric, api: object, results: Sequence) -> Sequence:
+    """Number labels as the ids of their categories are sorted, where that matters.
+
+    pycocotools sorts its figures of classes so, and mmdet reads them as if they were in
+    the order of the file.
+    """
+    ids = api.get_cat_ids(cat_names=metric.dataset_meta['classes'])
+    if not metric.classwise or ids == sorted(ids):
+        return results
+    metric.cat_ids = sorted(ids)
+    ranks = np.array([metric.cat_ids.index(number) for number in ids])
+    return [
+        (truth, {**found, 'labels': ranks[found['labels']]}) for truth, found in results
+    ]
 
 
 def faster(kind: Callable) -> Callable:

@@ -99,10 +99,15 @@ def measured(
     return evaluator.evaluate(len(images))
 
 
-def by_pycocotools(truth: Path, found: list[dict], images: Sequence[int]) -> float:
+def by_pycocotools(
+    truth: Path,
+    found: list[dict],
+    images: Sequence[int],
+    categories: Sequence[int] = range(len(CLASSES)),
+) -> float:
     api = COCO(str(truth))
-    evaluation = COCOeval(api, api.loadRes(found), 'bbox')
-    evaluation.params.imgIds = list(images)
+    evaluation = COCOeval(api, api.loadRes(deepcopy(found)), 'bbox')
+    evaluation.params.imgIds, evaluation.params.catIds = list(images), list(categories)
     evaluation.params.maxDets = [100, 300, 1000]
     evaluation.evaluate()
     evaluation.accumulate()
@@ -190,6 +195,26 @@ def test_pictures_that_were_not_run_do_not_count(truth, images, has_file) -> Non
     score = measured(truth, found, images, **given)['coco/bbox_mAP']
     assert 0.2 < score < 0.9
     assert score == pytest.approx(by_pycocotools(truth, found, images), abs=6e-4)
+
+
+def test_figures_of_classes_have_their_own_names(truth: Path) -> None:
+    content = json.loads(truth.read_text())
+    content['categories'].reverse()  # disc, of id 1, first
+    truth.write_text(json.dumps(content))
+    found = detections(truth, range(PICTURES))
+    found = [one for one in found if one['category_id'] == 0 or one['id'] % 2]
+    expected = {
+        name: by_pycocotools(truth, found, range(PICTURES), [number])
+        for number, name in enumerate(CLASSES)
+    }
+    assert expected['box'] > expected['disc'] + 0.1
+    # The data set's labels follow the file.
+    labelled = [{**one, 'category_id': 1 - one['category_id']} for one in found]
+    metrics = measured(truth, labelled, range(PICTURES), classwise=True)
+    for name in CLASSES:
+        score = metrics[f'coco/{name}_precision']
+        assert score == pytest.approx(expected[name], abs=6e-4)
+    assert next(iter(metrics)) == 'coco/bbox_mAP'
 
 
 @pytest.mark.parametrize('has_file', [True, False])
