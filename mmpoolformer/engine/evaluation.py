@@ -8,6 +8,7 @@ a tenth of the time.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
@@ -21,6 +22,7 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.temporary import replaced
+from mmpoolformer.utils.text import first_few
 
 # Where mmdet's metric looks its evaluations up.
 COCO_MODULE = 'mmdet.evaluation.metrics.coco_metric'
@@ -41,9 +43,47 @@ def count_run_pictures(evaluator: Evaluator) -> None:
             metric.compute_metrics = partial(_compute, metric, metric.compute_metrics)
 
 
+def check_categories(evaluator: Evaluator) -> None:
+    """Refuse files of COCO's metrics with other categories than the data's classes.
+
+    mmdet counts labels in the order of the file, whatever the config says: they would
+    stand for other classes than the model has learned.
+
+    Args:
+        evaluator: One that knows its data set; only metrics with a file of their own
+            are looked at.
+
+    Raises:
+        UserError: Naming the classes in both orders.
+    """
+    wanted = list((evaluator.dataset_meta or {}).get('classes') or ())
+    for metric in evaluator.metrics:
+        api = getattr(metric, '_coco_api', None)
+        kinds = {*getattr(metric, 'metrics', ())} - {'proposal', 'proposal_fast'}
+        if not (api and kinds and wanted):
+            continue
+        ids = api.get_cat_ids(cat_names=wanted)
+        found = [api.cats[number]['name'] for number in ids]
+        if found != wanted:
+            raise UserError(
+                f'{type(metric).__name__}: of the classes {first_few(wanted, 8)} its '
+                f'ann_file has {first_few(found, 8) or "none"}, in this order, which '
+                'labels follow: write the "categories" of all files in the order of '
+                'the training'
+            )
+
+
 def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
     # In the order of the results, as proposal_fast pairs them.
     metric.img_ids = list(dict.fromkeys(truth['img_id'] for truth, _ in results))
+    if len(metric.img_ids) < len(results):
+        counts = Counter(truth['img_id'] for truth, _ in results)
+        raise UserError(
+            f'{type(metric).__name__}: several pictures of the data have the id '
+            f'{counts.most_common(1)[0][0]!r}, so that it is not known what is in '
+            'which: give the pictures of joined data sets (ConcatDataset) ids of their '
+            'own, or test one after the other'
+        )
     if hasattr(metric, '_lvis_api'):
         return _filled(metric, compute(results))
     if metric._coco_api is None:

@@ -39,7 +39,7 @@ from mmpoolformer.data.checks.built import (
 )
 from mmpoolformer.engine.config import task_scope
 from mmpoolformer.engine.distributed import on_cpu
-from mmpoolformer.engine.evaluation import count_run_pictures
+from mmpoolformer.engine.evaluation import check_categories, count_run_pictures
 from mmpoolformer.engine.fitting import check_averages, check_fit, check_losses
 from mmpoolformer.engine.fsdp import (
     ShardedState,
@@ -163,6 +163,7 @@ class ToolRunner(Runner):
             if self._val_loop is not None:
                 self._val_loop = self.build_val_loop(self._val_loop)
                 self._skip_logits(self._val_loop.evaluator)
+                check_categories(self._val_loop.evaluator)
                 check_classes(unwrapped(self.model), self.val_dataloader.dataset)
             if shards(self.cfg):
                 self._shard_model()
@@ -187,6 +188,7 @@ class ToolRunner(Runner):
         with as_user_error(str(self.cfg.filename or 'config')):
             self._test_loop = self.build_test_loop(self._test_loop)
             self._skip_logits(self._test_loop.evaluator)
+            check_categories(self._test_loop.evaluator)
             check_classes(unwrapped(self.model), self.test_dataloader.dataset)
 
     def _skip_logits(self, evaluator: Evaluator) -> None:

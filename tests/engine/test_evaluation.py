@@ -18,7 +18,11 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmpoolformer.engine.evaluation import count_run_pictures, faster
+from mmpoolformer.engine.evaluation import (
+    check_categories,
+    count_run_pictures,
+    faster,
+)
 from mmpoolformer.utils.errors import UserError
 
 CLASSES = ('box', 'disc')
@@ -273,3 +277,23 @@ def test_recall_of_proposals_of_some_pictures(truth: Path) -> None:
 def test_pictures_of_another_file_are_refused(truth: Path) -> None:
     with pytest.raises(UserError, match=r'no picture of id 99.*val_evaluator\.ann'):
         measured(truth, [], (99,))
+
+
+def test_pictures_of_one_id_are_refused(truth: Path) -> None:
+    found = detections(truth, range(5))
+    with pytest.raises(UserError, match='several pictures of the data have the id 3,'):
+        measured(truth, found, (1, 3, 4, 3))
+
+
+@pytest.mark.parametrize('classes', [('disc', 'box'), ('box', 'ring'), ('ring',)])
+def test_categories_in_another_order_are_refused(truth: Path, classes: tuple) -> None:
+    for metric in ('bbox', 'proposal'):
+        evaluator = Evaluator(CocoMetric(ann_file=str(truth), metric=metric))
+        evaluator.dataset_meta = {'classes': CLASSES}
+        check_categories(evaluator)
+        evaluator.dataset_meta = {'classes': classes}
+        if metric == 'proposal':  # without classes
+            check_categories(evaluator)
+            continue
+        with pytest.raises(UserError, match=f'of the classes {", ".join(classes)} its'):
+            check_categories(evaluator)
