@@ -47,6 +47,7 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
     """Test as the command line says, until the end or a request to stop."""
     args = parse(argv)
     # torch: not for --help
+    from mmpoolformer.data.checks.built import check_class_order
     from mmpoolformer.engine.launch import Testing, test
     from mmpoolformer.inference.engines import load_engine
     from mmpoolformer.inference.exported import run_exported
@@ -56,8 +57,9 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
     if is_exported(args.checkpoint):
         engine = load_engine(args.checkpoint, args.dtype)
 
-        def install(model: object, _: object) -> None:
+        def install(model: object, dataset: object) -> None:
             run_exported(model, engine)
+            check_class_order(engine.info.get('classes') or (), dataset, engine.path)
 
     elif _is_saved(args.checkpoint):
         install = partial(run_saved, source=args.checkpoint)

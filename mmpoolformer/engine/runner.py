@@ -30,7 +30,9 @@ from mmpoolformer.checkpoints.filling import (
     model_weights,
     unwrapped,
 )
+from mmpoolformer.classification.class_labels import recorded_classes
 from mmpoolformer.data.checks.built import (
+    check_class_order,
     check_classes,
     check_dataset,
     check_pairs,
@@ -371,8 +373,9 @@ class ToolRunner(Runner):
             The whole checkpoint.
 
         Raises:
-            UserError: If tensors that the model has are missing or differ in shape;
-                where not all are needed, if none fits, or none of the backbone.
+            UserError: If tensors that the model has are missing or differ in shape, or
+                the classes are the data's in another order; where not all are needed,
+                if none fits, or none of the backbone.
         """
         read = partial(CheckpointLoader.load_checkpoint, map_location=map_location)
         if not self.needs_all_weights:
@@ -381,6 +384,9 @@ class ToolRunner(Runner):
         if self._resume:
             self._load_from = filename
             self._check_resumed(checkpoint, filename)
+        is_test = isinstance(self._test_loop, BaseLoop)
+        dataset = (self.test_loop if is_test else self.train_loop).dataloader.dataset
+        check_class_order(recorded_classes(checkpoint), dataset, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         report = fill_model(self.model, checkpoint, filename)
         self.logger.info(f'Loaded {report}')

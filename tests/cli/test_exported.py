@@ -154,3 +154,17 @@ def test_options_that_files_do_not_have(
     assert run['code'] in (1, 2)
     assert message in run['err']
     assert len(run['err'].splitlines()) == 1
+
+
+def test_classes_in_another_order_are_refused(
+    tiny: SimpleNamespace, trained: SimpleNamespace, exported: dict[str, Path]
+) -> None:
+    order = 'test_dataloader.dataset.metainfo.classes=[disc,square,background]'
+    for path in (trained.seg_checkpoint, exported['seg'].with_suffix('.onnx')):
+        job = [TEST, tiny.segmentation, path, '--work-dir', tiny.folder / 'refused']
+        run = run_here([*job, '--cfg-options', order], tiny.folder)
+        assert run['code'] == 1
+        assert (
+            f'{path.name}: has learned the classes in the order square, disc'
+            in (run['err'])
+        )

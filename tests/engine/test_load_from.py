@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_training import Layers, settings, train
+from tiny_training import Layers, Numbers, settings, train
 
+from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.utils.errors import UserError
 
 
@@ -36,3 +37,28 @@ def test_load_from_another_model_is_refused(tmp_path: Path) -> None:
     config.load_from = str(tmp_path / 'x.pth')
     with pytest.raises(UserError, match=r'x\.pth: no tensor fits the model'):
         train(config, resume=None)
+
+
+def test_weights_for_the_classes_in_another_order_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = {'classes': ('ant', 'bee', 'cat')}
+    monkeypatch.setattr(Numbers, 'metainfo', about, raising=False)
+    work = tmp_path / 'run'
+    train(settings(work, steps=2), resume=None)
+    about['classes'] = ('ant', 'wasp', 'cat')  # a new name
+    assert train(settings(work, steps=4)).iter == 4
+    about['classes'] = ('wasp', 'ant', 'cat')
+    message = r'iter_4\.pth: has learned .* ant, wasp, cat, but .* wasp, ant, cat:'
+    with pytest.raises(UserError, match=message):
+        train(settings(work, steps=6))
+    checkpoint = next(work.glob('iter_4.pth'))
+    config = settings(tmp_path / 'test')
+    config.load_from = str(checkpoint)
+    config.test_dataloader, config.test_cfg = config.val_dataloader, {}
+    config.test_evaluator = config.val_evaluator
+    runner = ToolRunner.from_cfg(config)
+    runner.needs_all_weights = True
+    runner.prepare_test()
+    with pytest.raises(UserError, match=message):
+        runner.test()
