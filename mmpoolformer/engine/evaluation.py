@@ -84,6 +84,7 @@ def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
             'which: give the pictures of joined data sets (ConcatDataset) ids of their '
             'own, or test one after the other'
         )
+    metric.iou_thrs = np.atleast_1d(metric.iou_thrs)  # a list equals no number
     if hasattr(metric, '_lvis_api'):
         return _filled(metric, compute(results))
     if metric._coco_api is None:

@@ -221,6 +221,16 @@ def test_figures_of_classes_have_their_own_names(truth: Path) -> None:
     assert next(iter(metrics)) == 'coco/bbox_mAP'
 
 
+@pytest.mark.parametrize('levels', [0.5, [0.5], [0.5, 0.75]])
+def test_levels_of_iou_are_numbers_or_lists(truth: Path, levels: object) -> None:
+    found = detections(truth, range(PICTURES))
+    every = measured(truth, found, range(PICTURES))
+    some = measured(truth, found, range(PICTURES), iou_thrs=levels)
+    known = [every[f'coco/bbox_mAP_{n}'] for n in (50, 75)][: np.size(levels)]
+    assert some['coco/bbox_mAP'] == pytest.approx(np.mean(known), abs=1e-3)
+    assert some['coco/bbox_mAP_50'] == every['coco/bbox_mAP_50'] > 0.5
+
+
 @pytest.mark.parametrize('has_file', [True, False])
 def test_no_detection_is_an_ap_of_0(truth: Path, has_file: bool) -> None:
     given = {} if has_file else {'ann_file': None}
