@@ -351,20 +351,39 @@ def test_optimizers_of_timm_by_name(name: str) -> None:
 def test_layer_decay_scales_the_rates(model: dict) -> None:
     model = MODELS.build({**model, 'type': f'mmpoolformer.{model["type"]}'})
     wrapper = optim_wrapper(model, layer_decay=0.5)
-    schedule = PARAM_SCHEDULERS.build(
-        dict(
-            type='mmpoolformer.CosineLR',
-            optimizer=wrapper,
-            t_initial=10,
-            by_epoch=False,
-        )
-    )
-    schedule.step()
     rates = sorted({group['lr'] for group in wrapper.param_groups})
     blocks = {n.rpartition('.norm1.')[0] for n, _ in model.named_parameters()} - {''}
     assert len(rates) == len(blocks) + 2  # and embedding and head
     for lower, higher in itertools.pairwise(rates):
         assert higher / lower == pytest.approx(2)
+    assert rates[-1] == 1e-3
+
+
+def test_schedules_keep_the_layer_decay() -> None:
+    model, theirs = ours(), ours()
+    schedule = dict(t_initial=10, warmup_t=3, warmup_lr_init=1e-6, lr_min=1e-5)
+    optimizer = create_optimizer_v2(
+        theirs.backbone, 'adamw', lr=1e-3, weight_decay=0.05, layer_decay=0.5
+    )
+    timms = CosineLRScheduler(optimizer, **schedule, t_in_epochs=False)
+    wrapper = optim_wrapper(model, layer_decay=0.5)
+    cosine = PARAM_SCHEDULERS.build(
+        dict(type='mmpoolformer.CosineLR', optimizer=wrapper, by_epoch=False) | schedule
+    )
+    other = optim_wrapper(model, layer_decay=0.5)
+    first = [group['lr'] for group in other.optimizer.param_groups]
+    mmengines = PARAM_SCHEDULERS.build(
+        dict(type='ConstantLR', optimizer=other, factor=0.1, end=5, by_epoch=False)
+    )
+    for step in range(12):
+        timms.step_update(step)
+        found = [group['lr'] for group in wrapper.optimizer.param_groups]
+        assert found == pytest.approx([g['lr'] for g in optimizer.param_groups])
+        share = 0.1 if step < 4 else 1
+        found = [group['lr'] for group in other.optimizer.param_groups]
+        assert found == pytest.approx([rate * share for rate in first])
+        cosine.step()
+        mmengines.step()
 
 
 def test_accuracy_equals_a_count_by_hand() -> None:
