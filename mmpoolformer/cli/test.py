@@ -47,6 +47,7 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
     """Test as the command line says, until the end or a request to stop."""
     args = parse(argv)
     # torch: not for --help
+    from mmpoolformer.data.checks.built import check_names
     from mmpoolformer.engine.launch import Testing, test
     from mmpoolformer.inference.engines import load_engine
     from mmpoolformer.inference.exported import run_exported
@@ -56,7 +57,8 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
     if is_exported(args.checkpoint):
         engine = load_engine(args.checkpoint, args.dtype)
 
-        def install(model: object, _: object) -> None:
+        def install(model: object, dataset: object) -> None:
+            check_names(engine.info.get('classes') or (), dataset, args.checkpoint)
             run_exported(model, engine)
 
     elif _is_saved(args.checkpoint):

@@ -30,9 +30,11 @@ from mmpoolformer.checkpoints.filling import (
     model_weights,
     unwrapped,
 )
+from mmpoolformer.classification.class_labels import recorded_classes
 from mmpoolformer.data.checks.built import (
     check_classes,
     check_dataset,
+    check_names,
     check_pairs,
     check_steps,
     explain_empty,
@@ -369,7 +371,8 @@ class ToolRunner(Runner):
             The whole checkpoint.
 
         Raises:
-            UserError: If tensors that the model has are missing or differ in shape;
+            UserError: If tensors that the model has are missing or differ in shape,
+                or the classes are those of the test's data in another order;
                 where not all are needed, if none fits, or none of the backbone.
         """
         read = partial(CheckpointLoader.load_checkpoint, map_location=map_location)
@@ -379,6 +382,9 @@ class ToolRunner(Runner):
         if self._resume:
             self._load_from = filename
             self._check_resumed(checkpoint, filename)
+        else:
+            trained = recorded_classes(checkpoint)
+            check_names(trained, self.test_dataloader.dataset, filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         report = fill_model(self.model, checkpoint, filename)
         self.logger.info(f'Loaded {report}')
