@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from mmpoolformer import create_model
 from mmpoolformer.classification import Accuracy, ImageClassifier, TimmClassifier
+from mmpoolformer.utils.errors import UserError
 
 TINY = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), layer_scale_init=0.5)
 MIXUP = dict(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5)
@@ -398,6 +399,12 @@ def test_accuracy_equals_a_count_by_hand() -> None:
     assert metric.evaluate(4) == pytest.approx(
         {'accuracy/top1': 100 / 3, 'accuracy/top2': 200 / 3, 'accuracy/top5': 100.0}
     )
+
+
+def test_scores_that_are_no_numbers_have_no_accuracy() -> None:
+    sample = {'pred_scores': torch.full((3,), float('nan')), 'gt_label': 0}
+    with pytest.raises(UserError, match='scores are not finite'):
+        Accuracy().process({}, [sample])
 
 
 @pytest.mark.parametrize(
