@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
+from torch.utils.data import Dataset
 
+from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.text import first_few, shown
 
 
@@ -71,6 +74,35 @@ def match_classes(
             f'has {num_classes}'
         )
     return {name: i for i, name in enumerate(folders)}
+
+
+def check_names(trained: Sequence[str], dataset: Dataset, source: str) -> None:
+    """Warn where labels mean other classes in the data than for the weights.
+
+    Args:
+        trained: Names of the classes that the weights are for, or none.
+        dataset: The data; class names are its `metainfo['classes']`.
+        source: Where the weights are from.
+
+    Raises:
+        UserError: If they are the same classes in another order.
+    """
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    if not trained or not classes:
+        return
+    # Files of published models name the classes in words, folders by synsets.
+    ours, theirs = (describe_classes(x, len(x)) for x in (trained, classes))
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    label, pair = next((x for x in pairs if x[1][0] != x[1][1]), (None, ()))
+    if label is None:
+        return
+    text = f'label {label} is {pair[0]} in {source}, {pair[1]} in the data'
+    if sorted(ours) == sorted(theirs):
+        raise UserError(
+            f'{text}: set classes of the data set (of mmdet and mmseg metainfo.classes)'
+            ' to the order of the checkpoint'
+        )
+    warn(f'{text}: the results are right only if both mean the same')
 
 
 def _names(where: str, names: set[str]) -> str:

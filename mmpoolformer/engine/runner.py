@@ -30,11 +30,10 @@ from mmpoolformer.checkpoints.filling import (
     model_weights,
     unwrapped,
 )
-from mmpoolformer.classification.class_labels import recorded_classes
+from mmpoolformer.classification.class_labels import check_names, recorded_classes
 from mmpoolformer.data.checks.built import (
     check_classes,
     check_dataset,
-    check_names,
     check_pairs,
     check_steps,
     explain_empty,

@@ -1,8 +1,12 @@
 """Names of classes, and which folder is which class."""
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+
 import pytest
 
 from mmpoolformer.classification.class_labels import (
+    check_names,
     describe_classes,
     imagenet_synsets,
     match_classes,
@@ -66,3 +70,26 @@ def test_differences_are_named() -> None:
         match_classes(('bee', 'cup'), ('ant', 'bee'), 2)
     with pytest.raises(ValueError, match=r'2 classes \(bee, cup\).*model has 1000'):
         match_classes(('bee', 'cup'), (), 1000)
+
+
+@pytest.mark.parametrize(
+    ('trained', 'data', 'told'),
+    [
+        ((), ('ant', 'bee'), ''),
+        (('ant', 'bee'), ['ant', 'bee'], ''),
+        (('ant', 'bee', 'cat'), ('ant', 'bee'), ''),
+        (('tench, Tinca tinca',), ('n01440764',), ''),
+        (('ant', 'bee'), ('ant', 'fly'), 'label 1 is bee in x.pth, fly in the data'),
+        (('ant', 'bee'), ('bee',), 'label 0 is ant in x.pth, bee in the data'),
+    ],
+)
+def test_other_classes_than_the_weights_have_are_told(
+    trained: tuple, data: Sequence, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings = []
+    monkeypatch.setattr(
+        'mmpoolformer.classification.class_labels.warn', warnings.append
+    )
+    check_names(trained, SimpleNamespace(metainfo={'classes': data}), 'x.pth')
+    assert bool(warnings) == bool(told)
+    assert told in ''.join(warnings)

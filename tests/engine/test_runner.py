@@ -1,5 +1,4 @@
 import copy
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,6 @@ from mmpoolformer.checkpoints.filling import fill_model, fill_partly
 from mmpoolformer.data.checks.built import (
     SAMPLES,
     check_dataset,
-    check_names,
     explain_empty,
 )
 from mmpoolformer.engine.config import load_config
@@ -242,26 +240,6 @@ def test_an_empty_data_set_is_explained_and_other_errors_pass() -> None:
         raise ValueError('need at least one array to concatenate')
     with pytest.raises(ValueError, match='other'), explain_empty(config):
         raise ValueError('other')
-
-
-@pytest.mark.parametrize(
-    ('trained', 'data', 'told'),
-    [
-        ((), ('ant', 'bee'), ''),
-        (('ant', 'bee'), ['ant', 'bee'], ''),
-        (('ant', 'bee', 'cat'), ('ant', 'bee'), ''),
-        (('ant', 'bee'), ('ant', 'fly'), 'label 1 is bee in x.pth, fly in the data'),
-        (('ant', 'bee'), ('bee',), 'label 0 is ant in x.pth, bee in the data'),
-    ],
-)
-def test_other_classes_than_the_weights_have_are_told(
-    trained: tuple, data: Sequence, told: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    warnings = []
-    monkeypatch.setattr('mmpoolformer.data.checks.built.warn', warnings.append)
-    check_names(trained, SimpleNamespace(metainfo={'classes': data}), 'x.pth')
-    assert bool(warnings) == bool(told)
-    assert told in ''.join(warnings)
 
 
 def test_a_test_refuses_the_classes_of_the_weights_in_another_order(tmp_path) -> None:

@@ -9,9 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mmpoolformer.utils.errors import UserError
-from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.nested import leaf_datasets
-from mmpoolformer.utils.text import first_few, shown
+from mmpoolformer.utils.text import first_few
 
 # What mmengine's BaseDataset says when nothing is left in its list.
 NOTHING_LEFT = 'need at least one array to concatenate'
@@ -111,32 +110,6 @@ def wrong_class_count(
         f'the model has {count} classes, the data {len(classes)} '
         f'({first_few(classes, 3)}): set {place} to {len(classes)}'
     )
-
-
-def check_names(trained: Sequence[str], dataset: Dataset, source: str) -> None:
-    """Warn where labels mean other classes in the data than for the weights.
-
-    Args:
-        trained: Names of the classes that the weights are for, or none.
-        dataset: The data; class names are its `metainfo['classes']`.
-        source: Where the weights are from.
-
-    Raises:
-        UserError: If they are the same classes in another order.
-    """
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
-    pairs = enumerate(zip(trained, classes, strict=False))
-    label, pair = next((x for x in pairs if x[1][0] != x[1][1]), (None, ()))
-    if label is None:
-        return
-    one, other = pair
-    text = f'label {label} is {shown(one)} in {source}, {shown(str(other))} in the data'
-    if sorted(trained) == sorted(map(str, classes)):
-        raise UserError(
-            f'{text}: set classes of the data set (of mmdet and mmseg metainfo.classes)'
-            ' to the order of the checkpoint'
-        )
-    warn(f'{text}: the results are right only if both mean the same')
 
 
 def check_steps(loader: DataLoader) -> None:
