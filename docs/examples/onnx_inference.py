@@ -43,7 +43,7 @@ def resized(picture: Image.Image, about: dict, short_side: int | None) -> Image.
         return picture.resize((width, height), Image.Resampling.BICUBIC)
     kind = about['kind']
     if kind not in LONGEST:
-        return cropped(picture, *about.get('picture_size', (224, 224)))
+        return cropped(picture, about)
     scale = min(
         (short_side or SHORTEST[kind]) / min(picture.size),
         LONGEST[kind] / max(picture.size),
@@ -54,12 +54,15 @@ def resized(picture: Image.Image, about: dict, short_side: int | None) -> Image.
     return picture.resize(size, Image.Resampling.BILINEAR)
 
 
-def cropped(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """Return the middle of a picture, its shorter side a little reduced."""
-    scale = max(height / picture.height, width / picture.width) / 0.9
+def cropped(picture: Image.Image, about: dict) -> Image.Image:
+    """Return the middle of a picture, reduced as for the evaluation of the model."""
+    height, width = about.get('picture_size', (224, 224))
+    how = Image.Resampling[about.get('interpolation', 'bicubic').upper()]
+    scale = max(height / picture.height, width / picture.width)
+    scale /= about.get('crop_pct', 0.9)
     size = [round(side * scale) for side in picture.size]
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    picture = picture.resize(size, Image.Resampling.BICUBIC)
+    picture = picture.resize(size, how)
     return picture.crop((left, top, left + width, top + height))
 
 

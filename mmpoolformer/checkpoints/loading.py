@@ -401,7 +401,7 @@ def _cure(missing: Sequence[str], reshaped: Sequence[str]) -> str:
             'The file has no classifier: load it into a backbone, or start the layers '
             f'anew by load_weights(..., fresh={tuple(sorted(heads))})'
         )
-    if heads and heads <= {'head.fc', 'head', 'head_dist'}:
+    if heads and heads <= {'head.fc', 'head.fc.fc2', 'head', 'head_dist'}:
         return (
             'The number of classes differs: load_weights(..., '
             f'fresh={tuple(sorted(heads))}) starts that layer anew'

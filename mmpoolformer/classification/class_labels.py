@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
+from torch.utils.data import Dataset
 
+from mmpoolformer.utils.errors import UserError
+from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.text import first_few, shown
 
 
@@ -71,6 +74,36 @@ def match_classes(
             f'has {num_classes}'
         )
     return {name: i for i, name in enumerate(folders)}
+
+
+def check_class_order(trained: Sequence[str], dataset: Dataset, source: str) -> None:
+    """Refuse weights whose classes have other numbers in the data; warn of other names.
+
+    Args:
+        trained: Names of the classes that the weights are for, or none.
+        dataset: The data; class names are its `metainfo['classes']`.
+        source: Where the weights are from.
+
+    Raises:
+        UserError: If a class of the weights has another number in the data.
+    """
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    # Files of published models name the classes in words, folders by synsets.
+    ours, theirs = (describe_classes(x, len(x)) for x in (trained, classes))
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    others = [(label, *pair) for label, pair in pairs if pair[0] != pair[1]]
+    if any(name in ours for _, _, name in others):
+        raise UserError(
+            f'{source}: has learned the classes in the order {first_few(trained, 8)}, '
+            f'but the data has {first_few(classes, 8)}: write the classes of the data '
+            'in the order of the training'
+        )
+    if others:
+        label, own, name = others[0]
+        warn(
+            f'label {label} is {own} in {source}, {name} in the data: the results are '
+            'right only if both mean the same'
+        )
 
 
 def _names(where: str, names: set[str]) -> str:

@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from mmpoolformer.classification.class_labels import imagenet_synsets, match_classes
+from mmpoolformer.classification.class_labels import (
+    describe_classes,
+    imagenet_synsets,
+    match_classes,
+)
 from mmpoolformer.classification.metric import class_ranks, topk_accuracy
 from mmpoolformer.data.class_folders import SPLITS, is_strange
 from mmpoolformer.data.classification import NO_CLASS, TimmDataset
@@ -95,8 +99,11 @@ def evaluation_data(
         on_error='skip' if skip_unreadable else 'raise',
     )
     folders = TimmDataset(**options, quiet=True).metainfo.get('classes', ())
+    synsets = imagenet_synsets(num_classes)
+    if synsets and classes == describe_classes(synsets, num_classes):
+        classes = synsets  # the weights name them in words
     labels = match_classes(folders, classes, num_classes)
-    if set(folders) <= set(classes or imagenet_synsets(num_classes)):  # by name
+    if set(folders) <= set(classes or synsets):  # by name
         return TimmDataset(**options, options={'class_map': labels})
     return TimmDataset(**options)  # by order, which is told if others have another
 

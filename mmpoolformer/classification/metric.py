@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmpoolformer.data.classification import NO_CLASS
 from mmpoolformer.registry import METRICS
+from mmpoolformer.utils.errors import UserError
 
 
 @METRICS.register_module()
@@ -65,7 +66,10 @@ def class_ranks(scores: Tensor, labels: Tensor) -> list[int | None]:
 
     Raises:
         ValueError: If there is no score for a label.
+        UserError: If scores are no numbers.
     """
+    if scores.isnan().any():  # would count as a hit of the first class
+        raise UserError('scores are not finite; are these weights of this model?')
     if len(labels) and labels.max() >= scores.shape[1]:
         raise ValueError(
             f'a picture of class {labels.max()} (counted from 0), but only '

@@ -1,5 +1,7 @@
 """timm's optimizers and its rules for weight decay and layer-wise learning rates."""
 
+from types import SimpleNamespace
+
 from mmengine.optim import BaseOptimWrapper, OptimWrapper
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.registry import OPTIM_WRAPPERS
@@ -62,6 +64,9 @@ class TimmOptimizer:
         optimizer = create_optimizer_v2(
             network, opt=self.name, **self.rules, **self.optimizer
         )
+        # timm leaves it to its schedules; mmengine's, or none, wouldn't do it.
+        for group in optimizer.param_groups:
+            group['lr'] *= _scale(group)
         return OPTIM_WRAPPERS.build(self.wrapper, default_args={'optimizer': optimizer})
 
 
@@ -75,7 +80,8 @@ class CosineLR(_ParamScheduler):
     become iterations; epochs after `t_initial` are the cool-down.
 
     Args:
-        optimizer: The optimizer wrapper; groups may have an `lr_scale`.
+        optimizer: The optimizer wrapper; groups may have an `lr_scale`, by which
+            their rates are multiplied already.
         t_initial: Length of the cosine, warm-up included, in iterations (or epochs).
         lr_min: Rate at its end, and in the cool-down.
         warmup_t: Length of the linear warm-up, in iterations (or epochs).
@@ -102,15 +108,20 @@ class CosineLR(_ParamScheduler):
     ) -> None:
         accumulates = isinstance(optimizer, BaseOptimWrapper) and not by_epoch
         self.steps = getattr(optimizer, '_accumulative_counts', 1) if accumulates else 1
+        # timm multiplies by lr_scale last, lr_min and the warm-up's start too: its
+        # schedule gets the rates before that.
+        groups = [
+            {'lr': group.get('initial_lr', group['lr']) / (_scale(group) or 1.0)}
+            for group in optimizer.param_groups
+        ]
         self.timm = CosineLRScheduler(
-            optimizer,
+            SimpleNamespace(param_groups=groups),
             t_initial=_in_updates(t_initial, self.steps),
             lr_min=lr_min,
             warmup_t=_in_updates(warmup_t, self.steps),
             warmup_lr_init=warmup_lr_init,
             t_in_epochs=by_epoch,
         )
-        # timm's has set the groups to the first rate of the warm-up already.
         super().__init__(optimizer, 'lr', begin, end, last_step, by_epoch, verbose)
 
     @classmethod
@@ -148,10 +159,11 @@ class CosineLR(_ParamScheduler):
         """Return each group's rate for the coming iteration."""
         rates = self.timm._get_lr(self.last_step // self.steps)
         groups = self.optimizer.param_groups
-        return [
-            rate * group.get('lr_scale', 1.0)
-            for rate, group in zip(rates, groups, strict=True)
-        ]
+        return [rate * _scale(group) for rate, group in zip(rates, groups, strict=True)]
+
+
+def _scale(group: dict) -> float:
+    return group.get('lr_scale', 1.0)
 
 
 def _in_updates(iterations: int, steps: int) -> int:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
     """Test as the command line says, until the end or a request to stop."""
     args = parse(argv)
     # torch: not for --help
-    from mmpoolformer.data.checks.built import check_class_order
+    from mmpoolformer.classification.class_labels import check_class_order
     from mmpoolformer.engine.launch import Testing, test
     from mmpoolformer.inference.engines import load_engine
     from mmpoolformer.inference.exported import run_exported

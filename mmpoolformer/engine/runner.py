@@ -30,9 +30,11 @@ from mmpoolformer.checkpoints.filling import (
     model_weights,
     unwrapped,
 )
-from mmpoolformer.classification.class_labels import recorded_classes
-from mmpoolformer.data.checks.built import (
+from mmpoolformer.classification.class_labels import (
     check_class_order,
+    recorded_classes,
+)
+from mmpoolformer.data.checks.built import (
     check_classes,
     check_dataset,
     check_pairs,

@@ -166,9 +166,10 @@ def _prepared(path: str, about: Mapping) -> ndarray:
     mean, std = (np.float32(about[name]) for name in ('mean', 'std'))
     if about['kind'] == 'classifier':
         size = about['picture_size'] if about['size'] == 'any' else about['size']
-        options = dict(input_size=(3, *size), crop_pct=about.get('crop_pct'))
+        seen = ('crop_pct', 'interpolation')
+        options = {name: about[name] for name in seen if name in about}
         transform = create_transform(
-            **options, mean=tuple(mean / 255), std=tuple(std / 255)
+            (3, *size), **options, mean=tuple(mean / 255), std=tuple(std / 255)
         )
         return transform(picture).numpy()[None]
     picture = picture.resize(_size(picture, about), Image.Resampling.BILINEAR)

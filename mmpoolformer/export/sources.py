@@ -10,8 +10,7 @@ from mmpoolformer.checkpoints import load_weights
 from mmpoolformer.classification.class_labels import describe_classes, recorded_classes
 from mmpoolformer.classification.preprocessing import (
     evaluation_settings,
-    normalisation,
-    picture_size,
+    filled_settings,
 )
 from mmpoolformer.engine.picture_size import tested_scale
 from mmpoolformer.inference.classifiers import load_classifier
@@ -41,8 +40,8 @@ def named_model(
 
     Returns:
         The model; for the file `model`, `mean`, `std`, `picture_size`, `crop_pct` (the
-        share of a picture that is seen), `channel_order` and, if known, `classes`; and
-        which weights are random, in words.
+        share of a picture that is seen), `interpolation`, `channel_order` and, if
+        known, `classes`; and which weights are random, in words.
 
     Raises:
         ValueError: If there is no such model or the weights do not fit.
@@ -107,9 +106,13 @@ def config_model(
 
 
 def _preparation(settings: Mapping) -> dict:
-    """Return how timm prepares pictures: size, share, and mean and std to 255."""
-    mean, std = ([BYTE * x for x in each] for each in normalisation(settings))
-    found = {'picture_size': list(picture_size(settings)), 'channel_order': 'RGB'}
-    if settings.get('crop_pct'):
-        found['crop_pct'] = settings['crop_pct']
-    return {**found, 'mean': mean, 'std': std}
+    """Return how timm prepares pictures; mean and std to 255."""
+    filled = filled_settings(settings)
+    return {
+        'picture_size': filled['input_size'][1:],
+        'channel_order': 'RGB',
+        'crop_pct': filled['crop_pct'],
+        'interpolation': filled['interpolation'],
+        'mean': [BYTE * x for x in filled['mean']],
+        'std': [BYTE * x for x in filled['std']],
+    }

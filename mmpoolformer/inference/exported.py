@@ -120,6 +120,8 @@ def recorded(engine: Engine) -> Weights:
         for name in ('mean', 'std')
         if name in info
     }
+    seen = ('crop_pct', 'interpolation')
+    preparation |= {name: info[name] for name in seen if name in info}
     if 'picture_size' in info:
         preparation['input_size'] = [3, *info['picture_size']]
     classes = {'classes': info.get('classes')}

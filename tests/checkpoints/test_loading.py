@@ -205,6 +205,16 @@ def test_other_number_of_classes() -> None:
     assert_loaded(model, source, report.loaded)
 
 
+def test_the_cure_for_another_number_of_classes_is_named_for_an_mlp_head() -> None:
+    arch = dict(base='caformer_s18', depths=(1, 1, 1, 1), dims=(32, 32, 32, 32))
+    source = values(MetaFormerClassifier(arch, 5))
+    model = MetaFormerClassifier(arch, 7)
+    with pytest.raises(CheckpointError, match=r"classes differs.*'head\.fc\.fc2',"):
+        load_weights(model, source)
+    report = load_weights(model, source, fresh=('head.fc.fc2',))
+    assert report.new == ('head.fc.fc2.weight', 'head.fc.fc2.bias')
+
+
 @pytest.mark.parametrize('channels', [1, 2, 4, 6])
 @pytest.mark.parametrize('kind', [PoolFormer, PiT])
 def test_rgb_weights_for_other_channels_are_those_of_timm(kind, channels) -> None:

@@ -1,13 +1,18 @@
 """Names of classes, and which folder is which class."""
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+
 import pytest
 
 from mmpoolformer.classification.class_labels import (
+    check_class_order,
     describe_classes,
     imagenet_synsets,
     match_classes,
     recorded_classes,
 )
+from mmpoolformer.utils.errors import UserError
 
 # As every list of ImageNet's classes has them.
 WORDS = {0: 'tench, Tinca tinca', 281: 'tabby, tabby cat', 985: 'daisy'}
@@ -66,3 +71,36 @@ def test_differences_are_named() -> None:
         match_classes(('bee', 'cup'), ('ant', 'bee'), 2)
     with pytest.raises(ValueError, match=r'2 classes \(bee, cup\).*model has 1000'):
         match_classes(('bee', 'cup'), (), 1000)
+
+
+@pytest.mark.parametrize(
+    ('trained', 'data', 'told'),
+    [
+        ((), ('ant', 'bee'), ''),
+        (('ant', 'bee'), ['ant', 'bee'], ''),
+        (('ant', 'bee', 'cat'), ('ant', 'bee'), ''),
+        (('tench, Tinca tinca',), ('n01440764',), ''),
+        (('ant', 'bee'), ('ant', 'fly'), 'label 1 is bee in x.pth, fly in the data'),
+    ],
+)
+def test_other_classes_than_the_weights_have_are_told(
+    trained: tuple, data: Sequence, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings = []
+    monkeypatch.setattr(
+        'mmpoolformer.classification.class_labels.warn', warnings.append
+    )
+    check_class_order(trained, SimpleNamespace(metainfo={'classes': data}), 'x.pth')
+    assert bool(warnings) == bool(told)
+    assert told in ''.join(warnings)
+
+
+@pytest.mark.parametrize(
+    'data', [('bee', 'ant', 'cat'), ('bee', 'cat'), ('fly', 'ant')]
+)
+def test_classes_at_other_numbers_than_the_weights_have_are_refused(
+    data: tuple,
+) -> None:
+    dataset = SimpleNamespace(metainfo={'classes': data})
+    with pytest.raises(UserError, match=r'^x\.pth: has learned .* ant, bee, cat, but'):
+        check_class_order(('ant', 'bee', 'cat'), dataset, 'x.pth')

@@ -12,6 +12,7 @@ from tiny_data import write_classes
 from torch.nn import functional as F
 
 from mmpoolformer.classification import Accuracy
+from mmpoolformer.classification.class_labels import describe_classes
 from mmpoolformer.classification.evaluation import (
     Placement,
     evaluate,
@@ -111,9 +112,10 @@ def test_an_order_unlike_the_plain_one_is_told(
     assert 'label 0 is apple, but Banana in the plain order' in told[0]
 
 
-def test_some_of_imagenets_classes(tmp_path: Path) -> None:
+@pytest.mark.parametrize('classes', [(), describe_classes((), 1000)])
+def test_some_of_imagenets_classes(tmp_path: Path, classes: tuple[str, ...]) -> None:
     write_classes(tmp_path, ('n02123045', 'n15075141'), 2)
-    data = evaluation_data(tmp_path, dict(input_size=16), (), 1000)
+    data = evaluation_data(tmp_path, dict(input_size=16), classes, 1000)
     assert [item['targets'] for item in data] == [281, 281, 999, 999]
     model = network(1000)
     result = evaluate(model, data)

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from mmpoolformer import create_model
 from mmpoolformer.classification import Accuracy, ImageClassifier, TimmClassifier
+from mmpoolformer.utils.errors import UserError
 
 TINY = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), layer_scale_init=0.5)
 MIXUP = dict(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5)
@@ -351,20 +352,39 @@ def test_optimizers_of_timm_by_name(name: str) -> None:
 def test_layer_decay_scales_the_rates(model: dict) -> None:
     model = MODELS.build({**model, 'type': f'mmpoolformer.{model["type"]}'})
     wrapper = optim_wrapper(model, layer_decay=0.5)
-    schedule = PARAM_SCHEDULERS.build(
-        dict(
-            type='mmpoolformer.CosineLR',
-            optimizer=wrapper,
-            t_initial=10,
-            by_epoch=False,
-        )
-    )
-    schedule.step()
     rates = sorted({group['lr'] for group in wrapper.param_groups})
     blocks = {n.rpartition('.norm1.')[0] for n, _ in model.named_parameters()} - {''}
     assert len(rates) == len(blocks) + 2  # and embedding and head
     for lower, higher in itertools.pairwise(rates):
         assert higher / lower == pytest.approx(2)
+    assert rates[-1] == 1e-3
+
+
+def test_schedules_keep_the_layer_decay() -> None:
+    model, theirs = ours(), ours()
+    schedule = dict(t_initial=10, warmup_t=3, warmup_lr_init=1e-6, lr_min=1e-5)
+    optimizer = create_optimizer_v2(
+        theirs.backbone, 'adamw', lr=1e-3, weight_decay=0.05, layer_decay=0.5
+    )
+    timms = CosineLRScheduler(optimizer, **schedule, t_in_epochs=False)
+    wrapper = optim_wrapper(model, layer_decay=0.5)
+    cosine = PARAM_SCHEDULERS.build(
+        dict(type='mmpoolformer.CosineLR', optimizer=wrapper, by_epoch=False) | schedule
+    )
+    other = optim_wrapper(model, layer_decay=0.5)
+    first = [group['lr'] for group in other.optimizer.param_groups]
+    mmengines = PARAM_SCHEDULERS.build(
+        dict(type='ConstantLR', optimizer=other, factor=0.1, end=5, by_epoch=False)
+    )
+    for step in range(12):
+        timms.step_update(step)
+        found = [group['lr'] for group in wrapper.optimizer.param_groups]
+        assert found == pytest.approx([g['lr'] for g in optimizer.param_groups])
+        share = 0.1 if step < 4 else 1
+        found = [group['lr'] for group in other.optimizer.param_groups]
+        assert found == pytest.approx([rate * share for rate in first])
+        cosine.step()
+        mmengines.step()
 
 
 def test_accuracy_equals_a_count_by_hand() -> None:
@@ -379,6 +399,12 @@ def test_accuracy_equals_a_count_by_hand() -> None:
     assert metric.evaluate(4) == pytest.approx(
         {'accuracy/top1': 100 / 3, 'accuracy/top2': 200 / 3, 'accuracy/top5': 100.0}
     )
+
+
+def test_scores_that_are_no_numbers_have_no_accuracy() -> None:
+    sample = {'pred_scores': torch.full((3,), float('nan')), 'gt_label': 0}
+    with pytest.raises(UserError, match='scores are not finite'):
+        Accuracy().process({}, [sample])
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,13 @@ def rates(folder: Path) -> list[float]:
     return [json.loads(line)['lr'] for line in lines]
 
 
+def test_the_log_has_the_rate_that_a_step_was_taken_with(folder: Path) -> None:
+    train(settings(folder, STEPS))
+    # PolyLR of power 1, whose 36 rates begin at that of the config.
+    expected = [1e-2 * (1 - step / 35) for step in range(STEPS)]
+    assert rates(folder) == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     'change',
     [dict(lr=1e-3), dict(schedule=STEP_DOWN), dict(schedule=LONGER, lr=0.5), {}],

@@ -1,3 +1,4 @@
+import copy
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +11,20 @@ from mmengine.dataset import Compose
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
 from PIL import Image
+from tool_process import ROOT
 from torch import nn
 
 from mmpoolformer.checkpoints import filling
 from mmpoolformer.checkpoints.filling import fill_model, fill_partly
-from mmpoolformer.data.checks.built import SAMPLES, check_dataset, explain_empty
+from mmpoolformer.data.checks.built import (
+    SAMPLES,
+    check_dataset,
+    explain_empty,
+)
+from mmpoolformer.engine.config import load_config
 from mmpoolformer.engine.hooks.logs import DumpSegResults
 from mmpoolformer.engine.mixed_precision import CpuAmpOptimWrapper
+from mmpoolformer.engine.runner import ToolRunner
 from mmpoolformer.engine.tta import use_tta
 from mmpoolformer.utils.errors import UserError
 
@@ -232,6 +240,35 @@ def test_an_empty_data_set_is_explained_and_other_errors_pass() -> None:
         raise ValueError('need at least one array to concatenate')
     with pytest.raises(ValueError, match='other'), explain_empty(config):
         raise ValueError('other')
+
+
+def test_a_test_refuses_the_classes_of_the_weights_in_another_order(tmp_path) -> None:
+    for name in ('ant', 'bee'):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        Image.new('RGB', (40, 40)).save(tmp_path / 'data' / name / '0.png')
+    arch = dict(_delete_=True, depths=(1, 1, 1, 1), dims=(8, 8, 8, 8))
+    dataset = dict(root=str(tmp_path / 'data'), split='', transform=dict(input_size=32))
+    changes = dict(
+        work_dir=str(tmp_path / 'work'),
+        load_from=str(tmp_path / 'x.pth'),
+        model=dict(backbone=dict(arch=arch, num_classes=2)),
+        test_dataloader=dict(dataset=dataset, num_workers=0, persistent_workers=False),
+    )
+    config = load_config(ROOT / 'configs/classification/poolformer_s12_8xb128_in1k.py')
+    config.merge_from_dict(changes)
+
+    def tested(*classes: str) -> dict:
+        runner = ToolRunner.from_cfg(copy.deepcopy(config))
+        weights = runner.model.state_dict()
+        meta = {'dataset_meta': {'classes': classes}}
+        torch.save({'state_dict': weights, 'meta': meta}, config.load_from)
+        runner.needs_all_weights = True
+        runner.prepare_test()
+        return runner.test()
+
+    assert 'accuracy/top1' in tested('ant', 'bee')
+    with pytest.raises(UserError, match=r'label 0 is bee in .*x\.pth, ant in the data'):
+        tested('bee', 'ant')
 
 
 def test_dumped_label_maps_are_small(tmp_path) -> None:

@@ -102,6 +102,21 @@ def test_a_named_classifier_takes_pictures_as_its_file_says(
         Predictor('poolformer_s12', files.folder / 'segmentation.onnx')
 
 
+def test_a_named_classifier_crops_as_the_config_of_its_file(
+    files: Models, models: Models, tmp_path: Path
+) -> None:
+    config = Config.fromfile(files.config('classifier'))
+    seen = dict(crop_pct=0.4, interpolation='nearest')
+    config.test_dataloader.dataset.transform.update(seen)
+    config.dump(tmp_path / 'crop.py')
+    weights = files.checkpoint('classifier')
+    export_config(tmp_path / 'crop.py', weights, tmp_path / 'crop', ['.onnx'])
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    expected, _ = Predictor(tmp_path / 'crop.py', weights).see(pixels)
+    found, _ = Predictor('poolformer_s12', tmp_path / 'crop.onnx').see(pixels)
+    torch.testing.assert_close(found, expected)
+
+
 def test_the_page_shows_a_file_without_a_map(files: Models, models: Models) -> None:
     config = files.config('classifier')
     predictor = Predictor(config, files.folder / 'classifier.onnx')

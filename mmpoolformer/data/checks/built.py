@@ -96,28 +96,6 @@ def check_classes(model: nn.Module, dataset: Dataset) -> None:
     raise UserError(wrong_class_count(count, classes))
 
 
-def check_class_order(learned: Sequence[str], dataset: Dataset, file: str) -> None:
-    """Refuse weights whose classes have other numbers in the data, by their names.
-
-    Args:
-        learned: Names of the classes that the weights are for, in their order, or none.
-        dataset: The data; class names are its `metainfo['classes']`. Names that only
-            one of both has tell nothing.
-        file: Of the weights.
-
-    Raises:
-        UserError: Naming the classes in both orders.
-    """
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
-    numbers = {name: number for number, name in enumerate(learned)}
-    if any(numbers.get(name, i) != i for i, name in enumerate(classes)):
-        raise UserError(
-            f'{file}: has learned the classes in the order {first_few(learned, 8)}, '
-            f'but the data has {first_few(classes, 8)}: write the classes of the data '
-            'in the order of the training'
-        )
-
-
 def wrong_class_count(
     count: int, classes: Sequence[str], place: str = 'num_classes of the config'
 ) -> str:

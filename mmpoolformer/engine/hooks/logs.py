@@ -71,7 +71,7 @@ class TrainingLog(Hook):
 
     One JSON object a line, written as often as mmengine logs and after the last step of
     an epoch, or of a run that counts iterations. It has `epoch` (from 1), `iter` (steps
-    done), `lr` (`NAME.lr` of several optimizers), and the losses of that step alone,
+    done), and `lr` (`NAME.lr` of several optimizers) and losses of that step alone,
     not averaged over the steps before. A resumed training drops the lines after its
     checkpoint and goes on.
 
@@ -86,6 +86,7 @@ class TrainingLog(Hook):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.interval = 10
+        self.rates: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Keep the lines up to where the run starts, none for a new run."""
@@ -96,6 +97,10 @@ class TrainingLog(Hook):
             write_lines(
                 self.path, [line for line in lines if line['iter'] <= runner.iter]
             )
+
+    def before_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
+        """Keep the rate of the step: after it the schedules have set the next one's."""
+        self.rates = learning_rates(runner.optim_wrapper)
 
     def after_train_iter(
         self,
@@ -110,9 +115,9 @@ class TrainingLog(Hook):
         if not is_main_process() or not is_due:
             return
         place = {'epoch': runner.epoch + 1, 'iter': step}
-        rate = learning_rates(runner.optim_wrapper)
+        line = plain({**place, **self.rates, **(outputs or {})})
         with self.path.open('a', encoding='utf-8') as file:
-            file.write(json.dumps(plain({**place, **rate, **(outputs or {})})) + '\n')
+            file.write(json.dumps(line) + '\n')
 
 
 def is_last(runner: Runner, step: int, batch_idx: int) -> bool:
