@@ -47,8 +47,8 @@ def use_tta(config: Config) -> None:
         import_module('mmdet.models')  # without a default scope nothing else does
     model = config.get('tta_model') or defaults['model']
     config.model = ConfigDict(**model, module=config.model)
+    own = config.get('tta_pipeline')
     for dataset in leaf_datasets(config.test_dataloader.dataset):
-        own = config.get('tta_pipeline')
         dataset['pipeline'] = own or _with_flips(dataset['pipeline'], scope)
 
 
