@@ -25,8 +25,8 @@ from mmpoolformer.utils.progress import say
 from mmpoolformer.utils.text import command_lines, first_few, wrapped
 
 LABEL = 12  # columns
-# The metric that counts where `save_best` names none, and metrics in percent.
-MAIN = 'mIoU'
+# The metrics that count where `save_best` names none, and metrics in percent.
+MAIN = ('mIoU', 'mDice', 'mFscore')
 PERCENT = re.compile(r'(mIoU|mDice|mFscore|aAcc|mAcc|accuracy/top\d+)$')
 
 
@@ -177,11 +177,11 @@ def numbers(entry: dict) -> dict[str, float]:
 def scores(runner: Runner, entries: Sequence[dict]) -> list[Score]:
     """Return the metric that counts of each evaluation that has it.
 
-    It is the first of `save_best`, else mIoU, else the first of all.
+    It is the first of `save_best`, else of `MAIN`, else of all.
     """
     chosen = getattr(checkpoint_hook(runner), 'key_indicators', None) or ()
     there = numbers(entries[-1]) if entries else {}
-    name = next((n for n in (*chosen[:1], MAIN, *there) if n in there), None)
+    name = next((n for n in (*chosen[:1], *MAIN, *there) if n in there), None)
     found = [(numbers(entry).get(name), entry) for entry in entries]
     return [Score(name, value, entry) for value, entry in found if value is not None]
 

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
@@ -15,6 +16,7 @@ from mmpoolformer.engine.hooks.summary import (
     Score,
     ending,
     example_picture,
+    scores,
 )
 
 
@@ -90,6 +92,13 @@ def test_percentages_are_shown_as_such(
     score = Score(name, value, {})
     assert score.text() == shown
     assert score.text(Score(name, value - 1, {})) == difference
+
+
+@pytest.mark.parametrize('name', ['mIoU', 'mDice', 'mFscore'])
+def test_what_is_meant_over_classes_counts(name: str) -> None:
+    metrics = {'aAcc': 90.0, name: 30.0, 'mAcc': 40.0}
+    (score,) = scores(SimpleNamespace(hooks=[]), [{'metrics': metrics}])
+    assert score[:2] == (name, 30.0)
 
 
 @pytest.mark.parametrize(
