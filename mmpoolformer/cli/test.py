@@ -77,6 +77,7 @@ def main(argv: Sequence[str], stop: StopRequest | None = None) -> None:
         optimize=args.optimize,
         dtype=args.dtype,
         outcomes=args.report is not None,
+        check=args.check,
     )
     rows = None
     if args.report:
@@ -150,6 +151,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         ('fp32', 'bf16'),
         'type that the model computes in with --optimize; heads for which bfloat16 is '
         'not known to be safe keep fp32. Files for OpenVINO (.xml) need no --optimize',
+    )
+    parser.add_argument(
+        '--no-check',
+        dest='check',
+        action='store_false',
+        help='do not look at the test data first (see mmpoolformer check-data)',
     )
     add_verbose_option(parser)
     args = parse_config_command(parser, argv)

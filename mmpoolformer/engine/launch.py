@@ -24,8 +24,9 @@ from mmpoolformer.checkpoints.reading import TRUST_VARIABLE
 from mmpoolformer.data.checks.part import LOADERS, Options
 from mmpoolformer.data.checks.preflight import (
     check_and_report,
-    check_before_training,
+    check_before,
     refuse_errors,
+    training_loaders,
 )
 from mmpoolformer.engine import config as settings
 from mmpoolformer.engine.console import QuietRunner, has_bars
@@ -128,6 +129,7 @@ class Testing(Job):
         optimize: Whether to fold constants into the weights first.
         dtype: What the backbone then computes in, `fp32` or `bf16`.
         outcomes: Whether to keep the outcome of each picture, for a report.
+        check: Whether to check the test data first.
     """
 
     checkpoint: str
@@ -140,6 +142,7 @@ class Testing(Job):
     optimize: bool = False
     dtype: str = 'fp32'
     outcomes: bool = False
+    check: bool = True
 
 
 def train(job: Training, stop: StopRequest | None = None) -> None:
@@ -289,7 +292,7 @@ def _prepare_config(job: Training, config: Config) -> list[Path]:
     settings.check_weights(config)
     warn_of_padding(config)
     if job.check:
-        check_before_training(config)
+        check_before(config, training_loaders(config), '--no-check trains all the same')
     return older
 
 
@@ -313,6 +316,8 @@ def _test(job: Testing, config: Config) -> Tested | None:
     _check_outputs(job, scope)
     # Only the checkpoint of the command line counts, and all of it.
     config.load_from, config.resume = job.checkpoint, False
+    if job.check:
+        check_before(config, LOADERS[2:], '--no-check tests all the same')
     if job.tta:
         use_tta(config)
     runner = _runner_kind(job).from_cfg(config)

@@ -1,4 +1,4 @@
-"""tools/check_data.py, and the same check before tools/train.py starts."""
+"""tools/check_data.py, and the same check before tools/train.py and test.py start."""
 
 import json
 import shutil
@@ -12,7 +12,13 @@ from tool_process import free_port, run_here, run_many, start
 
 pytestmark = pytest.mark.slow
 
-CHECK, TRAIN = 'tools/check_data.py', 'tools/train.py'
+CHECK, TRAIN, TEST = 'tools/check_data.py', 'tools/train.py', 'tools/test.py'
+# The faults of `bad_seg.py` lie in what it trains on.
+TEST_BAD = (
+    *(TEST, 'bad_seg.py', 'kept/iter_2.pth', '--cfg-options'),
+    'test_dataloader.dataset.data_prefix.img_path=images/training',
+    'test_dataloader.dataset.data_prefix.seg_map_path=annotations/training',
+)
 CLASSIFICATION = """
 default_scope = 'mmengine'
 model = dict(type='mmpoolformer.TimmClassifier', name='test_resnet', num_classes=2)
@@ -83,6 +89,8 @@ JOBS = {
         *('train_cfg.max_iters=1', 'val_cfg=None', 'val_dataloader=None'),
         'val_evaluator=None',
     ],
+    'test': [*TEST_BAD],
+    'test all the same': [*TEST_BAD, '--no-check', '--work-dir', 'unchecked'],
     'no loader': [CHECK, 'bare.py'],
     'no config': [CHECK, 'nothere.py'],
     'no model': [CHECK, 'empty.py'],
@@ -139,7 +147,7 @@ def test_bad_annotations_are_listed(job: str, outcomes: dict, here: Path) -> Non
     assert 'errors: 3, warnings: 1' in out
 
 
-@pytest.mark.parametrize('job', ['bad segmentation', 'train segmentation'])
+@pytest.mark.parametrize('job', ['bad segmentation', 'train segmentation', 'test'])
 def test_bad_labels_are_listed(job: str, outcomes: dict) -> None:
     out = ' '.join(outcomes[job]['out'].split())
     assert 'values beyond 8 bits, of which mmseg would keep the lowest 8: 1 (' in out
@@ -154,6 +162,8 @@ def test_bad_labels_are_listed(job: str, outcomes: dict) -> None:
         ('bad segmentation', 1, ['unreadable pictures: 1', 'other errors: 1']),
         ('train', 1, ['other errors: 2', '(--no-check trains all the same)']),
         ('train segmentation', 1, ['(--no-check trains all the same)']),
+        ('test', 1, ['unreadable pictures: 1', '(--no-check tests all the same)']),
+        ('test all the same', 1, ['kept/iter_2.pth is no checkpoint']),
         ('no loader', 1, ['bare.py: has none of train_dataloader, val_d']),
         ('no config', 2, ['nothere.py: no such config file']),
         ('no model', 1, ['empty.py: has no model']),

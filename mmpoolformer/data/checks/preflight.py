@@ -1,4 +1,4 @@
-"""The preflight check: all data of a config, before a training spends time on it.
+"""The preflight check: all data of a config, before a run spends time on it.
 
 The config's data sets are built as mmengine would, but not read; what they would read
 is checked file by file. Of pictures only the headers are read, and the whole file where
@@ -31,6 +31,7 @@ from mmpoolformer.data.checks.part import (
 )
 from mmpoolformer.data.checks.report import (
     DataReport,
+    as_note,
     read_notes,
     sound_before,
     write_notes,
@@ -71,25 +72,25 @@ def check_data(
         UserError: If that file can't be written.
     """
     options = options or Options()
-    cache = read_notes(Path(config.work_dir) / CACHE) if cached else {}
-    reports, fresh = [], {}
-    for loader in loaders:
-        if not config.get(loader):
-            continue
+    old = read_notes(Path(config.work_dir) / CACHE) if cached else {}
+    notes = {loader: old[loader] for loader in LOADERS if loader in old}
+    known = {key: note for part in notes.values() for key, note in part.items()}
+    reports: dict[str, DataReport] = {}
+    for loader in filter(config.get, loaders):
+        notes[loader] = {}
         for leaf in leaf_datasets(config[loader].get('dataset')):
             key = _key(config, loader, leaf, options)
-            if key in fresh:  # as where val_dataloader is test_dataloader
-                continue
-            report = sound_before(cache.get(key)) or _checked(
-                config, loader, leaf, options
-            )
-            reports.append(report)
-            fresh[key] = report
-    _compare_classes(reports)
-    if not any(report.findings.errors for report in reports):
+            if key not in reports:  # val_dataloader may be test_dataloader
+                reports[key] = sound_before(known.get(key)) or _checked(
+                    config, loader, leaf, options
+                )
+                notes[loader][key] = as_note(reports[key])
+    found = list(reports.values())
+    _compare_classes(found)
+    if not any(report.findings.errors for report in found):
         with as_user_error('', (OSError,)):
-            write_notes(Path(config.work_dir) / CACHE, fresh)
-    return reports
+            write_notes(Path(config.work_dir) / CACHE, notes)
+    return found
 
 
 def refuse_errors(reports: Sequence[DataReport], cure: str = '') -> None:
@@ -148,22 +149,31 @@ def check_and_report(
     return reports
 
 
-def check_before_training(config: Config) -> None:
-    """Check the data of a training in the first process, and print what was found.
+def training_loaders(config: Config) -> Sequence[str]:
+    """Return the settings whose data a training reads."""
+    validates = config.get('val_cfg') is not None  # dict() is mmengine's loop
+    return LOADERS[:2] if validates else LOADERS[:1]
+
+
+def check_before(config: Config, loaders: Sequence[str], cure: str) -> None:
+    """Check the data of a run in the first process, and print what was found.
 
     The other processes wait for it at their first collective operation, for at most
     `env_cfg.dist_cfg.timeout`, by default half an hour.
+
+    Args:
+        config: See `check_data`.
+        loaders: See `check_data`.
+        cure: What else the user can do about errors.
 
     Raises:
         UserError: If there are errors.
     """
     refusal = []
     if launched_rank() == 0:
-        validates = config.get('val_cfg') is not None  # dict() is mmengine's loop
-        loaders = LOADERS[:2] if validates else LOADERS[:1]
         reports = check_and_report(config, loaders, briefly=True)
         try:
-            refuse_errors(reports, '--no-check trains all the same')
+            refuse_errors(reports, cure)
         except UserError as error:
             refusal.append(str(error))
     told = [refusal]

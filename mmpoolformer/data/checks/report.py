@@ -115,17 +115,21 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f'{text[: LONGEST - 3]}...'
 
 
-def read_notes(path: Path) -> dict:
-    """Read what was found before; a file that is damaged counts as none."""
+def read_notes(path: Path) -> dict[str, dict]:
+    """Read what was found before: by setting, such as `train_dataloader`, its notes.
+
+    A file that is damaged counts as none.
+    """
     content = json_or_none(path)
-    return content if isinstance(content, dict) else {}
+    parts = content.items() if isinstance(content, dict) else ()
+    return {name: part for name, part in parts if isinstance(part, dict)}
 
 
 def sound_before(entry: object) -> DataReport | None:
     """Return what was found before, if all files are as they were.
 
     Args:
-        entry: The data set's entry of `read_notes`; None if it has none.
+        entry: The data set's note (`as_note`); None if it has none.
     """
     if not isinstance(entry, dict):
         return None
@@ -140,19 +144,16 @@ def sound_before(entry: object) -> DataReport | None:
         return None
 
 
-def write_notes(path: Path, reports: Mapping[str, DataReport]) -> None:
-    """Write reports without errors, with the state of their files.
+def as_note(report: DataReport) -> dict:
+    """Return a report without its errors, and the state of its files."""
+    record = {**vars(report), 'warnings': list(map(vars, report.findings.warnings))}
+    del record['findings']
+    return {'report': record, 'stamps': _stamps(record)}
 
-    Args:
-        path: The file.
-        reports: By a key that stands for all that decides them, but the files.
-    """
-    content = {}
-    for key, report in reports.items():
-        record = {**vars(report), 'warnings': list(map(vars, report.findings.warnings))}
-        del record['findings']
-        content[key] = {'report': record, 'stamps': _stamps(record)}
-    text = json.dumps(content) + '\n'
+
+def write_notes(path: Path, notes: Mapping[str, Mapping[str, dict]]) -> None:
+    """Write notes of reports without errors, by setting and what decides a report."""
+    text = json.dumps(notes) + '\n'
     if not path.is_file() or path.read_text(encoding='utf-8') != text:
         write_atomically(path, text)
 

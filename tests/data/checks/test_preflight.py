@@ -34,9 +34,10 @@ from mmpoolformer.data.checks.coco import decode_counts, rle_problem
 from mmpoolformer.data.checks.part import Options
 from mmpoolformer.data.checks.preflight import (
     check_and_report,
-    check_before_training,
+    check_before,
     check_data,
     refuse_errors,
+    training_loaders,
 )
 from mmpoolformer.utils.errors import UserError
 from mmpoolformer.utils.nested import leaf_datasets
@@ -706,7 +707,23 @@ def test_what_a_training_validates_on_is_checked(coco: Path, loop: object) -> No
     config.val_cfg = loop
     refusal = pytest.raises(UserError, match='no such file')
     with nullcontext() if loop is None else refusal:
-        check_before_training(config)
+        check_before(config, training_loaders(config), '')
+
+
+def test_what_another_run_found_is_kept(
+    coco: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = coco_config(coco)
+    config.test_dataloader = copy.deepcopy(config.train_dataloader)
+    for loaders in (part.LOADERS[:1], part.LOADERS[2:]):
+        check_data(config, loaders)
+    looked = []
+    monkeypatch.setattr(preflight, 'check_detection', lambda *args: looked.append(args))
+    assert len(check_data(config)) == 2
+    assert looked == []
+    (coco / 'images' / 'a.png').touch()
+    check_data(config)
+    assert len(looked) == 2
 
 
 def test_pickles_are_told_of(coco: Path) -> None:
