@@ -84,6 +84,14 @@ def _compute(metric: BaseMetric, compute: partial, results: Sequence) -> dict:
             'which: give the pictures of joined data sets (ConcatDataset) ids of their '
             'own, or test one after the other'
         )
+    if 'segm' in metric.metrics and any(
+        'masks' not in found and len(found['labels']) for _, found in results
+    ):
+        raise UserError(
+            f'{type(metric).__name__}: metric={metric.metrics} needs masks, and this '
+            "model finds none: set metric='bbox' (val_evaluator.metric, "
+            'test_evaluator.metric)'
+        )
     metric.iou_thrs = np.atleast_1d(metric.iou_thrs)  # a list equals no number
     if hasattr(metric, '_lvis_api'):
         return _filled(metric, compute(results))

@@ -289,6 +289,12 @@ def test_pictures_of_another_file_are_refused(truth: Path) -> None:
         measured(truth, [], (99,))
 
 
+def test_masks_of_a_model_that_finds_none_are_refused(truth: Path) -> None:
+    found = detections(truth, range(5))
+    with pytest.raises(UserError, match=r"\['bbox', 'segm'\] needs masks, .*'bbox'"):
+        measured(truth, found, range(5), metric=['bbox', 'segm'])
+
+
 def test_pictures_of_one_id_are_refused(truth: Path) -> None:
     found = detections(truth, range(5))
     with pytest.raises(UserError, match='several pictures of the data have the id 3,'):
