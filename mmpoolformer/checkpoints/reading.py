@@ -57,6 +57,7 @@ from mmpoolformer.checkpoints.pickle_check import (
     TORCH_NAMES,
     PickleCheck,
 )
+from mmpoolformer.utils.paths import is_exported
 from mmpoolformer.utils.text import first_few
 
 PICKLE = b'\x80'  # the first byte since protocol 2
@@ -185,6 +186,8 @@ def _other_kind(path: Path, head: bytes) -> str:
     """Say what a file that is no checkpoint is instead."""
     if not head:
         return 'it is empty'
+    if is_exported(path):
+        return 'exported models are for mmpoolformer test, infer and demo'
     if head.lstrip()[:1] == b'<':
         return 'it is a web page, as servers send in place of a missing file'
     if head.startswith(b'version https://git-lfs'):

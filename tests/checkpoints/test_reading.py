@@ -440,6 +440,12 @@ def test_other_files(tmp_path, content, reason) -> None:
         read_checkpoint(tmp_path / 'a.pth')
 
 
+def test_exported_models(tmp_path) -> None:
+    (tmp_path / 'a.xml').write_bytes(b'<?xml version="1.0"?><net>')
+    with pytest.raises(CheckpointError, match=r'a\.xml is .*: exported models are for'):
+        read_checkpoint(tmp_path / 'a.xml')
+
+
 def test_other_archives(tmp_path) -> None:
     with tarfile.open(tmp_path / 'a.pth', 'w') as archive:
         archive.add(__file__, 'storages')
