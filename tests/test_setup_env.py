@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 import time
+import venv
+import zipfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -196,6 +198,30 @@ def test_lock_is_exact_and_names_no_place(stack: str, tmp_path: Path) -> None:
     tools += ['psutil', 'packaging', 'pip', 'opencv-python', 'opencv-python-headless']
     for name in [*place.stack.packages.values(), *tools]:
         assert [pin for pin in pins if pin.startswith(f'{name}==')] == [place.pin(name)]
+
+
+def test_packages_are_installed_with_their_bytecode(
+    place: 'tool.Place', tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uv = Path(sys.prefix, 'bin', 'uv')
+    if not uv.exists():
+        pytest.skip('this environment was made without uv')
+    wheel, about = tmp_path / 'small-1-py3-none-any.whl', 'small-1.dist-info'
+    files = {
+        'small.py': 'x = 1',
+        f'{about}/METADATA': 'Metadata-Version: 2.1\nName: small\nVersion: 1\n',
+        f'{about}/WHEEL': 'Wheel-Version: 1.0\nRoot-Is-Purelib: true\n',
+        f'{about}/RECORD': '',
+    }
+    with zipfile.ZipFile(wheel, 'w') as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    monkeypatch.setenv('PYTHONDONTWRITEBYTECODE', '1')
+    venv.create(place.venv)
+    (place.venv / 'bin' / 'uv').symlink_to(uv)
+    place.run('setup.log', *place.uv('--no-index', wheel))
+    (source,) = place.venv.glob('lib/python*/site-packages/small.py')
+    assert Path(importlib.util.cache_from_source(source)).is_file()
 
 
 def test_sources_are_joined_once_each_and_in_order(tmp_path: Path) -> None:

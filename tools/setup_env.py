@@ -136,9 +136,14 @@ class Place:
         finish(self.start(log, *command, **extra))
 
     def uv(self, *arguments: object) -> tuple:
-        """Return the command that installs the arguments into the environment."""
+        """Return the command that installs the arguments into the environment.
+
+        It compiles them to bytecode, on all cores. Else the first command of a user
+        does so on one, and where ``PYTHONDONTWRITEBYTECODE`` is set, as in many
+        containers, each command anew.
+        """
         install = (self.venv / 'bin' / 'uv', 'pip', 'install', '-p', self.python)
-        return (*install, '--no-build-isolation', *arguments)
+        return (*install, '--no-build-isolation', '--compile-bytecode', *arguments)
 
     def proves(self, code: str) -> bool:
         """Tell whether a piece of Python runs in the environment."""
@@ -435,6 +440,8 @@ def install_ours(place: Place) -> None:
     headless = place.pin('opencv-python-headless').split(' ')[0]
     last = ('--reinstall-package', 'opencv-python-headless', '--no-deps', headless)
     place.run('setup.log', *place.uv(*last, '-e', ROOT))
+    ours = ROOT / 'mmpoolformer'
+    place.run('setup.log', place.python, '-m', 'compileall', '-q', ours)
 
 
 def prove(place: Place) -> None:
