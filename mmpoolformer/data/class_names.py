@@ -107,7 +107,8 @@ def coco_classes(*ann_files: str | Path) -> tuple[str, ...]:
         if names[other] != names[first]:
             raise ValueError(
                 f'{first} and {other} name different classes: {names[first]} and '
-                f'{names[other]}; write the same "categories" into both'
+                f'{names[other]}; write the same "categories" into both, and give the '
+                'annotations their ids'
             )
     return names[first]
 

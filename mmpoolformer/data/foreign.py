@@ -4,14 +4,15 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmpoolformer.data.class_folders import SPLITS
 from mmpoolformer.utils.files import json_or_none
+from mmpoolformer.utils.text import first_few
 
-MOST_FILES = 10_000  # that are looked at for a sign of a format
+MOST_FILES = 100  # of an ending in a folder, that are looked at
 YOLO_LINE = re.compile(r'\d+(\s+[-\d.e]+){4,}\s*$')
 XML_ROOT = re.compile(r'<(annotations?)\b')
 HEAD = 2000  # characters of a text file that tell what it is
@@ -27,9 +28,8 @@ def foreign_format(root: str | Path) -> str:
     Returns:
         Such as `it looks like YOLO's: ...`; empty for none that is known.
     """
-    files = [Path(path) for path in islice(_walk(root), MOST_FILES)]
     by_ending: dict[str, list[Path]] = {}
-    for file in files:
+    for file in _walk(root):
         by_ending.setdefault(file.suffix.lower(), []).append(file)
     xml = [file for file in by_ending.get('.xml', ()) if _xml_root(file)]
     if xml and _xml_root(xml[0]) == 'annotations':
@@ -63,30 +63,43 @@ def _conversion(
 ) -> str:
     """Return the command that writes COCO's annotations beside the pictures."""
     places = sorted({file.parent for file in annotations})
-    parts = {
-        split: next((one for one in places if {*others} & {*one.parts}), None)
-        for split, others in zip(('train', 'val'), SPLITS, strict=True)
-    }
+    splits = [_of_split(root, places, names) for names in SPLITS]
+    chosen = splits if all(splits) else [places]
+    if any(len(part) > 1 for part in chosen):
+        return (
+            f'it looks like {kind}, in several folders ({first_few(places)}): put it '
+            'into one, or one for train and one for val'
+        )
 
     def read(place: Path) -> str:
         paths = [_pictures(place), place, *([names] if names else [])]
         quoted = ', '.join(json.dumps(str(path)) for path in paths)
         return f'sv.DetectionDataset.{reader}({quoted})'
 
-    def write(split: str) -> str:
+    steps = [f'parts = [{", ".join(read(place) for [place] in chosen)}]']
+    if chosen is not splits:
+        steps += ['parts = parts[0].split(0.8, random_state=0)']
+    elif not names:  # each part has numbered the classes in its own order
+        steps += [
+            'none = sv.DetectionDataset(sum((x.classes for x in parts), []), [], {})',
+            'parts = [sv.DetectionDataset.merge([x, none]) for x in parts]',
+        ]
+    for place, split in enumerate(('train', 'val')):
         path = json.dumps(f'{root}/annotations/{split}.json')
-        return f'as_coco(annotations_path={path})'
-
-    if all(parts.values()):
-        steps = [f'{read(place)}.{write(split)}' for split, place in parts.items()]
-    else:
-        steps = [f'train, val = {read(places[0])}.split(0.8, random_state=0)']
-        steps += [f'{split}.{write(split)}' for split in parts]
+        steps += [f'parts[{place}].as_coco(annotations_path={path})']
     code = '; '.join(['import supervision as sv', *steps])
     return (
         f'it looks like {kind}; convert it (pip install supervision):{cure} '
         f'python -c {shlex.quote(code)}'
     )
+
+
+def _of_split(
+    root: str | Path, places: Sequence[Path], names: Sequence[str]
+) -> list[Path]:
+    """Return the places of a split, by the first of its names that a folder has."""
+    found = ([x for x in places if name in x.relative_to(root).parts] for name in names)
+    return next(filter(None, found), [])
 
 
 def _pictures(place: Path) -> Path:
@@ -98,10 +111,15 @@ def _pictures(place: Path) -> Path:
     return place
 
 
-def _walk(root: str | Path) -> Iterator[str]:
+def _walk(root: str | Path) -> Iterator[Path]:
+    """Yield some files of each ending in each folder, however many others have."""
     for folder, folders, files in os.walk(root):
         folders.sort()
-        yield from (os.path.join(folder, name) for name in sorted(files))
+        seen = Counter()
+        for file in (Path(folder, name) for name in sorted(files)):
+            seen[file.suffix.lower()] += 1
+            if seen[file.suffix.lower()] <= MOST_FILES:
+                yield file
 
 
 def _head(file: Path) -> str:

@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 from tool_process import write_stand_ins
 
+from mmpoolformer.data import foreign
 from mmpoolformer.data.class_names import coco_classes
 
 CONFIG = (
@@ -76,6 +77,15 @@ def voc(root: Path) -> None:
         )
 
 
+def voc_in_parts(root: Path) -> None:
+    """Write Pascal VOC's files in folders for training and validation."""
+    voc(root)
+    for file in sorted(root.glob('*/*')):
+        part = root / ('valid' if file.stem in '34' else 'train')
+        part.mkdir(exist_ok=True)
+        file.rename(part / file.name)
+
+
 def labelme(root: Path) -> None:
     for name, (left, top, right, bottom) in BOXES.items():
         picture(root / f'{name}.jpg')
@@ -127,6 +137,7 @@ def run_in_shell(line: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
         pytest.param(yolo('{}/train/'), "YOLO's", marks=pytest.mark.long),
         pytest.param(yolo('{}'), "YOLO's", marks=pytest.mark.long),
         (voc, "Pascal VOC's"),
+        (voc_in_parts, "Pascal VOC's"),
         (labelme, "labelme's"),
     ],
 )
@@ -163,6 +174,44 @@ def test_yolo_without_names_is_told_to_write_them(tmp_path: Path) -> None:
     yolo('{}')(tmp_path)
     (tmp_path / 'data.yaml').unlink()
     assert f'write {tmp_path}/data.yaml (names: [CLASS, ...])' in refusal(tmp_path)
+
+
+@pytest.mark.parametrize('place', ['mine', 'test/mine', 'train/mine'])
+@pytest.mark.parametrize('pattern', ['{split}/{kind}', '{kind}/{split}'])
+def test_val_is_of_the_folder_for_it(tmp_path: Path, place: str, pattern: str) -> None:
+    for split in ('test', 'train', 'valid'):
+        for kind, name in (('images', '0.jpg'), ('labels', '0.txt')):
+            file = tmp_path / place / pattern.format(split=split, kind=kind) / name
+            text(file, yolo_line('0'))
+    message = refusal(tmp_path / place)
+    found = re.findall(r'"([^"]*labels[^"]*)"', message)
+    wanted = [pattern.format(split=x, kind='labels') for x in ('train', 'valid')]
+    assert [str(Path(one).relative_to(tmp_path / place)) for one in found] == wanted
+
+
+def test_all_folders_count_however_many_files_one_has(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(foreign, 'MOST_FILES', 3)
+    for split, count in (('test', 1), ('train', 10), ('valid', 1)):
+        for i in range(count):
+            text(tmp_path / split / f'images/{i}.jpg', '')
+            text(tmp_path / split / f'labels/{i}.txt', yolo_line('0'))
+    message = refusal(tmp_path)
+    assert f'"{tmp_path}/valid/labels"' in message
+    assert '/test/' not in message
+
+
+@pytest.mark.parametrize('places', [('a', 'b'), ('train/a', 'train/b', 'val/a')])
+def test_several_folders_are_not_converted_in_part(
+    tmp_path: Path, places: tuple[str, ...]
+) -> None:
+    for place in places:
+        text(tmp_path / place / '0.txt', yolo_line('0'))
+    message = refusal(tmp_path)
+    named = ', '.join(str(tmp_path / place) for place in places)
+    assert f"YOLO's, in several folders ({named}): put it into one" in message
+    assert 'python -c' not in message
 
 
 @pytest.mark.parametrize(
