@@ -16,9 +16,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageDraw
 
-# Height and width that pictures are made to fit in, unless the file says a size.
-LONGEST = {'detector': 1333, 'segmentor': 2048}
-SHORTEST = {'detector': 800, 'segmentor': 512}
+# Width and height that pictures are made to fit in, unless the file says a scale.
+SCALES = {'detector': (1333, 800), 'segmentor': (2048, 512)}
 
 
 def parse() -> argparse.Namespace:
@@ -31,7 +30,7 @@ def parse() -> argparse.Namespace:
         '--score-thr', type=float, default=0.3, help='least score of boxes to show'
     )
     parser.add_argument(
-        '--short-side', type=int, help='pixels of the shorter side (default: by kind)'
+        '--short-side', type=int, help='pixels of the shorter side (default: as tested)'
     )
     return parser.parse_args()
 
@@ -42,12 +41,12 @@ def resized(picture: Image.Image, about: dict, short_side: int | None) -> Image.
         height, width = about['size']
         return picture.resize((width, height), Image.Resampling.BICUBIC)
     kind = about['kind']
-    if kind not in LONGEST:
+    if kind not in SCALES:
         return cropped(picture, about)
-    scale = min(
-        (short_side or SHORTEST[kind]) / min(picture.size),
-        LONGEST[kind] / max(picture.size),
-    )
+    shortest, longest = sorted(about.get('scale') or SCALES[kind])
+    scale = min(shortest / min(picture.size), longest / max(picture.size))
+    if short_side:
+        scale = short_side / min(picture.size)
     size = [max(round(side * scale), 1) for side in picture.size]
     if kind == 'segmentor':  # a pyramid's levels fit each other at multiples of 32
         size = [-(-side // 32) * 32 for side in size]
@@ -55,13 +54,18 @@ def resized(picture: Image.Image, about: dict, short_side: int | None) -> Image.
 
 
 def cropped(picture: Image.Image, about: dict) -> Image.Image:
-    """Return the middle of a picture, reduced as for the evaluation of the model."""
+    """Return the middle of a picture, reduced as for the evaluation of the model.
+
+    Sides are rounded as timm and torchvision round them.
+    """
     height, width = about.get('picture_size', (224, 224))
     how = Image.Resampling[about.get('interpolation', 'bicubic').upper()]
-    scale = max(height / picture.height, width / picture.width)
-    scale /= about.get('crop_pct', 0.9)
-    size = [round(side * scale) for side in picture.size]
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    share = about.get('crop_pct', 0.9)
+    scale = max(
+        int(height / share) / picture.height, int(width / share) / picture.width
+    )
+    size = [int(side * scale + 1e-6) for side in picture.size]
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     picture = picture.resize(size, how)
     return picture.crop((left, top, left + width, top + height))
 

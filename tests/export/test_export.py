@@ -538,11 +538,12 @@ def picture(tmp_path):
     return path
 
 
-def test_the_example_classifies_without_torch(picture, tmp_path):
+@pytest.mark.parametrize('crop_pct', [0.5, 0.9])
+def test_the_example_classifies_without_torch(picture, tmp_path, crop_pct):
     model = classifier('poolformer_s12')
     names = ['ant', 'bee', 'cat', 'dog', 'eel']
     path = tmp_path / 'm.onnx'
-    seen = dict(crop_pct=0.5, interpolation='nearest')
+    seen = dict(crop_pct=crop_pct, interpolation='nearest')
     info = {**INFO_FOR_EXAMPLE, 'classes': names, 'picture_size': [60, 60], **seen}
     export_model(model, path, info=info)
     lines = run_example(path, picture).splitlines()
@@ -564,6 +565,22 @@ def test_the_example_detects_without_torch(picture, tmp_path):
     )
     assert 'boxes with a score from 0.1' in text
     assert Image.open(out).size == (120, 90)
+
+
+@pytest.mark.parametrize('scale', [(128, 96), (96, 300)])
+def test_the_example_sees_pictures_at_the_size_of_the_test(picture, tmp_path, scale):
+    path = tmp_path / 'm.onnx'
+    model = detector(tmp_path)
+    export_model(model, path, info={**INFO_FOR_EXAMPLE, 'scale': scale})
+    size = (128, 96)  # of 120 x 90 within either scale
+    with Image.open(picture) as opened:
+        pixels = np.asarray(opened.resize(size, Image.Resampling.BILINEAR))
+    mean, std = (np.float32(INFO_FOR_EXAMPLE[name]) for name in ('mean', 'std'))
+    images = ((pixels - mean) / std).transpose(2, 0, 1)[None]
+    session = onnxruntime.InferenceSession(path)
+    _, scores, labels = session.run(None, {'images': images})
+    first = run_example(path, picture, '--score-thr', 0).split()
+    assert first[:3] == [f'{scores[0, 0]:.3f}', 'class', str(labels[0, 0])]
 
 
 def test_the_example_finds_regions_without_torch(picture, tmp_path):
