@@ -144,11 +144,15 @@ def find_inputs(places: Sequence[str], out: Path) -> Inputs:
 def distinct_names(paths: Sequence[str]) -> dict[str, str]:
     """Return a name for the results of each file: its own without ending.
 
-    Equal names, also those that differ in capitals only, get a number.
+    Equal names, also those that differ in capitals only, get a number: the first that
+    makes it no other file's own name.
     """
+    own = {Path(path).stem.casefold() for path in paths}
     names, taken = {}, set()
     for path in paths:
-        names[path] = distinct(Path(path).stem, taken, '{}_{}')
+        stem = Path(path).stem
+        is_first = stem.casefold() not in taken
+        names[path] = stem if is_first else distinct(stem, taken | own, '{}_{}')
         taken.add(names[path].casefold())
     return names
 
