@@ -15,11 +15,14 @@ from torch.utils.data import Dataset
 
 from mmpoolformer.data.class_names import read_json
 from mmpoolformer.utils.errors import UserError, as_user_error
+from mmpoolformer.utils.files import json_or_none
 from mmpoolformer.utils.logs import warn
 from mmpoolformer.utils.text import first_few
 
 KEYS = {'image_id', 'category_id', 'bbox', 'score'}
 MISTAKES = (KeyError, RuntimeError, TypeError, ValueError)
+MEANING = 'images.json'  # which mmpoolformer infer writes beside its results
+CURE = 'mmpoolformer infer --ids ANNOTATIONS.json writes its ids'
 MAP = '.png'
 
 
@@ -54,6 +57,9 @@ def _run_detections(model: nn.Module, dataset: Dataset, file: str | PathLike) ->
         entries = read_json(file)
     with as_user_error(str(file), MISTAKES):
         found = _by_image(entries, dataset, model.with_mask)
+    meaning = Path(file).with_name(MEANING)
+    with as_user_error(str(meaning), MISTAKES):
+        _check_meaning(meaning, dataset, labels)
     model.predict = partial(_recall, model, labels, found)
 
 
@@ -69,7 +75,7 @@ def _by_image(entries: object, dataset: Dataset, masks: bool) -> dict:
         if strange:
             raise ValueError(
                 f'{key} {first_few(sorted(strange, key=str))}: not in the test data; '
-                'mmpoolformer infer --ids ANNOTATIONS.json writes its ids'
+                f'{CURE}'
             )
     if any(len(one['bbox']) != 4 for one in entries):
         raise ValueError('a "bbox" is [left, top, width, height]')
@@ -83,6 +89,28 @@ def _by_image(entries: object, dataset: Dataset, masks: bool) -> dict:
             'test data: in the others nothing counts as found'
         )
     return found
+
+
+def _check_meaning(file: Path, dataset: Dataset, labels: Mapping[int, int]) -> None:
+    """Refuse ids that stand for other pictures or classes than in the test data.
+
+    Those that `mmpoolformer infer` counts by itself may all be known there, too.
+    """
+    content = json_or_none(file)
+    if not isinstance(content, dict) or not {'images', 'categories'} <= content.keys():
+        return
+    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
+    known = {info['img_id']: Path(info['img_path']).name for info in infos}
+    classes = {i: dataset.metainfo['classes'][label] for i, label in labels.items()}
+    meant = [(one['id'], Path(one['file_name']).name) for one in content['images']]
+    named = [(one['id'], one['name']) for one in content['categories']]
+    for kind, given, names in (('image', meant, known), ('class', named, classes)):
+        for number, name in given:
+            if names.get(number, name) != name:
+                raise ValueError(
+                    f'{kind} {number} is {name}, but {names[number]} in the test '
+                    f'data; {CURE}'
+                )
 
 
 def _recall(

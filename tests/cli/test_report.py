@@ -209,6 +209,34 @@ def test_saved_detections_give_the_same_report(
         assert done['err'].count('error:') == 1
 
 
+@pytest.mark.parametrize(
+    ('section', 'key', 'message'),
+    [
+        ('images', 'file_name', 'image {id} is {second}, but {first} in the test data'),
+        ('categories', 'name', 'class {id} is {second}, but {first} in the test data'),
+    ],
+)
+def test_ids_of_other_pictures_or_classes_are_refused(
+    models: 'Models', tmp_path: Path, section: str, key: str, message: str
+) -> None:
+    about = json.loads((models.folder / 'data' / 'val.json').read_text())
+    first, second = about[section][:2]
+    image, category = about['images'][0]['id'], about['categories'][0]['id']
+    found = dict(image_id=image, category_id=category, bbox=[1, 2, 3, 4], score=0.5)
+    (tmp_path / 'found.json').write_text(json.dumps([found]))
+    test = ['tools/test.py', models.config('detection'), 'found.json']
+    (tmp_path / 'images.json').write_text(json.dumps(about))
+    done = run_here(test, tmp_path)
+    assert done['code'] == 0, done['err']
+    names = {'id': first['id'], 'first': first[key], 'second': second[key]}
+    first[key], second[key] = second[key], first[key]
+    (tmp_path / 'images.json').write_text(json.dumps(about))
+    done = run_here(test, tmp_path)
+    assert done['code'] == 1, done['err']
+    assert f'error: images.json: {message.format(**names)}' in done['err']
+    assert 'mmpoolformer infer --ids' in done['err']
+
+
 def test_saved_label_maps_give_the_same_report(
     reports: dict, models: 'Models', tmp_path: Path
 ) -> None:
