@@ -84,10 +84,16 @@ def _conversion(
             'none = sv.DetectionDataset(sum((x.classes for x in parts), []), [], {})',
             'parts = [sv.DetectionDataset.merge([x, none]) for x in parts]',
         ]
-    for place, split in enumerate(('train', 'val')):
-        path = json.dumps(f'{root}/annotations/{split}.json')
-        steps += [f'parts[{place}].as_coco(annotations_path={path})']
-    code = '; '.join(['import supervision as sv', *steps])
+    files = [f'{root}/annotations/{split}.json' for split in ('train', 'val')]
+    steps += [
+        f'files = {json.dumps(files)}',
+        '[x.as_coco(annotations_path=f) for x, f in zip(parts, files)]',
+        # supervision makes crowds, which count as nothing, of masks of several pieces
+        'made = [json.load(open(f)) for f in files]',
+        '[one.update(iscrowd=0) for x in made for one in x["annotations"]]',
+        '[json.dump(x, open(f, "w")) for x, f in zip(made, files)]',
+    ]
+    code = '; '.join(['import json, supervision as sv', *steps])
     return (
         f'it looks like {kind}; convert it (pip install supervision):{cure} '
         f'python -c {shlex.quote(code)}'

@@ -86,20 +86,24 @@ def voc_in_parts(root: Path) -> None:
         file.rename(part / file.name)
 
 
+def corners(first: list, last: list) -> list[list]:
+    return [first, [last[0], first[1]], last, [first[0], last[1]]]
+
+
 def labelme(root: Path) -> None:
     for name, (left, top, right, bottom) in BOXES.items():
         picture(root / f'{name}.jpg')
-        shape = dict(
-            label=CLASSES[label(name)],
-            points=[[left, top], [right, bottom]],
-            shape_type='rectangle',
-        )
+        shape = dict(label=CLASSES[label(name)], group_id=1)  # one object in two parts
+        ends = ([[left, top], [left + 9, bottom]], [[right - 9, top], [right, bottom]])
         content = dict(
             version='5.0.0',
             imagePath=f'{name}.jpg',
             imageHeight=HEIGHT,
             imageWidth=WIDTH,
-            shapes=[shape],
+            shapes=[
+                {**shape, 'shape_type': 'polygon', 'points': corners(*two)}
+                for two in ends
+            ],
         )
         text(root / f'{name}.json', json.dumps(content))
 
@@ -161,6 +165,7 @@ def test_printed_conversion_gives_the_same_boxes(
             info = dataset.get_data_info(i)
             assert Path(info['img_path']).is_file()
             (box,) = info['instances']
+            assert not box['ignore_flag']
             name = dataset.metainfo['classes'][box['bbox_label']]
             found[Path(info['img_path']).stem] = (name, box['bbox'])
     assert found.keys() == BOXES.keys()
