@@ -108,20 +108,10 @@ class CosineLR(_ParamScheduler):
     ) -> None:
         accumulates = isinstance(optimizer, BaseOptimWrapper) and not by_epoch
         self.steps = getattr(optimizer, '_accumulative_counts', 1) if accumulates else 1
-        # timm multiplies by lr_scale last, lr_min and the warm-up's start too: its
-        # schedule gets the rates before that.
-        groups = [
-            {'lr': group.get('initial_lr', group['lr']) / (_scale(group) or 1.0)}
-            for group in optimizer.param_groups
-        ]
-        self.timm = CosineLRScheduler(
-            SimpleNamespace(param_groups=groups),
-            t_initial=_in_updates(t_initial, self.steps),
-            lr_min=lr_min,
-            warmup_t=_in_updates(warmup_t, self.steps),
-            warmup_lr_init=warmup_lr_init,
-            t_in_epochs=by_epoch,
-        )
+        # What a checkpoint holds of the schedule.
+        self.t_initial, self.lr_min = t_initial, lr_min
+        self.warmup_t, self.warmup_lr_init = warmup_t, warmup_lr_init
+        self.timm = self._as_timms(optimizer)
         super().__init__(optimizer, 'lr', begin, end, last_step, by_epoch, verbose)
 
     @classmethod
@@ -154,6 +144,26 @@ class CosineLR(_ParamScheduler):
         state = super().state_dict()
         state.pop('timm')
         return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on as saved: lengths and rates are the checkpoint's, too."""
+        super().load_state_dict(state_dict)
+        self.timm = self._as_timms(self.optimizer)
+
+    def _as_timms(self, optimizer: OptimWrapper) -> CosineLRScheduler:
+        # timm multiplies by lr_scale last, lr_min and the warm-up's start too: its
+        # schedule gets the rates before that.
+        groups = [
+            {'lr': group.get('initial_lr', group['lr']) / (_scale(group) or 1.0)}
+            for group in optimizer.param_groups
+        ]
+        return CosineLRScheduler(
+            SimpleNamespace(param_groups=groups),
+            t_initial=_in_updates(self.t_initial, self.steps),
+            lr_min=self.lr_min,
+            warmup_t=_in_updates(self.warmup_t, self.steps),
+            warmup_lr_init=self.warmup_lr_init,
+        )
 
     def _get_value(self) -> list[float]:
         """Return each group's rate for the coming iteration."""

@@ -305,6 +305,27 @@ def test_schedule_state_is_plain_and_comes_back() -> None:
     assert other.get_last_value() == schedule.get_last_value()
 
 
+def test_a_saved_schedule_goes_on_with_its_own_lengths_and_rates() -> None:
+    lengths = dict(t_initial=9, warmup_t=2, lr_min=1e-5, by_epoch=False)
+    others = dict(t_initial=90, warmup_t=5, lr_min=1e-4, by_epoch=False)
+    wrappers = [optim_wrapper(ours()) for _ in range(2)]
+    for group in wrappers[1].param_groups:
+        group['lr'] = 1.0
+    saved, resumed = (
+        PARAM_SCHEDULERS.build(
+            dict(type='mmpoolformer.CosineLR', optimizer=wrapper, **options)
+        )
+        for wrapper, options in zip(wrappers, (lengths, others), strict=True)
+    )
+    for _ in range(4):
+        saved.step()
+    wrappers[1].load_state_dict(wrappers[0].state_dict())  # as a Runner, before it
+    resumed.load_state_dict(saved.state_dict())
+    for _ in range(4):
+        saved.step(), resumed.step()
+        assert resumed.get_last_value() == saved.get_last_value()
+
+
 def test_weight_decay_leaves_out_what_timm_leaves_out() -> None:
     model = ours()
     found = optim_wrapper(model).optimizer
