@@ -122,6 +122,17 @@ class EpochLoop(EpochBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
+    def count_left(self) -> None:
+        """Let the last iteration of a resumed run be the one that ends its epochs.
+
+        With another batch size or number of processes an epoch has another length than
+        it had, and the iterations done are not those of as many epochs now.
+        """
+        epochs = self._max_epochs - self._epoch
+        done = self.runner.message_hub.runtime_info.get(DONE, 0)
+        left = epochs * len(self.dataloader) - done
+        self._max_iters = self._iter + max(left, 0)
+
     def is_validation_due(self) -> bool:
         """Tell whether a validation belongs to where the run is."""
         self._decide_current_val_interval()

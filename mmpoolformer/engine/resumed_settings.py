@@ -83,19 +83,21 @@ def take_own_settings(wrapper: OptimWrapper | OptimWrapperDict, saved: dict) -> 
 def replay_schedules(runner: Runner) -> None:
     """Bring schedules that start anew to where a resumed training is.
 
-    They are stepped as often as the training was, by iterations and by epochs; those
-    that follow a metric can't be, and start anew.
+    They are stepped as often as a training by the config would have been there, by
+    iterations and by epochs; those that follow a metric can't be, and start anew.
     """
     schedules = runner.param_schedulers or []
     rows = schedules.values() if isinstance(schedules, dict) else [schedules]
     blind = [
         one for row in rows for one in row if not getattr(one, 'need_val_args', False)
     ]
-    epochs = runner.epoch if isinstance(runner.train_loop, EpochBasedTrainLoop) else 0
-    done = runner.message_hub.runtime_info.get(DONE, 0)
-    length = (runner.iter - done) // epochs if epochs else 0
-    ends = {(number + 1) * length for number in range(epochs)}
-    for step in range(1, runner.iter + 1):
+    steps, ends = runner.iter, set()
+    if isinstance(runner.train_loop, EpochBasedTrainLoop):
+        # Epochs of another length than they had: the place in the run is theirs.
+        length = len(runner.train_dataloader)
+        steps = runner.epoch * length + runner.message_hub.runtime_info.get(DONE, 0)
+        ends = {(number + 1) * length for number in range(runner.epoch)}
+    for step in range(1, steps + 1):
         for one in blind:
             if not one.by_epoch:
                 one.step()

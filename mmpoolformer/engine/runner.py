@@ -57,6 +57,7 @@ from mmpoolformer.engine.hooks.checkpoint import SafeCheckpointHook
 from mmpoolformer.engine.hooks.finite import FiniteGuard
 from mmpoolformer.engine.hooks.norms import AverageStatistics
 from mmpoolformer.engine.loops import (
+    EpochLoop,
     end_readers,
     placed_loader,
     resumable_loop,
@@ -420,6 +421,8 @@ class ToolRunner(Runner):
         """Go on from a checkpoint, as mmengine does, with `own_settings` where set."""
         from_file = resume_param_scheduler and not self.own_settings
         super().resume(filename, resume_optimizer, from_file, map_location)
+        if isinstance(self.train_loop, EpochLoop):
+            self.train_loop.count_left()
         if self.own_settings:
             replay_schedules(self)
         report_length(self, filename)

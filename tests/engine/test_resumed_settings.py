@@ -124,3 +124,29 @@ def test_a_length_that_is_over_is_told(folder: Path, length: int) -> None:
     train(settings(folder, length))
     told = ''.join(log.read_text() for log in folder.rglob('*.log'))
     assert f'after 6 of train_cfg.max_iters={length}: there is nothing left' in told
+
+
+def in_epochs(folder: Path, batch_size: int) -> Config:
+    config = settings(folder)
+    config.train_cfg = dict(by_epoch=True, max_epochs=4)
+    config.train_dataloader.update(
+        batch_size=batch_size, sampler=dict(type='DefaultSampler', shuffle=True)
+    )
+    config.optim_wrapper.accumulative_counts = 2
+    config.param_scheduler = dict(
+        type='PolyLR', end=4, by_epoch=True, convert_to_iter_based=True
+    )
+    config.default_hooks.checkpoint.update(by_epoch=True, interval=1)
+    return config
+
+
+def test_epochs_of_another_length_go_on_where_they_are(tmp_path: Path) -> None:
+    half = in_epochs(tmp_path / 'run', 4)  # 6 iterations an epoch
+    half.train_cfg.max_epochs = 2
+    train(half)
+    runner = train(in_epochs(tmp_path / 'run', 8), own_settings=True)  # 3
+    train(in_epochs(tmp_path / 'anew', 8))
+    assert rates(tmp_path / 'run')[12:] == pytest.approx(rates(tmp_path / 'anew')[6:])
+    assert runner.iter == runner.max_iters == 18
+    # The last step of the optimizer was due at the end.
+    assert runner.optim_wrapper.should_update()
