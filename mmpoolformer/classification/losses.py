@@ -1,6 +1,7 @@
 """timm's losses under mmengine's registry, and the one that fits the targets."""
 
 from collections.abc import Sequence
+from inspect import signature
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -32,6 +33,7 @@ def build_loss(loss: dict | None, label_smoothing: float, mixes: bool) -> nn.Mod
             script does: soft targets where pictures are mixed (the smoothing is then
             in the targets), else smoothed labels, else plain cross-entropy.
         label_smoothing: Share of the target given to all classes alike, in [0, 1).
+            Losses of labels that know it take it, unless their options say it.
         mixes: Whether pictures, and so targets, are mixed.
 
     Raises:
@@ -52,7 +54,13 @@ def build_loss(loss: dict | None, label_smoothing: float, mixes: bool) -> nn.Mod
             'mmpoolformer.SoftTargetCrossEntropy or mmpoolformer.BinaryCrossEntropy, '
             'or mixup=None'
         )
-    return built
+    kind = type(built)
+    names = {'smoothing', 'label_smoothing'} & signature(kind).parameters.keys()
+    is_named = kind is LabelSmoothingCrossEntropy and not label_smoothing
+    if mixes or is_named or not names or names & set(loss):
+        return built
+    # timm's would smooth by a tenth of their own accord.
+    return MODELS.build({**loss, names.pop(): label_smoothing})
 
 
 class Distillation:

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,33 @@ def test_loss_and_gradients_equal_a_plain_timm_step(
         scale = two.grad.abs().max()
         error = (one.grad - two.grad).abs().max()
         assert error <= 1e-5 * scale, name
+
+
+@pytest.mark.parametrize('smoothing', [0.0, 0.3])
+@pytest.mark.parametrize(
+    ('loss', 'plain'),
+    [
+        (dict(type='mmpoolformer.BinaryCrossEntropy'), BinaryCrossEntropy),
+        (
+            dict(type='mmpoolformer.CrossEntropy'),
+            lambda smoothing: nn.CrossEntropyLoss(label_smoothing=smoothing),
+        ),
+        (
+            dict(type='mmpoolformer.LabelSmoothingCrossEntropy'),
+            lambda smoothing: LabelSmoothingCrossEntropy(smoothing or 0.1),
+        ),
+        (
+            dict(type='mmpoolformer.BinaryCrossEntropy', smoothing=0.2),
+            lambda _: BinaryCrossEntropy(0.2),
+        ),
+    ],
+)
+def test_a_loss_that_is_named_smooths_as_the_model_says(
+    loss: dict, plain: Callable, smoothing: float
+) -> None:
+    logits, labels = torch.randn(4, CLASSES), torch.tensor([3, 0, 6, 3])
+    found = ours(loss=loss, label_smoothing=smoothing).criterion(logits, labels)
+    torch.testing.assert_close(found, plain(smoothing)(logits, labels))
 
 
 @pytest.mark.parametrize('name', ['test_vit', 'resnet10t', 'levit_128s'])
