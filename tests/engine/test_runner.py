@@ -242,6 +242,23 @@ def test_an_empty_data_set_is_explained_and_other_errors_pass() -> None:
         raise ValueError('other')
 
 
+@pytest.mark.parametrize(
+    'wrapper',
+    [
+        lambda inner: dict(type='RepeatDataset', times=2, dataset=inner),
+        lambda inner: dict(type='ConcatDataset', datasets=[inner, inner]),
+        lambda inner: dict(
+            type='ClassBalancedDataset', oversample_thr=0.1, dataset=inner
+        ),
+    ],
+)
+def test_wrappers_of_mmengine_around_other_data_are_refused(wrapper) -> None:
+    data = wrapper(dict(type='Numbers'))
+    loader = dict(dataset=data, batch_size=2, sampler=dict(type='DefaultSampler'))
+    with pytest.raises(UserError, match=rf'^{data["type"]}: .*not for Numbers; '):
+        ToolRunner.build_dataloader(loader)
+
+
 def test_a_test_refuses_the_classes_of_the_weights_in_another_order(tmp_path) -> None:
     for name in ('ant', 'bee'):
         (tmp_path / 'data' / name).mkdir(parents=True)

@@ -14,6 +14,8 @@ from mmpoolformer.utils.text import first_few
 
 # What mmengine's BaseDataset says when nothing is left in its list.
 NOTHING_LEFT = 'need at least one array to concatenate'
+# What mmengine's wrappers of data sets ask those inside for.
+BASE_NAMES = ('full_init', 'metainfo')
 SAMPLES = 100  # files looked for; more would be slow on a network disk
 # A reader of labels that has no option with_seg, as the others do.
 LABEL_READERS = ('LoadBiomedicalAnnotation',)
@@ -27,10 +29,20 @@ def explain_empty(dataset: dict) -> Iterator[None]:
         dataset: The config of the data set that is built inside the block.
 
     Raises:
-        UserError: If all of its images were filtered out.
+        UserError: If all of its images were filtered out, or if it is one of mmengine's
+            wrappers around data sets of another kind.
     """
     try:
         yield
+    except AttributeError as error:
+        if error.name not in BASE_NAMES:
+            raise
+        inside = dict.fromkeys(str(leaf.get('type')) for leaf in leaf_datasets(dataset))
+        raise UserError(
+            f"{dataset.get('type')}: is for mmengine's kind of data sets, not for "
+            f'{first_few(tuple(inside))}; for classes in folders put links to all of '
+            'them into one, and train for more epochs in place of repeating'
+        ) from error
     except ValueError as error:
         if NOTHING_LEFT not in str(error):
             raise
