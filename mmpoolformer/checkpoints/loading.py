@@ -399,12 +399,12 @@ def _cure(missing: Sequence[str], reshaped: Sequence[str]) -> str:
     if missing and not reshaped and all(key.startswith('head') for key in missing):
         return (
             'The file has no classifier: load it into a backbone, or start the layers '
-            f'anew by load_weights(..., fresh={tuple(sorted(heads))})'
+            f'anew by fresh={tuple(sorted(heads))} of init_cfg or load_weights'
         )
     if heads and heads <= {'head.fc', 'head.fc.fc2', 'head', 'head_dist'}:
         return (
-            'The number of classes differs: load_weights(..., '
-            f'fresh={tuple(sorted(heads))}) starts that layer anew'
+            f'The number of classes differs: fresh={tuple(sorted(heads))} of init_cfg '
+            'or load_weights starts that layer anew'
         )
     return 'Check that the file is of the same architecture and size'
 

@@ -61,10 +61,12 @@ class PretrainedModule(BaseModule):
         if not _asks_for_pretrained(self.init_cfg):
             super().init_weights()
             return
+        fresh = self.init_cfg.get('fresh', ())
+        fresh = (fresh,) if isinstance(fresh, str) else fresh
         report = load_weights(
             self,
             self.init_cfg['checkpoint'],
-            fresh=(*OUTPUT_NORMS, *self.init_cfg.get('fresh', ())),
+            fresh=(*OUTPUT_NORMS, *fresh),
             prefix=self.init_cfg.get('prefix'),
         )
         self._is_init = True

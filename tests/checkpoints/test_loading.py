@@ -205,6 +205,21 @@ def test_other_number_of_classes() -> None:
     assert_loaded(model, source, report.loaded)
 
 
+def test_a_config_starts_the_layer_of_other_classes_anew(tmp_path) -> None:
+    path = tmp_path / 'five.pth'
+    torch.save(values(tiny_classifier(1, 5)), path)
+    given = dict(type='Pretrained', checkpoint=str(path))
+    model = tiny_classifier(2, 7)
+    before = values(model)
+    model.init_cfg = given
+    with pytest.raises(CheckpointError, match=r"fresh=\('head\.fc',\) of init_cfg or"):
+        model.init_weights()
+    for fresh in ('head.fc', ['head.fc']):
+        model.init_cfg = dict(given, fresh=fresh)
+        model.init_weights()
+        assert_loaded(model, before, ['head.fc.weight', 'head.fc.bias'])
+
+
 def test_the_cure_for_another_number_of_classes_is_named_for_an_mlp_head() -> None:
     arch = dict(base='caformer_s18', depths=(1, 1, 1, 1), dims=(32, 32, 32, 32))
     source = values(MetaFormerClassifier(arch, 5))
