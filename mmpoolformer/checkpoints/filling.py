@@ -7,6 +7,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from mmpoolformer.checkpoints.errors import entry_cure
+from mmpoolformer.checkpoints.keymaps import native_keys, with_dot
 from mmpoolformer.checkpoints.loading import LoadReport, reshaped_tensors, unwrap
 from mmpoolformer.utils.errors import UserError, one_line
 from mmpoolformer.utils.logs import warn
@@ -84,6 +85,12 @@ def fill_partly(model: nn.Module, checkpoint: dict, filename: str) -> LoadReport
     """
     model = unwrapped(model)
     entry, weights = model_weights(checkpoint, filename)
+    weights = dict(weights)
+    for name, part in model.named_modules():
+        # Backbones rename what they load, too late here: a name may be that of another
+        # tensor, such as norm2 of the authors' files.
+        if hasattr(part, 'stem_names'):
+            native_keys(weights, with_dot(name))
     own = model.state_dict()
     reshaped = reshaped_tensors(own, weights)
     chosen = {key: weights[key] for key in weights if key not in reshaped}

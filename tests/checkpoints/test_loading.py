@@ -17,6 +17,7 @@ from mmpoolformer.checkpoints import (
     load_weights,
     loading,
 )
+from mmpoolformer.checkpoints.filling import fill_partly
 from mmpoolformer.models import POOLFORMER, MetaFormerClassifier
 
 TINY = dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))
@@ -441,19 +442,36 @@ def test_zoo_weights_in_a_backbone(golden, tmp_path, monkeypatch) -> None:
     assert torch.equal(model.stem.conv.weight, golden['patch_embed.proj.weight'])
 
 
-def test_released_detector_loads_as_a_whole() -> None:
-    class Detector(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone = tiny(2, out_indices=(1, 2, 3))
-            self.neck = nn.Conv2d(32, 4, 1)
+class Detector(nn.Module):
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        self.backbone = tiny(2, out_indices=(1, 2, 3))
+        self.head = nn.Conv2d(32, classes, 1)
 
-    source = values(tiny(1))
+
+def released_detector(source: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     weights = convert_state_dict(source, 'sail')
     weights = {f'backbone.{key}': value for key, value in weights.items()}
-    weights |= {'neck.weight': torch.ones(4, 32, 1, 1), 'neck.bias': torch.ones(4)}
+    return weights | {
+        'head.weight': torch.ones(4, 32, 1, 1),
+        'head.bias': torch.ones(4),
+    }
+
+
+def test_released_detector_loads_as_a_whole() -> None:
+    source = values(tiny(1))
     model = Detector()
-    result = model.load_state_dict(weights, strict=False)
+    result = model.load_state_dict(released_detector(source), strict=False)
     assert result.missing_keys == []
     assert result.unexpected_keys == ['backbone.norm0.weight', 'backbone.norm0.bias']
     assert_loaded(model.backbone, source, tuple(model.backbone.state_dict()))
+
+
+def test_released_detector_starts_one_for_other_classes() -> None:
+    source = values(tiny(1, out_indices=(1, 2, 3)))
+    model = Detector(7)
+    report = fill_partly(model, {'state_dict': released_detector(source)}, 'x.pth')
+    # The authors' norm2 is that of our second stage, and of another width than ours.
+    assert_loaded(model.backbone, source, tuple(source))
+    shapes = ('head.weight [4, 32, 1, 1], not [7, 32, 1, 1]', 'head.bias [4], not [7]')
+    assert (report.new, report.left, report.reshaped) == ((), (), shapes)
