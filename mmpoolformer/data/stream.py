@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from multiprocessing import Value
 
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from timm.data import create_dataset, create_transform
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -35,7 +35,9 @@ class TimmStream(IterableDataset):
         options: More options of `timm.data.create_dataset`.
 
     Raises:
-        ValueError: If the data set is one that is read by index.
+        ValueError: If the data set is one that is read by index, or if it is not for
+            training and there are several processes: shares of a stream miss some
+            pictures and have others twice.
         ImportError: If the reader's package is not installed.
     """
 
@@ -53,11 +55,19 @@ class TimmStream(IterableDataset):
     ) -> None:
         transform = dict(transform or {})
         self.transform = create_transform(**transform)
+        self.is_training = bool(transform.get('is_training'))
+        if not self.is_training and get_world_size() > 1:
+            raise ValueError(
+                f'name={name!r}: a stream can be evaluated by one process only; use '
+                "type='mmpoolformer.TimmDataset' (folders or a tar file), or train "
+                'without validation (val_dataloader, val_cfg and val_evaluator None) '
+                'and test in one process'
+            )
         self.data = create_dataset(
             name,
             root=root,
             split=split,
-            is_training=bool(transform.get('is_training')),
+            is_training=self.is_training,
             batch_size=batch_size,
             seed=seed,
             **options or {},
@@ -72,8 +82,13 @@ class TimmStream(IterableDataset):
         self._epoch = Value('i', 0)  # shared with the loader's processes
 
     def __len__(self) -> int:
-        """Return the number of pictures of an epoch, as the reader estimates it."""
-        return len(self.data)
+        """Return the number of pictures of an epoch.
+
+        In training as the reader estimates it for this process. In an evaluation its
+        estimate is too low for some numbers of workers, and mmengine would leave out
+        the last results.
+        """
+        return len(self.data) if self.is_training else self.data.reader.num_samples
 
     def set_epoch(self, epoch: int) -> None:
         """Let order and augmentation be those of an epoch, counted from 0."""

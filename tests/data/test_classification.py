@@ -240,34 +240,63 @@ def test_bombs_and_text_are_refused(
         open_picture(tmp_path / 'large.png')
 
 
-def test_streams_give_every_picture(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def shards(folder: Path, tmp_path: Path) -> Path:
+    """Return a folder of two shards, of five and seven pictures."""
     pytest.importorskip('webdataset')
-    shard = tmp_path / 'shards' / 'train-0000.tar'
-    shard.parent.mkdir()
+    root = tmp_path / 'shards'
+    root.mkdir()
     paths = sorted((folder / 'train').rglob('*.png'))
-    with tarfile.open(shard, 'w') as tar:
-        for i, path in enumerate(paths):
-            tar.add(path, f'{i:04d}.png')
-            label = folder / 'label.txt'
-            label.write_text(str(('ant', 'bee', 'cat').index(path.parent.name)))
-            tar.add(label, f'{i:04d}.cls')
+    parts = {'train-0.tar': paths[:5], 'train-1.tar': paths[5:]}
+    for name, part in parts.items():
+        with tarfile.open(root / name, 'w') as tar:
+            for path in part:
+                place = f'{paths.index(path):04d}'
+                tar.add(path, f'{place}.png')
+                label = folder / 'label.txt'
+                label.write_text(str(('ant', 'bee', 'cat').index(path.parent.name)))
+                tar.add(label, f'{place}.cls')
     part = {
         'name': 'train',
         'num_samples': 12,
-        'filenames': [shard.name],
-        'shard_lengths': [12],
+        'filenames': list(parts),
+        'shard_lengths': [5, 7],
     }
-    info = {'splits': {'train': part}}
-    (shard.parent / '_info.json').write_text(json.dumps(info))
-    stream = TimmStream(
-        'wds/shards', str(shard.parent), 'train', transform=dict(input_size=16)
-    )
+    (root / '_info.json').write_text(json.dumps({'splits': {'train': part}}))
+    return root
+
+
+def stream_of(shards: Path, **options: object) -> TimmStream:
+    options = {'transform': dict(input_size=16), **options}
+    return TimmStream('wds/shards', str(shards), 'train', **options)
+
+
+def test_streams_give_every_picture(folder: Path, shards: Path) -> None:
+    stream = stream_of(shards)
     assert len(stream) == 12
     plain = TimmDataset(str(folder), 'train', transform=dict(input_size=16))
     for i, item in enumerate(stream):
         assert item['targets'] == plain[i]['targets']
         assert torch.equal(item['inputs'], plain[i]['inputs'])
     assert i == 11
+
+
+@pytest.mark.parametrize('workers', [2, 5])
+def test_streams_count_every_picture_of_an_evaluation(
+    shards: Path, workers: int
+) -> None:
+    stream = stream_of(shards, num_workers=workers)
+    loader = torch.utils.data.DataLoader(stream, batch_size=4, num_workers=2)
+    assert len(stream) == sum(len(batch['targets']) for batch in loader) == 12
+
+
+def test_streams_are_not_evaluated_in_shares(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('mmpoolformer.data.stream.get_world_size', lambda: 2)
+    with pytest.raises(ValueError, match='by one process only; use type='):
+        stream_of(shards)
+    stream_of(shards, transform=dict(input_size=16, is_training=True))
 
 
 def test_streams_and_indexed_sets_are_told_apart(folder: Path) -> None:
