@@ -11,6 +11,7 @@ from multiprocessing import Array
 from pathlib import Path
 
 import torch
+from mmengine.dist import all_reduce
 from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import Dataset, IterableDataset
 
@@ -133,8 +134,14 @@ class TimmDataset(Dataset):
 
     @property
     def unreadable(self) -> list[str]:
-        """The paths of the unreadable pictures met so far, in all processes."""
+        """The paths of the unreadable pictures met so far, in all reading processes."""
         return [self._name(i) for i, mark in enumerate(self._marked) if mark]
+
+    def share_unreadable(self) -> None:
+        """Take over the unreadable pictures that a job's others met; all must ask."""
+        marks = torch.tensor(self._marked[:])
+        all_reduce(marks, op='max')
+        self._marked[:] = marks.tolist()
 
     @property
     def is_training(self) -> bool:

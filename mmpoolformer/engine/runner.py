@@ -207,7 +207,9 @@ class ToolRunner(Runner):
     def train(self) -> nn.Module:
         """Train as mmengine does, and end the processes that read pictures."""
         try:
-            return super().train()
+            model = super().train()
+            _share_unreadable(self.train_dataloader)
+            return model
         finally:
             end_readers(self._train_loop)
             end_readers(self._val_loop)
@@ -215,7 +217,9 @@ class ToolRunner(Runner):
     def test(self) -> dict[str, float]:
         """Test as mmengine does, and end the processes that read pictures."""
         try:
-            return super().test()
+            metrics = super().test()
+            _share_unreadable(self.test_dataloader)
+            return metrics
         finally:
             end_readers(self._test_loop)
 
@@ -438,3 +442,9 @@ class ToolRunner(Runner):
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         self._has_loaded = True
         return checkpoint
+
+
+def _share_unreadable(loader: DataLoader) -> None:
+    """Let the first process, which reports, know what all could not read."""
+    if hasattr(loader.dataset, 'share_unreadable'):
+        loader.dataset.share_unreadable()

@@ -11,6 +11,7 @@ import torch
 from mmengine.runner import Runner
 from PIL import Image
 from timm.data import create_dataset, create_transform
+from two_processes import in_two_processes
 
 from mmpoolformer.classification import (
     SeededSampler,
@@ -183,6 +184,25 @@ def test_skipped_in_an_evaluation_it_does_not_count(folder: Path) -> None:
     labels = torch.cat([batch['targets'] for batch in loader])
     assert labels.tolist() == [0, -1, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
     assert data.unreadable == [str(path)]  # met in the worker process
+
+
+def test_processes_tell_each_other_what_they_have_skipped(
+    folder: Path, tmp_path: Path
+) -> None:
+    paths = [broken(folder / 'train' / name) for name in ('ant', 'cat')]
+
+    def read_own_half(rank: int) -> int:
+        data = TimmDataset(
+            str(folder), 'train', transform=EVALUATION, on_error='skip', quiet=True
+        )
+        for index in range(6 * rank, 6 * rank + 6):
+            data[index]
+        assert data.unreadable == [str(paths[rank])]
+        data.share_unreadable()
+        assert data.unreadable == [*map(str, paths)]
+        return 0
+
+    assert in_two_processes(read_own_half, tmp_path / 'meet') == [0, 0]
 
 
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
