@@ -72,8 +72,8 @@ class TrainingLog(Hook):
     One JSON object a line, written as often as mmengine logs and after the last step of
     an epoch, or of a run that counts iterations. It has `epoch` (from 1), `iter` (steps
     done), and `lr` (`NAME.lr` of several optimizers) and losses of that step alone,
-    not averaged over the steps before. A resumed training drops the lines after its
-    checkpoint and goes on.
+    not averaged over the steps before. Losses are of the images of the first process.
+    A resumed training drops the lines after its checkpoint and goes on.
 
     Args:
         path: The file, ending on .jsonl.
