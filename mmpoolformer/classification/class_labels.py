@@ -94,7 +94,7 @@ def check_class_order(trained: Sequence[str], dataset: Dataset, source: str) -> 
     others = [(label, *pair) for label, pair in pairs if pair[0] != pair[1]]
     if any(name in ours for _, _, name in others):
         raise UserError(
-            f'{source}: has learned the classes in the order {first_few(trained, 8)}, '
+            f'{source}: its classes are in the order {first_few(trained, 8)}, '
             f'but the data has {first_few(classes, 8)}: write the classes of the data '
             'in the order of the training'
         )

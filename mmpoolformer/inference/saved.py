@@ -1,5 +1,6 @@
 """Saved predictions in place of the network of a config's detector or segmentor."""
 
+import csv
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from mmpoolformer.classification.class_labels import check_class_order
 from mmpoolformer.data.class_names import read_json
 from mmpoolformer.utils.errors import UserError, as_user_error
 from mmpoolformer.utils.files import json_or_none
@@ -21,9 +23,10 @@ from mmpoolformer.utils.text import first_few
 
 KEYS = {'image_id', 'category_id', 'bbox', 'score'}
 MISTAKES = (KeyError, RuntimeError, TypeError, ValueError)
-MEANING = 'images.json'  # which mmpoolformer infer writes beside its results
+MEANING = 'images.json'  # what mmpoolformer infer writes beside its detections
 CURE = 'mmpoolformer infer --ids ANNOTATIONS.json writes its ids'
 MAP = '.png'
+CLASSES = 'classes.csv'  # what it writes beside the folder of its maps
 
 
 def run_saved(model: nn.Module, dataset: Dataset, source: str | PathLike) -> None:
@@ -41,7 +44,8 @@ def run_saved(model: nn.Module, dataset: Dataset, source: str | PathLike) -> Non
         UserError: If it is not for such data, the file no such list, of other ids than
             the data's, or without masks where there must be some; or if a picture has
             no map, one that another would have too, one of another size or one with
-            numbers of no class.
+            numbers of no class; or if `images.json` or `classes.csv`, which infer
+            writes, too, tell of other pictures or classes than the data's.
     """
     if Path(source).is_dir():
         _run_maps(model, dataset, Path(source))
@@ -171,6 +175,12 @@ def _run_maps(model: nn.Module, dataset: Dataset, folder: Path) -> None:
             f'{folder}: no map of {len(missing)} of {len(maps)} pictures: '
             f'{first_few(missing)}'
         )
+    table = folder.parent / CLASSES
+    if table.is_file():
+        with as_user_error(str(table), (OSError, csv.Error, *MISTAKES)):
+            rows = csv.DictReader(table.read_text(encoding='utf-8').splitlines())
+            names = [row['name'] for row in rows]
+        check_class_order(names, dataset, str(table))
     model.predict = partial(_read_maps, folder, len(dataset.metainfo['classes']))
 
 

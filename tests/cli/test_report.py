@@ -251,6 +251,18 @@ def test_saved_label_maps_give_the_same_report(
     found, expected = numbers(tmp_path / 'saved'), numbers(reports['segmentation'])
     for name in ('metrics', 'per_class', 'confusion'):
         assert found[name] == expected[name]
+    table = tmp_path / 'found' / 'classes.csv'
+    text = table.read_text()
+    head, *lines = text.splitlines()
+    names = [line.split(',')[1] for line in lines]
+    lines[0] = lines[0].replace(names[0], names[1])
+    lines[1] = lines[1].replace(names[1], names[0])
+    table.write_text('\n'.join([head, *lines]))
+    done = run_here(test, tmp_path)
+    assert done['code'] == 1, done['err']
+    order = f'{names[1]}, {names[0]}'
+    assert f'found/classes.csv: its classes are in the order {order}' in done['err']
+    table.write_text(text)
     maps = sorted((tmp_path / 'found' / 'masks').glob('*.png'))
     labels = np.array(Image.open(maps[0]))
     for change, message in (

@@ -49,7 +49,7 @@ def test_weights_for_the_classes_in_another_order_are_refused(
     about['classes'] = ('ant', 'wasp', 'cat')  # a new name
     assert train(settings(work, steps=4)).iter == 4
     about['classes'] = ('wasp', 'ant', 'cat')
-    message = r'iter_4\.pth: has learned .* ant, wasp, cat, but .* wasp, ant, cat:'
+    message = r'iter_4\.pth: its classes .* ant, wasp, cat, but .* wasp, ant, cat:'
     with pytest.raises(UserError, match=message):
         train(settings(work, steps=6))
     checkpoint = next(work.glob('iter_4.pth'))
