@@ -129,7 +129,7 @@ def test_results_of_entries_lie_side_by_side(here: Path) -> None:
     for entry in ('student', 'teacher'):
         words = ['config.py', f'both.pth#{entry}', '--work-dir', 'beside']
         assert run_here(['tools/test.py', *words], here)['code'] == 0
-    names = {path.name for path in (here / 'beside').glob('*.json')}
+    names = {path.name for path in (here / 'beside').glob('results_*.json')}
     assert names == {'results_both_student.json', 'results_both_teacher.json'}
 
 
