@@ -356,6 +356,12 @@ RULES = [
         says='compiled',
         long=True,
     ),
+    # Where a CPU has no instructions for bfloat16, its steps take seconds.
+    Rule(
+        r'python tools/benchmark.py .* bf16 .*',
+        '--size 64 --rounds 1 --no-memory',
+        long=True,
+    ),
     Rule(
         r'python tools/benchmark.py .* --batch 1 .*',
         '--size 64 --batch 1 2 --rounds 1 --no-memory',
