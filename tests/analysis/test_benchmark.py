@@ -174,7 +174,7 @@ def test_plot_is_drawn(sizes: list, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_tool_times_a_model(tmp_path: Path) -> None:
     tool = ['tools/benchmark.py', 'poolformer_s12', '--device', 'cpu']
-    options = ['--how', 'fused', '--size', '256', '--rounds', '1', '--json', 'out.json']
+    options = ['--how', 'fused', '--size', '128', '--rounds', '1', '--json', 'out.json']
     both = ['--dtype', 'fp32', 'bfloat16']
     done = run_here([*tool, *options, *both], tmp_path)
     assert done['code'] == 0, done['err']
@@ -183,7 +183,7 @@ def test_tool_times_a_model(tmp_path: Path) -> None:
     row, low = json.loads((tmp_path / 'out.json').read_text())['timings']
     assert [row['case']['dtype'], low['case']['dtype']] == ['fp32', 'bf16']
     assert row['case']['implementation'] == 'fused'
-    assert row['memory'] > 4 * 64 * 64 * 64  # the first map alone
+    assert row['memory'] > 4 * 64 * 32 * 32  # the first map alone
     assert row['seconds'] > 0
 
 

@@ -567,7 +567,9 @@ def test_the_example_detects_without_torch(picture, tmp_path):
     assert Image.open(out).size == (120, 90)
 
 
-@pytest.mark.parametrize('scale', [(128, 96), (96, 300)])
+@pytest.mark.parametrize(
+    'scale', [(96, 300), pytest.param((128, 96), marks=pytest.mark.long)]
+)
 def test_the_example_sees_pictures_at_the_size_of_the_test(picture, tmp_path, scale):
     path = tmp_path / 'm.onnx'
     model = detector(tmp_path)
