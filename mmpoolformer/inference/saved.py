@@ -2,7 +2,7 @@
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -59,23 +59,28 @@ def _run_detections(model: nn.Module, dataset: Dataset, file: str | PathLike) ->
         raise UserError(f'{file}: saved detections are for COCO test data')
     with as_user_error('', (ValueError,)):
         entries = read_json(file)
+    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
+    pictures = {info['img_id']: info.get('img_path') for info in infos}
     with as_user_error(str(file), MISTAKES):
-        found = _by_image(entries, dataset, model.with_mask)
+        found = _by_image(entries, pictures, labels, model.with_mask)
     meaning = Path(file).with_name(MEANING)
     with as_user_error(str(meaning), MISTAKES):
-        _check_meaning(meaning, dataset, labels)
+        names = dataset.metainfo['classes']
+        classes = {number: names[label] for number, label in labels.items()}
+        _check_meaning(meaning, pictures, classes)
     model.predict = partial(_recall, model, labels, found)
 
 
-def _by_image(entries: object, dataset: Dataset, masks: bool) -> dict:
+def _by_image(
+    entries: object, pictures: Collection, categories: Collection, masks: bool
+) -> dict:
     keys = KEYS | ({'segmentation'} if masks else set())
     if not isinstance(entries, list) or not all(
         isinstance(one, dict) and keys <= one.keys() for one in entries
     ):
         raise ValueError(f'not a list of results with {", ".join(sorted(keys))}')
-    images = {dataset.get_data_info(i)['img_id'] for i in range(len(dataset))}
-    for key, known in (('image_id', images), ('category_id', {*dataset.cat_ids})):
-        strange = {one[key] for one in entries} - known
+    for key, known in (('image_id', pictures), ('category_id', categories)):
+        strange = {one[key] for one in entries}.difference(known)
         if strange:
             raise ValueError(
                 f'{key} {first_few(sorted(strange, key=str))}: not in the test data; '
@@ -87,15 +92,17 @@ def _by_image(entries: object, dataset: Dataset, masks: bool) -> dict:
     found = defaultdict(list)
     for one in entries:
         found[one['image_id']].append(one)
-    if len(found) < len(images):
+    if len(found) < len(pictures):
         warn(
-            f'the file has boxes in {len(found)} of the {len(images)} pictures of the '
-            'test data: in the others nothing counts as found'
+            f'the file has boxes in {len(found)} of the {len(pictures)} pictures of '
+            'the test data: in the others nothing counts as found'
         )
     return found
 
 
-def _check_meaning(file: Path, dataset: Dataset, labels: Mapping[int, int]) -> None:
+def _check_meaning(
+    file: Path, pictures: Mapping[int | str, str], classes: Mapping[int, str]
+) -> None:
     """Refuse ids that stand for other pictures or classes than in the test data.
 
     Those that `mmpoolformer infer` counts by itself may all be known there, too.
@@ -103,9 +110,7 @@ def _check_meaning(file: Path, dataset: Dataset, labels: Mapping[int, int]) -> N
     content = json_or_none(file)
     if not isinstance(content, dict) or not {'images', 'categories'} <= content.keys():
         return
-    infos = (dataset.get_data_info(i) for i in range(len(dataset)))
-    known = {info['img_id']: Path(info['img_path']).name for info in infos}
-    classes = {i: dataset.metainfo['classes'][label] for i, label in labels.items()}
+    known = {number: Path(path).name for number, path in pictures.items()}
     meant = [(one['id'], Path(one['file_name']).name) for one in content['images']]
     named = [(one['id'], one['name']) for one in content['categories']]
     for kind, given, names in (('image', meant, known), ('class', named, classes)):
