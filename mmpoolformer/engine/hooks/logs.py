@@ -98,9 +98,12 @@ class TrainingLog(Hook):
                 self.path, [line for line in lines if line['iter'] <= runner.iter]
             )
 
-    def before_train_iter(self, runner: Runner, *_: object, **__: object) -> None:
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None
+    ) -> None:
         """Keep the rate of the step: after it the schedules have set the next one's."""
-        self.rates = learning_rates(runner.optim_wrapper)
+        if self._is_due(runner, batch_idx):
+            self.rates = learning_rates(runner.optim_wrapper)
 
     def after_train_iter(
         self,
@@ -110,14 +113,17 @@ class TrainingLog(Hook):
         outputs: dict | None = None,
     ) -> None:
         """Add a line if it is time."""
-        step = runner.iter + 1
-        is_due = step % self.interval == 0 or is_last(runner, step, batch_idx)
-        if not is_main_process() or not is_due:
+        if not self._is_due(runner, batch_idx):
             return
-        place = {'epoch': runner.epoch + 1, 'iter': step}
+        place = {'epoch': runner.epoch + 1, 'iter': runner.iter + 1}
         line = plain({**place, **self.rates, **(outputs or {})})
         with self.path.open('a', encoding='utf-8') as file:
             file.write(json.dumps(line) + '\n')
+
+    def _is_due(self, runner: Runner, batch_idx: int) -> bool:
+        step = runner.iter + 1
+        is_due = step % self.interval == 0 or is_last(runner, step, batch_idx)
+        return is_main_process() and is_due
 
 
 def is_last(runner: Runner, step: int, batch_idx: int) -> bool:
